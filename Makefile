@@ -1,0 +1,25 @@
+# deed: `make demo` shows the main job, `make test` runs the tests. Each sets up .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test check
+
+# Stamped, so that a second `make` does not reinstall; touched pyproject or constraints do.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[g2p,report,dev]"
+	@touch $@
+
+install: .venv/.installed
+
+demo: install
+	$(BIN)/deed demo
+
+test: install
+	$(BIN)/python -m pytest -n 2
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,39 @@
+"""deed: dynamic early exit on the decoder of encoder-decoder transformers (DEED, arXiv 2311.08623)."""
+
+from .cache import StaircaseCache
+from .confidence import (
+    Ask,
+    Entropy,
+    ExitPolicy,
+    FixedSchedule,
+    Margin,
+    MaxProb,
+    Patience,
+    StateSimilarity,
+    ThresholdPolicy,
+)
+from .config import DeedConfig, DeedConfigError
+from .families import DecoderFamily, register_family
+from .model import get_deed_model
+from .saving import DeedLoadError, from_pretrained
+
+__version__ = "0.1.0"
+__all__ = [
+    "Ask",
+    "DecoderFamily",
+    "DeedConfig",
+    "DeedConfigError",
+    "DeedLoadError",
+    "Entropy",
+    "ExitPolicy",
+    "FixedSchedule",
+    "Margin",
+    "MaxProb",
+    "Patience",
+    "StaircaseCache",
+    "StateSimilarity",
+    "ThresholdPolicy",
+    "from_pretrained",
+    "get_deed_model",
+    "register_family",
+]

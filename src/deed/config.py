@@ -1,0 +1,130 @@
+"""`DeedConfig`: everything early exit adds to a model's configuration, checked once and saved in `config.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+ADAPTERS = ("residual_linear", "linear", "bottleneck", "none")
+LOSSES = ("deed", "mean", "last")
+CONFIDENCE_OVER = ("all", "allowed")
+
+
+class DeedConfigError(ValueError):
+    """A field of `DeedConfig` (or its saved form) that cannot be used; the message names the field and the fix."""
+
+
+@dataclass
+class DeedConfig:
+    """How a decoder leaves early.
+
+    Args:
+        exit_layers (`list[int]`, *optional*): 1-based decoder depths that are exits. `None`: every layer. The last
+            layer is always added. After `get_deed_model`, `model.deed_config.exit_layers` is the resolved list.
+        adapter (`str`): adaptation module of every exit but the last: `"residual_linear"` (h + Wh + b, starts as the
+            identity), `"linear"`, `"bottleneck"` (residual, down-GELU-up) or `"none"`. The paper does not publish its
+            module; these are ours.
+        adapter_dim (`int`): inner width of `"bottleneck"`.
+        confidence (`str` or `dict`): measure asked at an exit: `"max_prob"`, `"margin"`, `"entropy"`,
+            `"state_similarity"`, `"patience"`; with options as `{"name": "patience", "patience": 3}`.
+        confidence_over (`str`): `"all"` measures on the raw logits; `"allowed"` only over the tokens that constraints
+            (`prefix_allowed_tokens_fn`, bad words, forced tokens …) leave open.
+        threshold (`float` or `list[float]`): a row leaves when confidence >= threshold; > 1 never exits early. A list
+            gives one value per exit but the last (the last always answers).
+        threshold_decay (`dict`, *optional*): `{"temperature": t, "length": n}` loosens the threshold with position,
+            0.9 * threshold + 0.1 * exp(-t * position / n) (CALM, Schuster et al. 2022, eq. 5). Values > 1 stay put.
+        loss (`str`): `"deed"` is L_avg + L_N (the paper's), `"mean"` L_avg alone, `"last"` L_N alone (a conventional
+            training, for comparison).
+        calibration (`dict`, *optional*): the report of `deed.calibrate`, kept with the model.
+    """
+
+    exit_layers: list[int] | None = None
+    adapter: str = "residual_linear"
+    adapter_dim: int = 64
+    confidence: str | dict[str, Any] = "max_prob"
+    confidence_over: str = "all"
+    threshold: float | list[float] = 0.9
+    threshold_decay: dict[str, float] | None = None
+    loss: str = "deed"
+    calibration: dict[str, Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.validate()
+
+    def validate(self) -> None:
+        """Raises `DeedConfigError` naming the first bad field."""
+        from .confidence import build_confidence  # here, because confidence.py raises DeedConfigError
+
+        if self.exit_layers is not None:
+            ok = isinstance(self.exit_layers, (list, tuple)) and all(_is_int(x) for x in self.exit_layers)
+            if not ok or not self.exit_layers or min(self.exit_layers) < 1:
+                raise DeedConfigError(
+                    f"exit_layers must be None or a non-empty list of depths >= 1, got {self.exit_layers!r}"
+                )
+            self.exit_layers = sorted({int(x) for x in self.exit_layers})
+        _one_of("adapter", self.adapter, ADAPTERS)
+        if not _is_int(self.adapter_dim) or self.adapter_dim < 1:
+            raise DeedConfigError(f"adapter_dim must be a positive integer, got {self.adapter_dim!r}")
+        build_confidence(self.confidence)
+        _one_of("confidence_over", self.confidence_over, CONFIDENCE_OVER)
+        values = self.threshold if isinstance(self.threshold, (list, tuple)) else [self.threshold]
+        if not values or not all(_is_number(v) for v in values):
+            raise DeedConfigError(f"threshold must be a number or a list of one number per exit, got {self.threshold!r}")
+        if self.threshold_decay is not None:
+            keys = set(self.threshold_decay) if isinstance(self.threshold_decay, dict) else set()
+            if keys != {"temperature", "length"} or not all(_is_number(v) for v in self.threshold_decay.values()):
+                raise DeedConfigError(
+                    f'threshold_decay must be None or {{"temperature": t, "length": n}}, got {self.threshold_decay!r}'
+                )
+            if self.threshold_decay["length"] <= 0 or self.threshold_decay["temperature"] < 0:
+                raise DeedConfigError("threshold_decay needs length > 0 and temperature >= 0")
+        _one_of("loss", self.loss, LOSSES)
+
+    def resolve(self, n_layers: int) -> DeedConfig:
+        """A copy for a decoder of `n_layers`: `exit_layers` listed, the last layer among them.
+
+        Raises:
+            DeedConfigError: an exit deeper than the decoder, or a threshold list of the wrong length.
+        """
+        layers = list(range(1, n_layers + 1)) if self.exit_layers is None else sorted({*self.exit_layers, n_layers})
+        if layers[-1] > n_layers:
+            raise DeedConfigError(f"exit_layers asks for depth {layers[-1]}, but the decoder has {n_layers} layers")
+        if isinstance(self.threshold, (list, tuple)) and len(self.threshold) not in (len(layers) - 1, len(layers)):
+            raise DeedConfigError(
+                f"threshold has {len(self.threshold)} values, but there are {len(layers) - 1} exits before the last"
+            )
+        return dataclasses.replace(self, exit_layers=layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, without what is None."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DeedConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            DeedConfigError: not a mapping, or a key this version does not know.
+        """
+        if not isinstance(values, dict):
+            raise DeedConfigError(f"deed_config must be a mapping, got {type(values).__name__}")
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise DeedConfigError(f"deed_config has unknown fields {unknown}; this version knows {sorted(known)}")
+        return cls(**values)
+
+
+def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise DeedConfigError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)

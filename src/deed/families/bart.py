@@ -1,0 +1,51 @@
+"""BART: post-norm layers, learned positions, no final norm, a bias on the logits.
+
+Read in transformers 5.23, models/bart/modeling_bart.py.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers.cache_utils import EncoderDecoderCache
+
+from .base import DecoderFamily, register_family
+
+
+@register_family("BartForConditionalGeneration")
+class BartFamily(DecoderFamily):
+    def decoder(self, model: nn.Module) -> nn.Module:
+        return model.model.decoder
+
+    def layers(self, model: nn.Module) -> nn.ModuleList:
+        return model.model.decoder.layers
+
+    def heads(self, model: nn.Module) -> tuple[int, int]:
+        return model.config.decoder_attention_heads, model.config.d_model // model.config.decoder_attention_heads
+
+    def embed(self, model: nn.Module, ids: torch.Tensor, start: int) -> torch.Tensor:
+        decoder = model.model.decoder
+        positions = torch.arange(start, start + ids.shape[1], device=ids.device)
+        hidden = decoder.embed_tokens(ids) + decoder.embed_positions(ids, start, position_ids=positions)
+        return nn.functional.dropout(decoder.layernorm_embedding(hidden), decoder.dropout, decoder.training)
+
+    def run(
+        self,
+        layer: nn.Module,
+        hidden: torch.Tensor,
+        self_mask: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        encoder_hidden: torch.Tensor,
+        encoder_mask: torch.Tensor | None,
+        cache: EncoderDecoderCache,
+    ) -> torch.Tensor:
+        return layer(hidden, self_mask, encoder_hidden, encoder_mask, past_key_values=cache, use_cache=True)
+
+    def cross_kv(self, layer: nn.Module, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        attention = layer.encoder_attn
+        shape = (*encoder_hidden.shape[:2], -1, attention.head_dim)
+        keys = attention.k_proj(encoder_hidden).view(shape).transpose(1, 2)
+        return keys, attention.v_proj(encoder_hidden).view(shape).transpose(1, 2)
+
+    def head(self, model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        return model.lm_head(hidden) + model.final_logits_bias

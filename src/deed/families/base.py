@@ -1,0 +1,99 @@
+"""What a decoder family has to say about itself so that the engine can drive its layers.
+
+A family knows its model's modules and nothing of exits, rows or caches. It holds no state: every method takes the model.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import EncoderDecoderCache
+
+
+class DecoderFamily:
+    """One kind of decoder. Subclass, fill in, and `@register_family("ClassName", …)`."""
+
+    def decoder(self, model: nn.Module) -> nn.Module:
+        """The module that holds the decoder layers."""
+        raise NotImplementedError
+
+    def layers(self, model: nn.Module) -> nn.ModuleList:
+        """The decoder layers, bottom first."""
+        raise NotImplementedError
+
+    def d_model(self, model: nn.Module) -> int:
+        """Width of the decoder's hidden states."""
+        return model.config.d_model  # type: ignore[union-attr]
+
+    def heads(self, model: nn.Module) -> tuple[int, int]:
+        """Number of attention heads and width of one."""
+        raise NotImplementedError
+
+    def embed(self, model: nn.Module, ids: torch.Tensor, start: int) -> torch.Tensor:
+        """`[rows, q]` ids at positions start.. to the first layer's input `[rows, q, d_model]`."""
+        raise NotImplementedError
+
+    def position_bias(self, model: nn.Module, length: int) -> torch.Tensor | None:
+        """`[1, heads, length, length]` added to every layer's self-attention scores, or None."""
+        return None
+
+    def run(
+        self,
+        layer: nn.Module,
+        hidden: torch.Tensor,
+        self_mask: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        encoder_hidden: torch.Tensor,
+        encoder_mask: torch.Tensor | None,
+        cache: EncoderDecoderCache,
+    ) -> torch.Tensor:
+        """One decoder layer on `[rows, q, d_model]`; masks are additive, `[rows or 1, 1, q, keys]`."""
+        raise NotImplementedError
+
+    def cross_kv(self, layer: nn.Module, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-attention keys and values `[rows, heads, source, head_dim]` of a layer, by its own projections."""
+        raise NotImplementedError
+
+    def finish(self, model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        """What the model does between its last layer and its head, save scaling (final norm, dropout)."""
+        return hidden
+
+    def head(self, model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        """The model's own generation head on finished features: scaling, projection, bias."""
+        raise NotImplementedError
+
+    def vocab_size(self, model: nn.Module) -> int:
+        """Size of the head's output."""
+        return model.get_output_embeddings().weight.shape[0]  # type: ignore[operator, union-attr]
+
+
+_FAMILIES: dict[str, DecoderFamily] = {}
+
+
+def register_family(*class_names: str) -> Any:
+    """Class decorator: this family drives models of these classes (and their subclasses)."""
+
+    def register(cls: type[DecoderFamily]) -> type[DecoderFamily]:
+        for name in class_names:
+            _FAMILIES[name] = cls()
+        return cls
+
+    return register
+
+
+def family_of(model: nn.Module) -> DecoderFamily:
+    """The family registered for the model's class or the nearest of its bases.
+
+    Raises:
+        TypeError: none is; the message lists what is.
+    """
+    for cls in inspect.getmro(type(model)):
+        if cls.__name__ in _FAMILIES:
+            return _FAMILIES[cls.__name__]
+    raise TypeError(
+        f"no decoder family for {type(model).__name__}; known: {', '.join(sorted(_FAMILIES))}. "
+        "Add one with deed.families.register_family (a page of code, see families/t5.py)."
+    )

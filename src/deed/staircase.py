@@ -1,0 +1,185 @@
+"""What has been computed, per row and layer, and nothing else: no model, no exits, no Transformers.
+
+The picture: in one row, the number of leading positions whose layer-l keys and values exist only falls with l, so the
+computed region is a staircase. `filled[l][r]` is that number. Everything under the stair is exact. The only other thing
+to keep is the deepest hidden state of every position, in one buffer `[rows, length, d_model]`.
+
+A step appends new positions (`extend`) and walks down the layers. At layer l it takes the pending block of positions
+(`block`), runs it, hands in keys and values (`store`) and then the layer's output (`widen`), which widens that stair.
+
+Rows have stairs of their own. A block is right-aligned: it spans positions start..length for all its rows, start being
+the lowest stair among them, so that mask, bias and positions are shared. Where a row's stair is higher, its cells in
+the block are *padding*: the layer computes them (from deeper states, so the values mean nothing), and both `store` and
+`widen` drop them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Block:
+    """The pending positions of some rows at one layer.
+
+    Attributes:
+        layer: 0-based layer.
+        rows: row numbers, ascending; `index` is the same as a tensor, or None where it is every row in order.
+        start, stop: the positions spanned.
+        fresh: `[r, stop - start]` bool, False on padding cells; None where there are none.
+        hidden: `[r, stop - start, d_model]`, the layer's input. May be a view of the buffer: read before `widen`.
+    """
+
+    layer: int
+    rows: list[int]
+    index: torch.Tensor | None
+    start: int
+    stop: int
+    fresh: torch.Tensor | None
+    hidden: torch.Tensor
+
+
+class Staircase:
+    """Keys, values, stairs and pending hidden states of a batch.
+
+    Args:
+        n_layers: decoder layers.
+        capacity: positions to make room for at first; grows by doubling.
+        audit: count how often each (layer, row, position) is written, for tests.
+    """
+
+    def __init__(self, n_layers: int, capacity: int = 32, audit: bool = False) -> None:
+        self.n_layers = n_layers
+        self.length = 0
+        self.n_rows = 0
+        self.filled: list[list[int]] = [[] for _ in range(n_layers)]
+        self.hidden: torch.Tensor | None = None
+        self.keys: list[torch.Tensor | None] = [None] * n_layers
+        self.values: list[torch.Tensor | None] = [None] * n_layers
+        self.computed_cells = 0
+        self.padding_cells = 0
+        self.writes: torch.Tensor | None = torch.zeros(n_layers, 0, 0, dtype=torch.long) if audit else None
+        self._capacity = max(1, capacity)
+
+    def extend(self, embedded: torch.Tensor) -> None:
+        """Append positions by their first-layer inputs `[rows, q, d_model]`."""
+        rows, new, width = embedded.shape
+        if self.hidden is None:
+            self.n_rows = rows
+            self.filled = [[0] * rows for _ in range(self.n_layers)]
+            self._capacity = max(self._capacity, new)
+            self.hidden = embedded.new_empty(rows, self._capacity, width)
+            if self.writes is not None:
+                self.writes = torch.zeros(self.n_layers, rows, self._capacity, dtype=torch.long)
+        elif rows != self.n_rows:
+            raise ValueError(f"the staircase holds {self.n_rows} rows, but {rows} rows were appended")
+        self._reserve(self.length + new)
+        self.hidden[:, self.length : self.length + new] = embedded
+        self.length += new
+
+    def block(self, layer: int, rows: Sequence[int]) -> Block:
+        """The block of all positions that `rows` still lack at `layer`, under the layer below's finished stair."""
+        assert self.hidden is not None, "extend() first"
+        rows = list(rows)
+        stairs = [self.filled[layer][r] for r in rows]
+        start = min(stairs)
+        index = None if len(rows) == self.n_rows else torch.tensor(rows, device=self.hidden.device)
+        fresh = None
+        if max(stairs) != start:
+            columns = torch.arange(start, self.length, device=self.hidden.device)
+            fresh = columns >= torch.tensor(stairs, device=self.hidden.device)[:, None]
+        hidden = self.hidden[:, start : self.length]
+        if index is not None:
+            hidden = hidden.index_select(0, index)
+        return Block(layer, rows, index, start, self.length, fresh, hidden)
+
+    def store(self, block: Block, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the block's keys and values `[r, heads, width, head_dim]`; returns all of the rows', `[…, stop, …]`."""
+        return self._put(self.keys, block, keys), self._put(self.values, block, values)
+
+    def _put(self, buffers: list[torch.Tensor | None], block: Block, new: torch.Tensor) -> torch.Tensor:
+        buffer = buffers[block.layer]
+        if buffer is None:  # a layer nobody has reached costs no memory
+            _, heads, _, width = new.shape
+            buffer = buffers[block.layer] = new.new_zeros(self.n_rows, heads, self._capacity, width)
+        if block.index is None:
+            whole = buffer[:, :, : block.stop]
+        else:
+            whole = buffer.index_select(0, block.index)[:, :, : block.stop]
+        span = whole[:, :, block.start :]
+        if block.fresh is not None:
+            new = torch.where(block.fresh[:, None, :, None], new, span)
+        span.copy_(new)
+        if block.index is not None:
+            buffer[block.index, :, block.start : block.stop] = new
+        return whole
+
+    def widen(self, block: Block, output: torch.Tensor) -> None:
+        """Take the layer's output `[r, width, d_model]`: it becomes the positions' deepest state, the stair rises."""
+        assert self.hidden is not None
+        if block.fresh is not None:
+            output = torch.where(block.fresh[:, :, None], output, block.hidden)
+        if block.index is None:
+            self.hidden[:, block.start : block.stop] = output
+        else:
+            self.hidden[block.index, block.start : block.stop] = output
+        stairs = self.filled[block.layer]
+        pending = 0
+        for r in block.rows:
+            pending += block.stop - stairs[r]
+            if self.writes is not None:
+                self.writes[block.layer, r, stairs[r] : block.stop] += 1
+            stairs[r] = block.stop
+        self.computed_cells += pending
+        self.padding_cells += len(block.rows) * (block.stop - block.start) - pending
+
+    def select(self, indices: torch.Tensor) -> None:
+        """Row i becomes what row `indices[i]` was: beam reorder, expansion, or keeping some rows."""
+        order = indices.tolist()
+        if order == list(range(self.n_rows)) or self.hidden is None:
+            return
+        if any(not 0 <= i < self.n_rows for i in order):
+            raise IndexError(f"row indices {order} do not fit a staircase of {self.n_rows} rows")
+        at = indices.to(self.hidden.device)
+        self.hidden = self.hidden.index_select(0, at)
+        for buffers in (self.keys, self.values):
+            for layer, buffer in enumerate(buffers):
+                if buffer is not None:
+                    buffers[layer] = buffer.index_select(0, at)
+        self.filled = [[stairs[i] for i in order] for stairs in self.filled]
+        if self.writes is not None:
+            self.writes = self.writes[:, order]
+        self.n_rows = len(order)
+
+    def rollback(self, positions: int) -> None:
+        """Forget the newest `positions` of every row; what lies below keeps its stair and its deepest state."""
+        if not 0 <= positions <= self.length:
+            raise ValueError(f"cannot roll back {positions} of {self.length} positions")
+        self.length -= positions
+        self.filled = [[min(p, self.length) for p in stairs] for stairs in self.filled]
+        if self.writes is not None:
+            self.writes[:, :, self.length :] = 0
+
+    def _reserve(self, length: int) -> None:
+        if length <= self._capacity:
+            return
+        self._capacity = max(length, 2 * self._capacity)
+        assert self.hidden is not None
+        self.hidden = _grown(self.hidden, 1, self._capacity)
+        for buffers in (self.keys, self.values):
+            for layer, buffer in enumerate(buffers):
+                if buffer is not None:
+                    buffers[layer] = _grown(buffer, 2, self._capacity)
+        if self.writes is not None:
+            self.writes = _grown(self.writes, 2, self._capacity)
+
+
+def _grown(buffer: torch.Tensor, axis: int, size: int) -> torch.Tensor:
+    shape = list(buffer.shape)
+    shape[axis] = size
+    bigger = buffer.new_zeros(shape)
+    bigger.narrow(axis, 0, buffer.shape[axis]).copy_(buffer)
+    return bigger
