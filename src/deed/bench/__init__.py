@@ -1,0 +1,1 @@
+"""Measuring: subjects interleaved in one run, on the same inputs."""

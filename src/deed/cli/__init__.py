@@ -1,0 +1,32 @@
+"""The command `deed`: one file per verb, gathered here. Bad input ends with exit code 2 and one clear line."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+app = typer.Typer(
+    help="Early exit for encoder-decoder transformers (DEED).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry point of the `deed` script."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from . import calibrate, demo, evaluate, train, tune
+
+    for verb in (demo, train, tune, calibrate, evaluate):
+        verb.register(app)
+    try:
+        app()
+    except (ValueError, TypeError, OSError) as error:  # DeedConfigError, DeedLoadError and DataError are ValueErrors
+        if os.environ.get("DEED_TRACEBACK"):
+            raise
+        print(f"deed: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

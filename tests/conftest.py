@@ -1,0 +1,94 @@
+"""Tiny random models for mechanics. Two threads at most, so that tests in parallel do not fight."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
+
+from deed import DeedConfig, get_deed_model
+
+torch.set_num_threads(1)
+
+VOCAB = 40
+KINDS = ("t5_tied", "t5_untied_gated", "bart")
+
+
+def plain_model(kind: str, seed: int = 0, dtype: torch.dtype = torch.float64, enc: int = 2, dec: int = 5):
+    """A tiny model with weights large enough that its exits disagree and its confidence varies."""
+    torch.manual_seed(seed)
+    if kind == "bart":
+        config = BartConfig(
+            vocab_size=VOCAB,
+            d_model=32,
+            encoder_layers=enc,
+            decoder_layers=dec,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=48,
+            decoder_ffn_dim=48,
+            max_position_embeddings=64,
+            pad_token_id=1,
+            bos_token_id=0,
+            eos_token_id=2,
+            decoder_start_token_id=2,
+            forced_eos_token_id=None,
+        )
+        model = BartForConditionalGeneration(config)
+        model.final_logits_bias.copy_(torch.randn(1, VOCAB) * 0.3)
+    else:
+        untied = kind == "t5_untied_gated"
+        config = T5Config(
+            vocab_size=VOCAB,
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_heads=4,
+            num_layers=enc,
+            num_decoder_layers=dec,
+            feed_forward_proj="gated-gelu" if untied else "relu",
+            tie_word_embeddings=not untied,
+            scale_decoder_outputs=not untied,
+            decoder_start_token_id=0,
+        )
+        model = T5ForConditionalGeneration(config)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim > 1:
+                # Post-norm layers change their input less, so that neighbouring exits can agree.
+                p.normal_(0, 1.0 if "relative" in name else 0.15 if kind == "bart" else 0.35)
+                if "shared" in name or "lm_head" in name or "embed_tokens" in name:
+                    p.mul_({"t5_tied": 4.0, "bart": 3.0}.get(kind, 1.0))
+            elif "norm" in name and name.endswith("weight"):
+                p.uniform_(0.5, 1.5)
+            else:
+                p.normal_(0, 0.1)
+    model.generation_config.forced_eos_token_id = None
+    return model.to(dtype).eval()
+
+
+def deed_model(kind: str, config: DeedConfig | None = None, seed: int = 0, **options):
+    """The same with early exit, its adapters random so that every exit says something of its own."""
+    model = get_deed_model(plain_model(kind, seed, **options), config)
+    torch.manual_seed(seed + 1)
+    with torch.no_grad():
+        for p in model.deed_exits.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    return model
+
+
+def batch(rows: int = 4, length: int = 7, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Encoder inputs with ragged padding."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCAB, (rows, length), generator=generator)
+    mask = torch.ones_like(ids)
+    for r in range(1, rows):
+        mask[r, length - (r * 2) % length :] = 0
+    return {"input_ids": ids.masked_fill(mask == 0, 1), "attention_mask": mask}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
