@@ -1,6 +1,7 @@
 """deed: dynamic early exit on the decoder of encoder-decoder transformers (DEED, arXiv 2311.08623)."""
 
 from .cache import StaircaseCache
+from .calibrate import CalibrationError, calibrate
 from .confidence import (
     Ask,
     Entropy,
@@ -20,6 +21,7 @@ from .saving import DeedLoadError, from_pretrained
 __version__ = "0.1.0"
 __all__ = [
     "Ask",
+    "CalibrationError",
     "DecoderFamily",
     "DeedConfig",
     "DeedConfigError",
@@ -33,6 +35,7 @@ __all__ = [
     "StaircaseCache",
     "StateSimilarity",
     "ThresholdPolicy",
+    "calibrate",
     "from_pretrained",
     "get_deed_model",
     "register_family",

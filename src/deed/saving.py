@@ -102,6 +102,23 @@ def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
     return model
 
 
+def save_deed_config(model: Any, folder: str | os.PathLike[str]) -> None:
+    """Write `model.deed_config` (thresholds, calibration report) into the `config.json` of a saved folder.
+
+    Raises:
+        DeedLoadError: the folder has no readable `config.json`.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DeedLoadError(f"{path} cannot be read as JSON: {error}") from None
+    values["deed_config"] = model.deed_config.to_dict()
+    temporary = path.with_name("config.json.tmp")
+    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
 def load_exits_into(model: Any, folder: str | os.PathLike[str]) -> None:
     """Read `deed_exits.safetensors` of `folder` into `model`.
 

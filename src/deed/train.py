@@ -16,7 +16,13 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
+from transformers import (
+    DataCollatorForSeq2Seq,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    set_seed,
+)
 
 from .config import DeedConfig
 from .model import DeedMixin, get_deed_model
@@ -98,6 +104,25 @@ class BucketSampler(Sampler[int]):
             yield from batch
 
 
+class LateDropout(TrainerCallback):
+    """No dropout before `start` (a step), `rate` from there: a small model first has to fit (Liu et al. 2023, "Dropout
+    Reduces Underfitting", section 5). Depends on the step alone, so a resumed run goes on alike."""
+
+    def __init__(self, rate: float, start: int) -> None:
+        self.rate, self.start, self.now = rate, start, -1.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        rate = self.rate if state.global_step >= self.start else 0.0
+        if rate == self.now:
+            return
+        self.now = rate
+        for module in kwargs["model"].modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = rate
+            elif isinstance(getattr(module, "dropout", None), float):  # attention keeps its rate as a number
+                module.dropout = rate
+
+
 @dataclass
 class Recipe:
     """What a training run is, saved beside its result.
@@ -106,6 +131,7 @@ class Recipe:
         steps: optimizer steps.
         batch_size: pairs per step and process.
         learning_rate: peak of a linear warm-up and decay.
+        dropout: rate from step `dropout_from * steps` on; none before (see `LateDropout`).
         conventional: train the plain model (last layer's loss only), for comparison.
         bf16: bfloat16 autocast.
     """
@@ -114,8 +140,9 @@ class Recipe:
     batch_size: int = 128
     learning_rate: float = 1.5e-3
     warmup_steps: int = 300
-    weight_decay: float = 0.01
+    weight_decay: float = 0.05
     dropout: float = 0.1
+    dropout_from: float = 0.5
     n_layers: int = 8
     d_model: int = 128
     d_ff: int = 512
@@ -191,6 +218,7 @@ def train_g2p(output: Path, recipe: Recipe, data: Path | None = None, limit: int
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         processing_class=tokenizer,
         compute_metrics=measure if eval_set else None,
+        callbacks=[LateDropout(recipe.dropout, round(recipe.dropout_from * recipe.steps))],
         lengths=[len(x["input_ids"]) * 64 + len(x["labels"]) for x in train_set],
     )
     result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(output))

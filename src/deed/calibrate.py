@@ -1,0 +1,197 @@
+"""Calibration: the loosest threshold whose loss of score is bounded with stated confidence (Learn then Test).
+
+Thresholds are tested from strict to loose, each by a p-value for "the expected loss exceeds `risk`"; the first that
+cannot be rejected ends the sequence, so no correction for multiple tests is needed (fixed-sequence testing, Angelopoulos
+et al. 2021, section 4). An example's loss is how much of its score at full depth early exit costs, max(0, full - early)
+in [0, 1]; bounding its mean bounds the drop of the mean score. p-values: exact binomial where losses are 0 or 1,
+Hoeffding-Bentkus otherwise (Bates et al. 2021).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+# From strict to loose. Confidence of a trained model crowds near 1, so the grid does too.
+GRID = (0.9999, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.97, 0.95, 0.925, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+
+
+class CalibrationError(ValueError):
+    """The calibration set cannot support the promise; the message says how many examples it takes."""
+
+
+def calibrate(
+    model: Any,
+    dataset: Iterable[dict[str, Any]],
+    risk: float = 0.05,
+    confidence: float = 0.95,
+    *,
+    score: Callable[[list[int], dict[str, Any]], float] | None = None,
+    thresholds: Sequence[float] = GRID,
+    batch_size: int = 32,
+    progress: Callable[[str], None] | None = None,
+    **generate_kwargs: Any,
+) -> dict[str, Any]:
+    """Choose `model.deed_config.threshold` on held-out examples.
+
+    With probability at least `confidence` over the calibration examples, early exit at the chosen threshold lowers the
+    expected score by at most `risk` against full depth, for new examples from the same distribution.
+
+    Args:
+        model: a deed model; `model.deed_config.threshold` and `.calibration` are set, and saved with it.
+        dataset: examples as `{"input_ids": [..], "labels": [..]}` (other encoder inputs as tensors without batch axis).
+        risk: allowed drop of the mean score, in (0, 1).
+        confidence: in (0, 1).
+        score: maps generated tokens (up to and with the end token) and the example to [0, 1]. Default: 1 if they equal
+            the labels; for an example without labels, 1 if they equal what full depth generates.
+        thresholds: the grid, tested in falling order. Values in (0, 1].
+        batch_size: rows generated at once.
+        progress: called with a line per threshold.
+        generate_kwargs: passed to `generate()`; calibrate with what you will use.
+
+    Returns:
+        The report: chosen `threshold`, `risk`, `confidence`, `examples`, scores, `mean_depth`, and per threshold tested
+        `{"threshold", "score", "loss", "p_value", "mean_depth", "accepted"}`. Where no threshold passes, the model is
+        left never to exit early (threshold 2.0).
+
+    Raises:
+        CalibrationError: too few examples for `risk` and `confidence`, even if none lost anything.
+        ValueError: a bound or a grid out of range.
+    """
+    for name, value in (("risk", risk), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+    grid = sorted({float(t) for t in thresholds}, reverse=True)
+    if not grid or not all(0 < t <= 1 for t in grid):
+        raise ValueError(f"thresholds must be numbers in (0, 1], got {list(thresholds)!r}")
+    examples = list(dataset)
+    needed = examples_needed(risk, confidence)
+    if len(examples) < needed:
+        raise CalibrationError(
+            f"risk {risk} at confidence {confidence} needs at least {needed} examples (even without one loss), "
+            f"got {len(examples)}; add examples or promise less"
+        )
+    say = progress or (lambda line: None)
+    full, _ = _generate_all(model, examples, 2.0, batch_size, generate_kwargs)
+    full_scores = [_score(score, tokens, example, tokens) for tokens, example in zip(full, examples, strict=True)]
+    full_mean = sum(full_scores) / len(examples)
+    say(f"full depth: score {full_mean:.4f}")
+
+    chosen, rows = None, []
+    for threshold in grid:
+        early, depth = _generate_all(model, examples, threshold, batch_size, generate_kwargs)
+        scores = [_score(score, e, x, f) for e, x, f in zip(early, examples, full, strict=True)]
+        losses = [max(0.0, f - s) for f, s in zip(full_scores, scores, strict=True)]
+        p = p_value(losses, risk)
+        row = {
+            "threshold": threshold,
+            "score": sum(scores) / len(scores),
+            "loss": sum(losses) / len(losses),
+            "p_value": p,
+            "mean_depth": depth,
+            "accepted": p <= 1 - confidence,
+        }
+        rows.append(row)
+        say(f"threshold {threshold:g}: score {row['score']:.4f}, mean depth {depth:.2f}, p {p:.3g}")
+        if not row["accepted"]:
+            break
+        chosen = row
+    report = {
+        "threshold": chosen["threshold"] if chosen else 2.0,
+        "risk": risk,
+        "confidence": confidence,
+        "method": "learn-then-test, fixed sequence",
+        "examples": len(examples),
+        "measure": model.deed_config.confidence,
+        "full_depth_score": full_mean,
+        "score": chosen["score"] if chosen else full_mean,
+        "mean_depth": chosen["mean_depth"] if chosen else float(len(model.deed_family.layers(model))),
+        "tested": rows,
+    }
+    model.deed_config.threshold = report["threshold"]
+    model.deed_config.calibration = report
+    return report
+
+
+def examples_needed(risk: float, confidence: float) -> int:
+    """Fewest examples at which no loss at all rejects "the expected loss exceeds risk": (1 - risk)^n <= 1 - confidence."""
+    return math.ceil(math.log(1 - confidence) / math.log(1 - risk) - 1e-9)
+
+
+def p_value(losses: Sequence[float], risk: float) -> float:
+    """p-value of "the expected loss is more than `risk`" from losses in [0, 1]."""
+    n, total = len(losses), sum(losses)
+    if all(x in (0.0, 1.0) for x in losses):
+        return binomial_cdf(round(total), n, risk)
+    return hoeffding_bentkus(total / n, n, risk)
+
+
+def hoeffding_bentkus(mean: float, n: int, risk: float) -> float:
+    """The smaller of the tightened Hoeffding and the Bentkus bound (Bates et al. 2021, section 3.1)."""
+    if mean >= risk:
+        return 1.0
+    divergence = (mean * math.log(mean / risk) if mean > 0 else 0.0) + (1 - mean) * math.log((1 - mean) / (1 - risk))
+    return min(math.exp(-n * divergence), math.e * binomial_cdf(math.ceil(n * mean - 1e-9), n, risk), 1.0)
+
+
+def binomial_cdf(k: int, n: int, p: float) -> float:
+    """P(X <= k) for X ~ Binomial(n, p), summed in logs."""
+    if k >= n:
+        return 1.0
+    log_p, log_q = math.log(p), math.log(1 - p)
+    terms = [
+        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * log_p + (n - i) * log_q
+        for i in range(k + 1)
+    ]
+    top = max(terms)
+    return min(1.0, math.exp(top) * sum(math.exp(t - top) for t in terms))
+
+
+def _score(score: Any, tokens: list[int], example: dict[str, Any], full: list[int]) -> float:
+    if score is not None:
+        value = float(score(tokens, example))
+        if not 0 <= value <= 1:
+            raise ValueError(f"score must return a value in [0, 1], got {value}")
+        return value
+    target = example.get("labels")
+    return float(tokens == (full if target is None else [int(t) for t in target if int(t) >= 0]))
+
+
+def _generate_all(
+    model: Any, examples: list[dict[str, Any]], threshold: float, batch_size: int, options: dict[str, Any]
+) -> tuple[list[list[int]], float]:
+    """Generated tokens of every example (up to and with the end token, as labels have it) and the mean exit depth."""
+    answers: list[list[int]] = [[] for _ in examples]
+    # Like lengths together: less padding.
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].get("input_ids", ())))
+    depth_sum = depth_count = 0
+    for at in range(0, len(order), batch_size):
+        part = order[at : at + batch_size]
+        inputs = _collate(model, [examples[i] for i in part])
+        out = model.generate(**inputs, **options, exit_threshold=threshold, return_dict_in_generate=True)
+        depth_sum += int(out.exit_layers.sum())
+        depth_count += int((out.exit_layers > 0).sum())
+        prompt = out.sequences.shape[1] - out.exit_layers.shape[1]
+        per_example = len(out.sequences) // len(part)
+        for n, i in enumerate(part):
+            row = n * per_example  # the best of several returned sequences comes first
+            kept = int((out.exit_layers[row] > 0).sum())
+            answers[i] = out.sequences[row, prompt : prompt + kept].tolist()
+    return answers, depth_sum / max(1, depth_count)
+
+
+def _collate(model: Any, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    inputs: dict[str, torch.Tensor] = {}
+    for key in examples[0]:
+        if key == "labels" or not isinstance(examples[0][key], (list, tuple, torch.Tensor)):
+            continue
+        values = [torch.as_tensor(x[key]) for x in examples]
+        pad = model.config.pad_token_id if key == "input_ids" else 0
+        inputs[key] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=pad)
+    if "input_ids" in inputs and "attention_mask" not in inputs:
+        lengths = torch.tensor([len(x["input_ids"]) for x in examples])
+        inputs["attention_mask"] = (torch.arange(inputs["input_ids"].shape[1]) < lengths[:, None]).long()
+    return {k: v.to(model.device) for k, v in inputs.items()}
