@@ -54,7 +54,13 @@ class Oracle:
     """
 
     def __init__(self, model, threshold=None, measure=max_prob, depths=None, allowed=None):
-        self.model, self.threshold, self.measure, self.depths, self.allowed = model, threshold, measure, depths, allowed
+        self.model, self.threshold, self.measure, self.depths, self.allowed = (
+            model,
+            threshold,
+            measure,
+            depths,
+            allowed,
+        )
         self.trace = []
 
     def choose(self, inputs, ids):
@@ -105,9 +111,7 @@ class Oracle:
         reference = type(base.__name__, (base,), {"forward": forward})
         plain = base.__new__(reference)
         plain.__dict__ = model.__dict__
-        out = reference.generate(
-            plain, **encoder_inputs, **kwargs, use_cache=False, return_dict_in_generate=True
-        )
+        out = reference.generate(plain, **encoder_inputs, **kwargs, use_cache=False, return_dict_in_generate=True)
         return out, torch.stack(self.trace)
 
 

@@ -28,9 +28,7 @@ def compare(model, inputs, threshold=None, measure=ref.max_prob, depths=None, po
     torch.manual_seed(seed)
     expected, trace = ref.Oracle(model, threshold, measure, depths).generate(inputs, **mode)
     torch.manual_seed(seed)
-    got = model.generate(
-        **inputs, **mode, exit_threshold=threshold, exit_policy=policy, return_dict_in_generate=True
-    )
+    got = model.generate(**inputs, **mode, exit_threshold=threshold, exit_policy=policy, return_dict_in_generate=True)
     assert torch.equal(got.sequences, expected.sequences)
     assert torch.equal(got.exit_layers, ref.expected_exit_layers(expected, trace, prompt, eos))
     return got
@@ -140,7 +138,11 @@ def test_fixed_schedules(kind, mode):
 def test_schedule_rounds_up_to_the_next_exit(kind):
     model = deed_model(kind, DeedConfig(exit_layers=[2, 4]))
     g = model.generate(
-        **batch(), max_new_tokens=4, min_new_tokens=4, exit_policy=FixedSchedule([1, 3, 5, 2]), return_dict_in_generate=True
+        **batch(),
+        max_new_tokens=4,
+        min_new_tokens=4,
+        exit_policy=FixedSchedule([1, 3, 5, 2]),
+        return_dict_in_generate=True,
     )
     assert g.exit_layers.tolist() == [[2, 4, 5, 2]] * 4
 
@@ -193,9 +195,9 @@ def test_threshold_zero_never_runs_a_module_above_the_first_exit(kind):
         called = []
         for depth, layer in enumerate(model.deed_family.layers(model), 1):
             for module in layer.modules():
-                module.register_forward_hook(lambda *_, d=depth: called.append(d))
+                module.register_forward_hook(lambda *_, d=depth, to=called: to.append(d))
         for depth, adapter in model.deed_exits.items():
-            adapter.register_forward_hook(lambda *_, d=int(depth): called.append(d))
+            adapter.register_forward_hook(lambda *_, d=int(depth), to=called: to.append(d))
         for mode in ({}, {"num_beams": 3}):
             model.generate(**batch(), max_new_tokens=6, exit_threshold=0.0, **mode)
         assert set(called) == set(range(1, (exits or [1])[0] + 1))

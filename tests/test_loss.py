@@ -27,7 +27,9 @@ def test_value(kind, kind_of_loss):
     torch.testing.assert_close(out.exit_losses, exits, rtol=1e-5, atol=1e-6)
     base = plain_model(kind)(**batch(), labels=LABELS)
     assert torch.equal(out.logits, base.logits), "the last exit's logits are the base model's"
-    assert out["exit_losses"] is out.exit_losses and out.exit_losses in [x for x in out.to_tuple() if x is out.exit_losses]
+    assert out["exit_losses"] is out.exit_losses and out.exit_losses in [
+        x for x in out.to_tuple() if x is out.exit_losses
+    ]
 
 
 def test_num_items_in_batch_divides_the_token_sums(kind):

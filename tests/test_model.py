@@ -107,7 +107,9 @@ def test_state_lives_on_the_cache_so_threads_do_not_meet(kind):
     for t in threads:
         t.join()
     for want, got in zip(expected, results, strict=True):
-        assert all(torch.equal(g.sequences, want.sequences) and torch.equal(g.exit_layers, want.exit_layers) for g in got)
+        assert all(
+            torch.equal(g.sequences, want.sequences) and torch.equal(g.exit_layers, want.exit_layers) for g in got
+        )
 
 
 def test_generation_leaves_the_model_and_its_configuration_as_they_were(kind):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from deed import DeedConfig, DeedLoadError
 
 @pytest.fixture
 def folder(kind, tmp_path):
-    model = deed_model(kind, DeedConfig(exit_layers=[1, 3], threshold=[0.4, 0.7], confidence="margin"), enc=5, dtype=torch.float32)
+    model = deed_model(
+        kind, DeedConfig(exit_layers=[1, 3], threshold=[0.4, 0.7], confidence="margin"), enc=5, dtype=torch.float32
+    )
     model.deed_config.calibration = {"risk": 0.01, "tested": [{"threshold": 0.9}]}
     model.save_pretrained(tmp_path / "m")
     return model, tmp_path / "m"
@@ -95,7 +98,8 @@ BREAKS = {
     ),
     "exits of another width": (
         lambda p: save_file(
-            {f"{d}.linear.{w}": torch.zeros(3) for d in (1, 3) for w in ("weight", "bias")}, p / "deed_exits.safetensors"
+            {f"{d}.linear.{w}": torch.zeros(3) for d in (1, 3) for w in ("weight", "bias")},
+            p / "deed_exits.safetensors",
         ),
         r"is \[3\], the model needs \[32",
     ),
@@ -138,7 +142,7 @@ def test_a_failed_save_leaves_nothing_half_written(tmp_path, monkeypatch):
     before = (tmp_path / "deed_exits.safetensors").read_bytes()
 
     def fail(tensors, name, metadata=None):
-        open(name, "wb").write(b"half")
+        Path(name).write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(saving, "save_file", fail)

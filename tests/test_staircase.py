@@ -88,7 +88,9 @@ class Rig:
                 exact = full.self_attention_cache.layers[layer]
                 if p:
                     torch.testing.assert_close(stairs.keys[layer][r, :, :p], exact.keys[r, :, :p], rtol=0, atol=1e-10)
-                    torch.testing.assert_close(stairs.values[layer][r, :, :p], exact.values[r, :, :p], rtol=0, atol=1e-10)
+                    torch.testing.assert_close(
+                        stairs.values[layer][r, :, :p], exact.values[r, :, :p], rtol=0, atol=1e-10
+                    )
                 if self.cache.cross_ready[layer] and self.cache.cross_ready[layer][r]:
                     cross = full.cross_attention_cache.layers[layer]
                     torch.testing.assert_close(self.cache.cross_keys[layer][r], cross.keys[r], rtol=0, atol=1e-10)
@@ -123,9 +125,9 @@ def test_logits_after_any_history_equal_the_exit_logits(name, program, depths):
         getattr(rig, op)(*arguments)
     rig.cache.finished = None
     rig.step(2, depths)
-    z = rig.model.exit_logits(
-        encoder_outputs=(rig.encoded,), attention_mask=rig.mask, decoder_input_ids=rig.tokens
-    )[:, :, -1]
+    z = rig.model.exit_logits(encoder_outputs=(rig.encoded,), attention_mask=rig.mask, decoder_input_ids=rig.tokens)[
+        :, :, -1
+    ]
     for r in range(rig.tokens.shape[0]):
         torch.testing.assert_close(rig.logits[r, 0], z[depths[r] - 1, r], rtol=0, atol=1e-10)
 

@@ -156,7 +156,8 @@ class StaircaseCache(EncoderDecoderCache):
         if self.finished is not None:
             self.finished = [self.finished[i] for i in order]
 
-    batch_select_indices = reorder_cache
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.reorder_cache(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.reorder_cache(torch.arange(self.stairs.n_rows).repeat_interleave(repeats))

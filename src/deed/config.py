@@ -71,7 +71,9 @@ class DeedConfig:
         _one_of("confidence_over", self.confidence_over, CONFIDENCE_OVER)
         values = self.threshold if isinstance(self.threshold, (list, tuple)) else [self.threshold]
         if not values or not all(_is_number(v) for v in values):
-            raise DeedConfigError(f"threshold must be a number or a list of one number per exit, got {self.threshold!r}")
+            raise DeedConfigError(
+                f"threshold must be a number or a list of one number per exit, got {self.threshold!r}"
+            )
         if self.threshold_decay is not None:
             keys = set(self.threshold_decay) if isinstance(self.threshold_decay, dict) else set()
             if keys != {"temperature", "length"} or not all(_is_number(v) for v in self.threshold_decay.values()):

@@ -86,11 +86,10 @@ def decode_step(
             if ask.looked:
                 cache.asked_rows += len(live)
             stairs.widen(block, output)
-            if not all(leave):
-                if policy.remembers:
-                    token = ask.masked_logits.argmax(-1)
-                    stay = torch.tensor([not gone for gone in leave], device=token.device)
-                    earlier = [t[stay] for t in [*earlier, token]]
+            if policy.remembers and not all(leave):
+                token = ask.masked_logits.argmax(-1)
+                stay = torch.tensor([not gone for gone in leave], device=token.device)
+                earlier = [t[stay] for t in [*earlier, token]]
             live = [r for r, gone in zip(live, leave, strict=True) if not gone]
         else:
             stairs.widen(block, output)
@@ -135,9 +134,9 @@ def _self_attention(
     top left and silently read the wrong keys.
     """
     device, dtype = block.hidden.device, block.hidden.dtype
-    keys = torch.arange(block.stop, device=device)
     visible = None
     if block.stop - block.start > 1:
+        keys = torch.arange(block.stop, device=device)
         visible = (keys[None, :] <= keys[block.start :, None])[None, None]
     if decoder_mask is not None and not bool(decoder_mask.all()):
         rows = decoder_mask if block.index is None else decoder_mask.index_select(0, block.index)

@@ -42,7 +42,9 @@ def token_loss_sum(
     vocab = _vocab_size(head, hidden)
     if len(labels) * vocab <= KEEP_LOGITS // n_exits or not torch.is_grad_enabled():
         size = max(1, CHUNK_LOGITS // vocab)
-        return torch.stack([chunk_loss(h, y) for h, y in zip(hidden.split(size), labels.split(size), strict=True)]).sum()
+        return torch.stack(
+            [chunk_loss(h, y) for h, y in zip(hidden.split(size), labels.split(size), strict=True)]
+        ).sum()
     size = max(1, CHUNK_LOGITS // vocab)
     parts = [
         checkpoint(chunk_loss, h, y, use_reentrant=False)

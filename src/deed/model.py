@@ -49,7 +49,7 @@ def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
     adapters = build_adapters(resolved, family.d_model(model))
     reference = next(family.layers(model).parameters())
     adapters.to(device=reference.device, dtype=reference.dtype)
-    model.__class__ = deed_class(type(model))
+    model.__class__ = deed_class(type(model))  # type: ignore[arg-type]
     model.deed_family = family
     model.deed_exits = adapters
     model.deed_config = resolved
@@ -60,19 +60,24 @@ def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
 
 
 @functools.cache
-def deed_class(base: type) -> type:
+def deed_class(base: Any) -> type:
     """The early-exit subclass of a Transformers model class; same `__name__`, so that what goes by names still works."""
 
-    @functools.wraps(base.forward)  # type: ignore[attr-defined]
+    @functools.wraps(base.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         return _forward(self, base, args, kwargs)
 
-    signature = inspect.signature(base.forward)  # type: ignore[attr-defined]
+    signature = inspect.signature(base.forward)
     extra = inspect.Parameter("num_items_in_batch", inspect.Parameter.KEYWORD_ONLY, default=None)
     parameters = list(signature.parameters.values())
     at = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_KEYWORD), len(parameters))
     forward.__signature__ = signature.replace(parameters=[*parameters[:at], extra, *parameters[at:]])  # type: ignore[attr-defined]
-    names = {"forward": forward, "__module__": __name__, "__qualname__": f"Deed{base.__name__}", "__doc__": base.__doc__}
+    names = {
+        "forward": forward,
+        "__module__": __name__,
+        "__qualname__": f"Deed{base.__name__}",
+        "__doc__": base.__doc__,
+    }
     return type(base.__name__, (DeedMixin, base), names)
 
 
@@ -268,7 +273,9 @@ class DeedMixin:
             raise ValueError("prefill_chunk_size cannot be combined with early exit; leave it out")
         for name in ("output_attentions", "output_hidden_states"):
             if asked(name):
-                raise ValueError(f"{name}=True has no meaning when tokens leave at different depths; use forward() for it")
+                raise ValueError(
+                    f"{name}=True has no meaning when tokens leave at different depths; use forward() for it"
+                )
         implementation = getattr(self.config, "_attn_implementation", "eager")  # type: ignore[attr-defined]
         if implementation not in ("eager", "sdpa"):
             raise ValueError(f"early exit decodes with attn_implementation 'eager' or 'sdpa', not {implementation!r}")
@@ -286,7 +293,7 @@ class DeedMixin:
         if isinstance(result, torch.Tensor):
             return result
         depths = torch.tensor(cache.depths, device=result.sequences.device).T
-        return DeedGenerateOutput(**result, exit_layers=depths)
+        return DeedGenerateOutput(**result, exit_layers=depths)  # type: ignore[arg-type]
 
     def _beam_search(self, input_ids: Any, logits_processor: Any, *args: Any, **kwargs: Any) -> Any:
         cache = kwargs.get("past_key_values")
@@ -300,7 +307,7 @@ class DeedMixin:
         depths = torch.tensor(cache.depths, device=rows.device)
         steps = torch.arange(rows.shape[1], device=rows.device)
         exit_layers = torch.where(rows >= 0, depths[steps, rows.clamp(min=0)], torch.zeros_like(rows))
-        return DeedGenerateBeamOutput(**result, exit_layers=exit_layers)
+        return DeedGenerateBeamOutput(**result, exit_layers=exit_layers)  # type: ignore[arg-type]
 
     def _begin(self, cache: StaircaseCache, n_rows: int, processors: LogitsProcessorList, may_skip: bool) -> None:
         policy = cache.policy

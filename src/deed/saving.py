@@ -79,7 +79,9 @@ def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
     except (OSError, ValueError) as error:
         raise DeedLoadError(f"{config_path} cannot be read as JSON: {error}") from None
     if not isinstance(raw, dict) or "deed_config" not in raw:
-        raise DeedLoadError(f"{config_path} has no deed_config; for a plain model use get_deed_model(model, DeedConfig(…))")
+        raise DeedLoadError(
+            f"{config_path} has no deed_config; for a plain model use get_deed_model(model, DeedConfig(…))"
+        )
     try:
         config = DeedConfig.from_dict(raw["deed_config"])
     except (DeedConfigError, TypeError) as error:

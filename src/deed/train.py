@@ -38,8 +38,10 @@ class DeedTrainer(Seq2SeqTrainer):
         self._exit_losses: torch.Tensor | None = None
         self._exit_batches = 0
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         losses = outputs.get("exit_losses") if isinstance(outputs, dict) else None
         if losses is not None and model.training:
             # Per token: with accumulation the model's losses are shares of a sum over several batches.
@@ -239,7 +241,9 @@ def check_recipe(output: Path, recipe: Recipe) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = [k for k, v in asdict(recipe).items() if before.get(k) != v]
         if changed:
-            raise ValueError(f"{output} holds a run with another {', '.join(changed)}; choose another --output or delete it")
+            raise ValueError(
+                f"{output} holds a run with another {', '.join(changed)}; choose another --output or delete it"
+            )
         return
     temporary = path.with_name(f"recipe.json.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")

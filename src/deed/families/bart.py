@@ -5,6 +5,8 @@ Read in transformers 5.23, models/bart/modeling_bart.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.cache_utils import EncoderDecoderCache
@@ -14,16 +16,16 @@ from .base import DecoderFamily, register_family
 
 @register_family("BartForConditionalGeneration")
 class BartFamily(DecoderFamily):
-    def decoder(self, model: nn.Module) -> nn.Module:
+    def decoder(self, model: Any) -> nn.Module:
         return model.model.decoder
 
-    def layers(self, model: nn.Module) -> nn.ModuleList:
+    def layers(self, model: Any) -> nn.ModuleList:
         return model.model.decoder.layers
 
-    def heads(self, model: nn.Module) -> tuple[int, int]:
+    def heads(self, model: Any) -> tuple[int, int]:
         return model.config.decoder_attention_heads, model.config.d_model // model.config.decoder_attention_heads
 
-    def embed(self, model: nn.Module, ids: torch.Tensor, start: int) -> torch.Tensor:
+    def embed(self, model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
         decoder = model.model.decoder
         positions = torch.arange(start, start + ids.shape[1], device=ids.device)
         hidden = decoder.embed_tokens(ids) + decoder.embed_positions(ids, start, position_ids=positions)
@@ -31,7 +33,7 @@ class BartFamily(DecoderFamily):
 
     def run(
         self,
-        layer: nn.Module,
+        layer: Any,
         hidden: torch.Tensor,
         self_mask: torch.Tensor | None,
         bias: torch.Tensor | None,
@@ -41,11 +43,11 @@ class BartFamily(DecoderFamily):
     ) -> torch.Tensor:
         return layer(hidden, self_mask, encoder_hidden, encoder_mask, past_key_values=cache, use_cache=True)
 
-    def cross_kv(self, layer: nn.Module, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         attention = layer.encoder_attn
         shape = (*encoder_hidden.shape[:2], -1, attention.head_dim)
         keys = attention.k_proj(encoder_hidden).view(shape).transpose(1, 2)
         return keys, attention.v_proj(encoder_hidden).view(shape).transpose(1, 2)
 
-    def head(self, model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         return model.lm_head(hidden) + model.final_logits_bias

@@ -16,33 +16,33 @@ from transformers.cache_utils import EncoderDecoderCache
 class DecoderFamily:
     """One kind of decoder. Subclass, fill in, and `@register_family("ClassName", …)`."""
 
-    def decoder(self, model: nn.Module) -> nn.Module:
+    def decoder(self, model: Any) -> nn.Module:
         """The module that holds the decoder layers."""
         raise NotImplementedError
 
-    def layers(self, model: nn.Module) -> nn.ModuleList:
+    def layers(self, model: Any) -> nn.ModuleList:
         """The decoder layers, bottom first."""
         raise NotImplementedError
 
-    def d_model(self, model: nn.Module) -> int:
+    def d_model(self, model: Any) -> int:
         """Width of the decoder's hidden states."""
-        return model.config.d_model  # type: ignore[union-attr]
+        return model.config.d_model
 
-    def heads(self, model: nn.Module) -> tuple[int, int]:
+    def heads(self, model: Any) -> tuple[int, int]:
         """Number of attention heads and width of one."""
         raise NotImplementedError
 
-    def embed(self, model: nn.Module, ids: torch.Tensor, start: int) -> torch.Tensor:
+    def embed(self, model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
         """`[rows, q]` ids at positions start.. to the first layer's input `[rows, q, d_model]`."""
         raise NotImplementedError
 
-    def position_bias(self, model: nn.Module, length: int) -> torch.Tensor | None:
+    def position_bias(self, model: Any, length: int) -> torch.Tensor | None:
         """`[1, heads, length, length]` added to every layer's self-attention scores, or None."""
         return None
 
     def run(
         self,
-        layer: nn.Module,
+        layer: Any,
         hidden: torch.Tensor,
         self_mask: torch.Tensor | None,
         bias: torch.Tensor | None,
@@ -53,21 +53,21 @@ class DecoderFamily:
         """One decoder layer on `[rows, q, d_model]`; masks are additive, `[rows or 1, 1, q, keys]`."""
         raise NotImplementedError
 
-    def cross_kv(self, layer: nn.Module, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-attention keys and values `[rows, heads, source, head_dim]` of a layer, by its own projections."""
         raise NotImplementedError
 
-    def finish(self, model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    def finish(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         """What the model does between its last layer and its head, save scaling (final norm, dropout)."""
         return hidden
 
-    def head(self, model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         """The model's own generation head on finished features: scaling, projection, bias."""
         raise NotImplementedError
 
-    def vocab_size(self, model: nn.Module) -> int:
+    def vocab_size(self, model: Any) -> int:
         """Size of the head's output."""
-        return model.get_output_embeddings().weight.shape[0]  # type: ignore[operator, union-attr]
+        return model.get_output_embeddings().weight.shape[0]
 
 
 _FAMILIES: dict[str, DecoderFamily] = {}
@@ -84,7 +84,7 @@ def register_family(*class_names: str) -> Any:
     return register
 
 
-def family_of(model: nn.Module) -> DecoderFamily:
+def family_of(model: Any) -> DecoderFamily:
     """The family registered for the model's class or the nearest of its bases.
 
     Raises:

@@ -6,6 +6,8 @@ in their weights and in `config.scale_decoder_outputs`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.cache_utils import EncoderDecoderCache
@@ -15,24 +17,24 @@ from .base import DecoderFamily, register_family
 
 @register_family("T5ForConditionalGeneration", "MT5ForConditionalGeneration")
 class T5Family(DecoderFamily):
-    def decoder(self, model: nn.Module) -> nn.Module:
+    def decoder(self, model: Any) -> nn.Module:
         return model.decoder
 
-    def layers(self, model: nn.Module) -> nn.ModuleList:
+    def layers(self, model: Any) -> nn.ModuleList:
         return model.decoder.block
 
-    def heads(self, model: nn.Module) -> tuple[int, int]:
+    def heads(self, model: Any) -> tuple[int, int]:
         return model.config.num_heads, model.config.d_kv
 
-    def embed(self, model: nn.Module, ids: torch.Tensor, start: int) -> torch.Tensor:
+    def embed(self, model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
         return model.decoder.dropout(model.decoder.embed_tokens(ids))
 
-    def position_bias(self, model: nn.Module, length: int) -> torch.Tensor | None:
+    def position_bias(self, model: Any, length: int) -> torch.Tensor | None:
         return model.decoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
 
     def run(
         self,
-        layer: nn.Module,
+        layer: Any,
         hidden: torch.Tensor,
         self_mask: torch.Tensor | None,
         bias: torch.Tensor | None,
@@ -44,16 +46,16 @@ class T5Family(DecoderFamily):
         zero = hidden.new_zeros(1, 1, 1, 1)
         return layer(hidden, self_mask, bias, encoder_hidden, encoder_mask, zero, past_key_values=cache)[0]
 
-    def cross_kv(self, layer: nn.Module, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         attention = layer.layer[1].EncDecAttention
         shape = (*encoder_hidden.shape[:2], -1, attention.key_value_proj_dim)
         keys = attention.k(encoder_hidden).view(shape).transpose(1, 2)
         return keys, attention.v(encoder_hidden).view(shape).transpose(1, 2)
 
-    def finish(self, model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    def finish(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         return model.decoder.dropout(model.decoder.final_layer_norm(hidden))
 
-    def head(self, model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         if model.config.scale_decoder_outputs:
             hidden = hidden * (model.model_dim**-0.5)
         return model.lm_head(hidden)

@@ -15,7 +15,7 @@ from typing import Any
 from .metrics import accuracy, phoneme_error_rate
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'-."
-PHONEMES = (
+PHONEMES = tuple(
     "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH".split()
 )
 MAX_ANSWER = 32  # tokens, end token included
@@ -35,8 +35,10 @@ def cmudict_path() -> Path:
     """
     spec = importlib.util.find_spec("pocketsphinx")
     if spec is None or not spec.submodule_search_locations:
-        raise DataError('CMUdict comes with pocketsphinx, which is not installed: pip install "deed-transformers[g2p]"')
-    return Path(list(spec.submodule_search_locations)[0]) / "model" / "en-us" / "cmudict-en-us.dict"
+        raise DataError(
+            'CMUdict comes with pocketsphinx, which is not installed: pip install "deed-transformers[g2p]"'
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / "model" / "en-us" / "cmudict-en-us.dict"
 
 
 def read_cmudict(path: str | Path | None = None) -> dict[str, list[str]]:
@@ -91,7 +93,9 @@ def build_tokenizer() -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("[A-Z]+|[^A-Z]"), "isolated")]
     )
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", vocab["</s>"])])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", vocab["</s>"])]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=64
     )
@@ -112,7 +116,7 @@ def build_model(tokenizer: Any, n_layers: int = 8, d_model: int = 128, d_ff: int
         dropout_rate=dropout,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,  # type: ignore[call-arg]
     )
     model = T5ForConditionalGeneration(config)
     model.generation_config = GenerationConfig(

@@ -1,0 +1,82 @@
+"""The command as users meet it: help with an example, JSON, and exit code 2 with one clear line on bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from deed import DeedConfig, get_deed_model
+from deed.tasks import g2p
+
+VERBS = ["demo", "train", "calibrate", "evaluate"]
+
+
+def deed(*arguments, **environment):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80", "NO_COLOR": "1", **environment}
+    return subprocess.run([sys.executable, "-m", "deed", *arguments], capture_output=True, text=True, env=env)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    tokenizer = g2p.build_tokenizer()
+    model = get_deed_model(g2p.build_model(tokenizer, n_layers=2, d_model=32, d_ff=32), DeedConfig(threshold=0.05))
+    path = tmp_path_factory.mktemp("cli") / "model"
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def test_help_lists_the_verbs():
+    done = deed("--help")
+    assert done.returncode == 0 and all(verb in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_an_example(verb):
+    done = deed(verb, "--help")
+    assert done.returncode == 0 and f"deed {verb}" in done.stdout.split("Example:")[1]
+
+
+def test_evaluate(model_folder):
+    done = deed("evaluate", str(model_folder), "--split", "validation", "--count", "20", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    full, early = report["results"]
+    assert report["words"] == 20 and full["mean_depth"] == 2.0 and 1.0 <= early["mean_depth"] <= 2.0
+
+
+def test_calibrate_is_saved(model_folder):
+    arguments = ["--risk", "0.2", "--confidence", "0.9", "--count", "40", "--json"]
+    done = deed("calibrate", str(model_folder), *arguments)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    saved = json.loads((model_folder / "config.json").read_text())["deed_config"]
+    assert saved["calibration"] == report and saved["threshold"] == report["threshold"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "/nowhere/at/all"], "is not a folder with a saved model"),
+        (["evaluate", "MODEL", "--split", "dev"], "split must be one of"),
+        (["evaluate", "MODEL", "--task", "vqa"], "--task must be g2p"),
+        (["calibrate", "MODEL", "--risk", "0.01", "--count", "20"], "needs at least 299 examples"),
+        (["calibrate", "MODEL", "--risk", "2"], "risk must lie between 0 and 1"),
+        (["train", "--output", "OUT", "--data", "/no/file"], "/no/file: no such file"),
+        (["train", "--output", "OUT", "--d-model", "40"], "multiple of 32"),
+        (["train", "--output", "OUT", "--adapter", "lora", "--limit", "5"], "adapter must be one of"),
+        (["train"], "--output"),
+        (["evaluate"], "MODEL"),
+    ],
+)
+def test_bad_input(model_folder, tmp_path, arguments, message):
+    places = {"MODEL": str(model_folder), "OUT": str(tmp_path / "out")}
+    done = deed(*[places.get(a, a) for a in arguments])
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    if "--output" not in message and message != "MODEL":  # those two are Typer's own, in a box
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists(), "nothing half-written"

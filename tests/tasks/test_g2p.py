@@ -1,0 +1,70 @@
+"""CMUdict: reader, split, tokenizer, scores."""
+
+import pytest
+from transformers import AutoTokenizer
+
+from deed.tasks import g2p
+
+
+def test_reader_on_the_real_dictionary():
+    words = g2p.read_cmudict()
+    assert len(words) > 125_000
+    assert words["tomato"] == ["T AH M EY T OW", "T AH M AA T OW"]
+    assert not any("(" in w for w in words)
+
+
+def test_the_split_is_fixed_and_disjoint():
+    assert [g2p.split_of(w) for w in ("tomato", "cat", "zebra", "deed")] == ["test", "train", "train", "train"]
+    splits = {name: {w for w, _ in g2p.load_split(name)} for name in g2p.SPLITS}
+    sizes = {name: len(words) for name, words in splits.items()}
+    assert sum(sizes.values()) == len(set().union(*splits.values())) == len(g2p.read_cmudict())
+    assert sizes == {"train": 117399, "validation": 641, "calibration": 4300, "test": 3712}
+    with pytest.raises(g2p.DataError, match="split must be one of"):
+        g2p.load_split("dev")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("cat K AE T\nbad K QQ\n", r"line 2: 'bad' has \['QQ'\]"), ("cat K AE T\n\nempty\n", "line 3: 'empty' has no")],
+)
+def test_broken_lines_are_named(tmp_path, text, message):
+    path = tmp_path / "d.dict"
+    path.write_text(text)
+    with pytest.raises(g2p.DataError, match=message):
+        g2p.read_cmudict(path)
+    with pytest.raises(g2p.DataError, match="no such file"):
+        g2p.read_cmudict(tmp_path / "none")
+
+
+def test_tokenizer_is_a_standard_one(tmp_path):
+    tokenizer = g2p.build_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    for t in (tokenizer, loaded):
+        assert t.convert_ids_to_tokens(t("o'hara").input_ids) == ["o", "'", "h", "a", "r", "a", "</s>"]
+        ids = t("T AH M EY T OW").input_ids
+        assert t.convert_ids_to_tokens(ids) == ["T", "AH", "M", "EY", "T", "OW", "</s>"]
+        assert t.decode(ids, skip_special_tokens=True) == "T AH M EY T OW"
+        assert t("ç").input_ids[0] == t.unk_token_id
+    # every word and answer is spelled without <unk>
+    rows = g2p.load_split("validation")
+    assert not any(tokenizer.unk_token_id in x["input_ids"] + x["labels"] for x in g2p.encode_pairs(rows, tokenizer))
+
+
+def test_scores_by_hand():
+    references = [["K AE T"], ["T AH M EY T OW", "T AH M AA T OW"], ["D AO G", "D AA G"]]
+    predictions = ["K AE T", "T AH M AA T OW", "D AA K"]
+    assert g2p.score(predictions, references) == {
+        "word_accuracy": pytest.approx(2 / 3),
+        "phoneme_error_rate": pytest.approx(1 / 12),
+    }
+    assert g2p.score([""], [["K AE T"]]) == {"word_accuracy": 0.0, "phoneme_error_rate": 1.0}
+    with pytest.raises(ValueError, match="as many references"):
+        g2p.score(["a"], [])
+
+
+def test_words_of_a_user():
+    assert g2p.clean_word("  Tomato ") == "tomato"
+    for text, message in (("", "is empty"), ("naïve", "has"), ("a" * 41, "longer"), ("two words", r"has \[' '\]")):
+        with pytest.raises(g2p.DataError, match=message):
+            g2p.clean_word(text)
