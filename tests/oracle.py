@@ -74,7 +74,7 @@ class Oracle:
             want = self.depths(step, z.shape[1])
             index = torch.tensor([next(i for i, d in enumerate(layers) if d >= w) for w in want])
         else:
-            base = type(m).__mro__[2]
+            base = m.deed_base
             hidden = base.forward(
                 m, **inputs, decoder_input_ids=ids, output_hidden_states=True, use_cache=False
             ).decoder_hidden_states
@@ -97,7 +97,7 @@ class Oracle:
         """Returns the generate output and the trace of depths [steps, rows]."""
         oracle, model = self, self.model
         self.trace = []
-        base = type(model).__mro__[2]
+        base = model.deed_base
 
         def forward(self, encoder_outputs=None, attention_mask=None, decoder_input_ids=None, **ignored):
             inputs = {"encoder_outputs": encoder_outputs, "attention_mask": attention_mask}

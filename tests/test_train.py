@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
+import deed
 from conftest import deed_model
 from deed import DeedConfig, get_deed_model
 from deed.tasks import g2p
@@ -45,11 +46,11 @@ def pairs(n=24):
     return tokenizer, g2p.encode_pairs(rows * (n // 4), tokenizer)
 
 
-def trainer(cls, tmp_path, accumulation=1, batch_size=8, deed=True, **options):
+def trainer(cls, tmp_path, accumulation=1, batch_size=8, early_exit=True, **options):
     torch.manual_seed(0)
     tokenizer, data = pairs()
     model = g2p.build_model(tokenizer, n_layers=2, d_model=32, d_ff=32, dropout=0.0)
-    if deed:
+    if early_exit:
         model = get_deed_model(model, DeedConfig())
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(tmp_path),
@@ -209,14 +210,31 @@ def test_train_writes_model_recipe_and_log(dictionary, tmp_path):
     assert json.loads((model / "recipe.json").read_text())["steps"] == 12
     rows = [json.loads(line) for line in (model / "training_log.jsonl").read_text().splitlines()]
     assert any("exit_loss_1" in row for row in rows)
-    import deed
-
     assert deed.from_pretrained(model).deed_config.threshold == 2.0
 
 
 def test_conventional_training_gives_a_plain_model(dictionary, tmp_path):
     train_g2p(tmp_path, Recipe(**TINY, conventional=True), dictionary)
     assert not (tmp_path / "model" / "deed_exits.safetensors").exists()
+
+
+def test_tuning_leaves_the_backbone_bit_for_bit(dictionary, tmp_path):
+    """A conventionally trained model gets exits; full depth stays what it was, and the exits come to agree with it."""
+    train_g2p(tmp_path / "base", Recipe(**TINY, conventional=True), dictionary)
+    base = tmp_path / "base" / "model"
+    recipe = Recipe(**{**TINY, "steps": 60, "learning_rate": 5e-3}, dropout=0.0, base=str(base))
+    train_g2p(tmp_path / "tuned", recipe, dictionary)
+    plain = AutoModelForSeq2SeqLM.from_pretrained(base)
+    tuned = deed.from_pretrained(tmp_path / "tuned" / "model")
+    for name, value in plain.state_dict().items():
+        assert torch.equal(tuned.state_dict()[name], value), name
+    inputs = {"input_ids": torch.tensor([[5, 6, 7, 1]]), "decoder_input_ids": torch.tensor([[0, 35, 36]])}
+    assert torch.equal(tuned(**inputs).logits, plain(**inputs).logits)
+    a = tuned.generate(inputs["input_ids"], exit_threshold=1.5)
+    assert torch.equal(a, plain.generate(inputs["input_ids"]))
+    losses = [json.loads(x) for x in (tmp_path / "tuned/model/training_log.jsonl").read_text().splitlines()]
+    first = [x["exit_loss_1"] for x in losses if "exit_loss_1" in x]
+    assert first[-1] < first[0]
 
 
 TWO = """

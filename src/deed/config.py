@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ADAPTERS = ("residual_linear", "linear", "bottleneck", "none")
-LOSSES = ("deed", "mean", "last")
+LOSSES = ("deed", "mean", "last", "distill")
 CONFIDENCE_OVER = ("all", "allowed")
 
 
@@ -36,7 +36,8 @@ class DeedConfig:
         threshold_decay (`dict`, *optional*): `{"temperature": t, "length": n}` loosens the threshold with position,
             0.9 * threshold + 0.1 * exp(-t * position / n) (CALM, Schuster et al. 2022, eq. 5). Values > 1 stay put.
         loss (`str`): `"deed"` is L_avg + L_N (the paper's), `"mean"` L_avg alone, `"last"` L_N alone (a conventional
-            training, for comparison).
+            training, for comparison), `"distill"` self-distillation: every other exit matches the last exit's
+            probabilities (for a frozen backbone, see `DeedMixin.freeze_backbone`).
         calibration (`dict`, *optional*): the report of `deed.calibrate`, kept with the model.
     """
 
@@ -96,6 +97,10 @@ class DeedConfig:
         if isinstance(self.threshold, (list, tuple)) and len(self.threshold) not in (len(layers) - 1, len(layers)):
             raise DeedConfigError(
                 f"threshold has {len(self.threshold)} values, but there are {len(layers) - 1} exits before the last"
+            )
+        if self.loss == "distill" and (len(layers) < 2 or self.adapter == "none"):
+            raise DeedConfigError(
+                'loss="distill" needs an exit before the last and an adapter other than "none" to train'
             )
         return dataclasses.replace(self, exit_layers=layers)
 

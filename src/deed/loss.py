@@ -21,7 +21,11 @@ CHUNK_LOGITS = 2**24
 
 
 def token_loss_sum(
-    head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, labels: torch.Tensor, n_exits: int = 1
+    head: Callable[[torch.Tensor], torch.Tensor],
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    n_exits: int = 1,
+    teacher: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Summed cross-entropy of one exit over the labelled tokens, in fp32.
 
@@ -30,25 +34,24 @@ def token_loss_sum(
         hidden: `[batch, length, d_model]`.
         labels: `[batch, length]` long, -100 is ignored.
         n_exits: how many exits share the budget of kept logits.
+        teacher: `[batch, length, vocab]` logits to match instead of the labels (which still say where).
     """
     keep = labels != IGNORE
     hidden, labels = hidden[keep], labels[keep]
+    targets = labels if teacher is None else teacher[keep]
     if len(labels) == 0:
         return hidden.sum() * 0.0  # keeps the graph, so that every process of a distributed run has gradients
 
     def chunk_loss(h: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        y = y if teacher is None else y.float().softmax(-1)
         return F.cross_entropy(head(h).float(), y, reduction="sum")
 
     vocab = _vocab_size(head, hidden)
-    if len(labels) * vocab <= KEEP_LOGITS // n_exits or not torch.is_grad_enabled():
-        size = max(1, CHUNK_LOGITS // vocab)
-        return torch.stack(
-            [chunk_loss(h, y) for h, y in zip(hidden.split(size), labels.split(size), strict=True)]
-        ).sum()
     size = max(1, CHUNK_LOGITS // vocab)
+    keep_all = len(labels) * vocab <= KEEP_LOGITS // n_exits or not torch.is_grad_enabled()
     parts = [
-        checkpoint(chunk_loss, h, y, use_reentrant=False)
-        for h, y in zip(hidden.split(size), labels.split(size), strict=True)
+        chunk_loss(h, y) if keep_all else checkpoint(chunk_loss, h, y, use_reentrant=False)
+        for h, y in zip(hidden.split(size), targets.split(size), strict=True)
     ]
     return torch.stack(parts).sum()
 
@@ -62,9 +65,12 @@ def _vocab_size(head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tens
 
 
 def combine(exit_losses: torch.Tensor, kind: str = "deed") -> torch.Tensor:
-    """The training loss from `[n_exits]` losses: `"deed"` L_avg + L_N, `"mean"` L_avg, `"last"` L_N."""
+    """The training loss from `[n_exits]` losses: `"deed"` L_avg + L_N, `"mean"` L_avg, `"last"` L_N, `"distill"` the
+    mean without the last (whose exits match the last one's probabilities)."""
     if kind == "last":
         return exit_losses[-1]
+    if kind == "distill":
+        return exit_losses[:-1].mean()
     mean = exit_losses.mean()
     return mean if kind == "mean" else mean + exit_losses[-1]
 

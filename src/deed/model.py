@@ -13,21 +13,16 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import LogitsProcessorList, StoppingCriteriaList
-from transformers.utils import logging
 
 from . import saving
 from .cache import StaircaseCache
-from .confidence import ExitPolicy, FixedSchedule, ThresholdPolicy, build_confidence
 from .config import DeedConfig
 from .decode import decode_step
 from .exits import build_adapters
 from .families import DecoderFamily, family_of
+from .generation import EarlyExitGeneration
 from .loss import combine, normaliser, token_loss_sum
-from .outputs import DeedGenerateBeamOutput, DeedGenerateOutput, DeedSeq2SeqLMOutput
-
-logger = logging.get_logger(__name__)
-EXITS_PREFIX = "deed_exits."
+from .outputs import DeedSeq2SeqLMOutput
 
 
 def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
@@ -74,6 +69,7 @@ def deed_class(base: Any) -> type:
     forward.__signature__ = signature.replace(parameters=[*parameters[:at], extra, *parameters[at:]])  # type: ignore[attr-defined]
     names = {
         "forward": forward,
+        "deed_base": base,
         "__module__": __name__,
         "__qualname__": f"Deed{base.__name__}",
         "__doc__": base.__doc__,
@@ -109,15 +105,16 @@ def _forward(self: Any, base: type, args: tuple[Any, ...], kwargs: dict[str, Any
     labels = labels.to(out.logits.device)
     divisor = normaliser(labels, num_items)
     n_exits = len(self.deed_config.exit_layers)
-    # In a conventional training ("last") the other exits are only watched.
-    watch_only = self.deed_config.loss == "last"
+    kind = self.deed_config.loss
+    teacher = out.logits.detach() if kind == "distill" else None
     losses = []
     for depth, hidden in states.items():
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not watch_only):
-            losses.append(token_loss_sum(ExitHead(self, depth), hidden, labels, n_exits) / divisor)
+        # In a conventional training ("last") the other exits are only watched.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and kind != "last"):
+            losses.append(token_loss_sum(ExitHead(self, depth), hidden, labels, n_exits, teacher) / divisor)
     losses.append(token_loss_sum(_as_is, out.logits, labels) / divisor)
     exit_losses = torch.stack([x.to(losses[-1].device) for x in losses])
-    loss = combine(exit_losses, self.deed_config.loss)
+    loss = combine(exit_losses, kind)
     result = DeedSeq2SeqLMOutput(**{**out, "loss": loss, "exit_losses": exit_losses.detach()})
     wants_dict = return_dict if return_dict is not None else getattr(self.config, "return_dict", True)
     return result if wants_dict else result.to_tuple()
@@ -173,13 +170,15 @@ def _decode_forward(self: Any, kwargs: dict[str, Any]) -> Any:
     return DeedSeq2SeqLMOutput(logits=logits, past_key_values=cache, encoder_last_hidden_state=encoder_hidden)
 
 
-class DeedMixin:
-    """The methods early exit adds to, or overrides on, a Transformers model."""
+class DeedMixin(EarlyExitGeneration):
+    """The methods early exit adds to, or overrides on, a Transformers model (generation: generation.py)."""
 
     accepts_loss_kwargs = True  # Trainer: forward divides by num_items_in_batch itself
+    deed_base: type  # the plain model's class
     deed_family: DecoderFamily
     deed_config: DeedConfig
     deed_exits: torch.nn.ModuleDict
+    deed_backbone_frozen = False
 
     def exit_head(self, depth: int, hidden: torch.Tensor) -> torch.Tensor:
         """Logits `[…, vocab]` of the exit at `depth` from its layer's output `[…, d_model]`: final norm, adaptation
@@ -197,149 +196,27 @@ class DeedMixin:
             inputs: what `forward` takes: encoder inputs (or `encoder_outputs`) and `decoder_input_ids`.
         """
         inputs = {**inputs, "use_cache": False}
-        out, states = _exit_states(self, type(self).__mro__[2].forward, inputs)  # type: ignore[attr-defined]
+        out, states = _exit_states(self, type(self).deed_base.forward, inputs)  # type: ignore[attr-defined]
         return torch.stack([*(self.exit_head(depth, h) for depth, h in states.items()), out.logits])
 
-    def generate(
-        self,
-        *args: Any,
-        exit_threshold: float | list[float] | torch.Tensor | None = None,
-        exit_policy: ExitPolicy | None = None,
-        confidence_over: str | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Transformers' `generate()`, leaving the decoder early.
+    def freeze_backbone(self) -> None:
+        """Train the adaptation modules only: every base tensor, and so full-depth output, stays bit for bit what it is.
+        The backbone also stays in evaluation mode, so that self-distillation has a teacher without dropout."""
+        for name, parameter in self.named_parameters():  # type: ignore[attr-defined]
+            parameter.requires_grad_(name.startswith(saving.PREFIX))
+        self.deed_backbone_frozen = True
+        self.train(self.training)  # type: ignore[attr-defined, has-type]
 
-        Args:
-            exit_threshold: overrides `deed_config.threshold`; a tensor `[requests]` is a threshold per request.
-            exit_policy: replaces the threshold altogether, e.g. `deed.FixedSchedule([3, 1, 6])`.
-            confidence_over: overrides `deed_config.confidence_over`.
-
-        Returns:
-            As Transformers; with `return_dict_in_generate=True` the output has `exit_layers`
-            `[sequences, new tokens]` and its `past_key_values.stats()` the work done.
-
-        Raises:
-            TypeError: a cache that cannot hold a staircase.
-            ValueError: an option that early exit does not work with, or a threshold that does not fit.
-        """
-        policy = self._exit_policy(exit_threshold, exit_policy)
-        over = confidence_over or self.deed_config.confidence_over
-        if over not in ("all", "allowed"):
-            raise ValueError(f"confidence_over must be 'all' or 'allowed', got {over!r}")
-        given = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None)
-        self._check_generate(kwargs, given)
-        cache = kwargs.get("past_key_values")
-        if cache is None:
-            cache = StaircaseCache(len(self.deed_family.layers(self)), policy, over)  # type: ignore[arg-type]
-        elif not isinstance(cache, StaircaseCache):
-            raise TypeError(
-                f"past_key_values is a {type(cache).__name__}, which cannot hold rows of different depth; leave it out, "
-                "or pass the StaircaseCache of an earlier generate()"
-            )
-        cache.policy, cache.confidence_over = policy, over
-        return super().generate(*args, **{**kwargs, "past_key_values": cache, "use_cache": True})  # type: ignore[misc]
-
-    def _exit_policy(self, threshold: Any, policy: ExitPolicy | None) -> ExitPolicy:
-        if policy is not None:
-            if threshold is not None:
-                raise ValueError("pass exit_threshold or exit_policy, not both")
-            if not hasattr(policy, "leaves"):
-                raise TypeError(f"exit_policy must have a leaves(ask) method, got {type(policy).__name__}")
-            return policy
-        config = self.deed_config
-        value = config.threshold if threshold is None else threshold
-        if isinstance(value, (list, tuple)) and len(value) not in (
-            len(config.exit_layers or []) - 1,
-            len(config.exit_layers or []),
-        ):
-            raise ValueError(
-                f"exit_threshold has {len(value)} values, one per exit before the last is {len(config.exit_layers or []) - 1}"
-                " (a threshold per request is a tensor)"
-            )
-        return ThresholdPolicy(build_confidence(config.confidence), value, config.threshold_decay)
-
-    def _check_generate(self, kwargs: dict[str, Any], generation_config: Any) -> None:
-        def asked(name: str) -> Any:
-            return kwargs.get(name, getattr(generation_config or self.generation_config, name, None))  # type: ignore[attr-defined]
-
-        if kwargs.get("assistant_model") is not None or asked("prompt_lookup_num_tokens"):
-            raise ValueError("assisted decoding and early exit cannot be combined; leave assistant_model out")
-        if asked("cache_implementation") not in (None, "dynamic"):
-            raise ValueError(
-                f"cache_implementation={asked('cache_implementation')!r} cannot hold rows of different depth; leave it out"
-            )
-        if asked("prefill_chunk_size"):
-            raise ValueError("prefill_chunk_size cannot be combined with early exit; leave it out")
-        for name in ("output_attentions", "output_hidden_states"):
-            if asked(name):
-                raise ValueError(
-                    f"{name}=True has no meaning when tokens leave at different depths; use forward() for it"
-                )
-        implementation = getattr(self.config, "_attn_implementation", "eager")  # type: ignore[attr-defined]
-        if implementation not in ("eager", "sdpa"):
-            raise ValueError(f"early exit decodes with attn_implementation 'eager' or 'sdpa', not {implementation!r}")
-
-    # Transformers' decoding loops, entered after all preparation: here processors, criteria and rows are known.
-
-    def _sample(self, input_ids: Any, logits_processor: Any, stopping_criteria: Any, *args: Any, **kwargs: Any) -> Any:
-        cache = kwargs.get("past_key_values")
-        if not isinstance(cache, StaircaseCache):
-            return super()._sample(input_ids, logits_processor, stopping_criteria, *args, **kwargs)  # type: ignore[misc]
-        has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
-        self._begin(cache, input_ids.shape[0], logits_processor, has_eos)
-        watched = _WatchedCriteria(stopping_criteria, cache)
-        result = super()._sample(input_ids, logits_processor, watched, *args, **kwargs)  # type: ignore[misc]
-        if isinstance(result, torch.Tensor):
-            return result
-        depths = torch.tensor(cache.depths, device=result.sequences.device).T
-        return DeedGenerateOutput(**result, exit_layers=depths)  # type: ignore[arg-type]
-
-    def _beam_search(self, input_ids: Any, logits_processor: Any, *args: Any, **kwargs: Any) -> Any:
-        cache = kwargs.get("past_key_values")
-        if not isinstance(cache, StaircaseCache):
-            return super()._beam_search(input_ids, logits_processor, *args, **kwargs)  # type: ignore[misc]
-        self._begin(cache, input_ids.shape[0], logits_processor, False)
-        result = super()._beam_search(input_ids, logits_processor, *args, **kwargs)  # type: ignore[misc]
-        if isinstance(result, torch.Tensor):
-            return result
-        rows = result.beam_indices.long()  # [sequences, new tokens], -1 after the end
-        depths = torch.tensor(cache.depths, device=rows.device)
-        steps = torch.arange(rows.shape[1], device=rows.device)
-        exit_layers = torch.where(rows >= 0, depths[steps, rows.clamp(min=0)], torch.zeros_like(rows))
-        return DeedGenerateBeamOutput(**result, exit_layers=exit_layers)  # type: ignore[arg-type]
-
-    def _begin(self, cache: StaircaseCache, n_rows: int, processors: LogitsProcessorList, may_skip: bool) -> None:
-        policy = cache.policy
-        if isinstance(policy, ThresholdPolicy) and isinstance(policy.threshold, torch.Tensor):
-            given = policy.threshold.numel()
-            if given == 0 or n_rows % given:
-                raise ValueError(f"exit_threshold has {given} values, but {n_rows} rows are decoded")
-            policy.threshold = policy.threshold.repeat_interleave(n_rows // given)
-        if isinstance(policy, FixedSchedule):
-            policy.check_rows(n_rows)
-        cache.begin(processors, may_skip)
-
-    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        cache = kwargs.get("past_key_values")
-        if isinstance(cache, StaircaseCache) and cache.constraints:
-            cache.token_ids = input_ids
-        return super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
+    def train(self, mode: bool = True) -> Any:
+        """As `nn.Module.train`; a frozen backbone stays in evaluation mode."""
+        super().train(mode)  # type: ignore[misc]
+        if self.deed_backbone_frozen:
+            for name, child in self.named_children():  # type: ignore[attr-defined]
+                if name != "deed_exits":
+                    child.eval()
+        return self
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Transformers' `save_pretrained`, plus `deed_exits.safetensors` and `deed_config` in `config.json`. The folder
         still loads as the plain model."""
         saving.save_pretrained(self, super().save_pretrained, save_directory, *args, **kwargs)  # type: ignore[misc]
-
-
-class _WatchedCriteria(StoppingCriteriaList):
-    """Stopping criteria that tell the cache which rows are done."""
-
-    def __init__(self, criteria: StoppingCriteriaList, cache: StaircaseCache) -> None:
-        super().__init__(criteria)
-        self.cache = cache
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        done = super().__call__(input_ids, scores, **kwargs)
-        self.cache.note_finished(done.tolist())
-        return done

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
     DataCollatorForSeq2Seq,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
@@ -135,6 +137,8 @@ class Recipe:
         learning_rate: peak of a linear warm-up and decay.
         dropout: rate from step `dropout_from * steps` on; none before (see `LateDropout`).
         conventional: train the plain model (last layer's loss only), for comparison.
+        base: folder of a trained model whose backbone is kept frozen; only adaptation modules are trained, by
+            self-distillation from its last layer (`deed tune`).
         bf16: bfloat16 autocast.
     """
 
@@ -151,6 +155,7 @@ class Recipe:
     adapter: str = "residual_linear"
     loss: str = "deed"
     conventional: bool = False
+    base: str | None = None
     bf16: bool = True
     seed: int = 0
     save_every: int = 250
@@ -172,11 +177,7 @@ def train_g2p(output: Path, recipe: Recipe, data: Path | None = None, limit: int
     from .tasks import g2p
 
     set_seed(recipe.seed)
-    tokenizer = g2p.build_tokenizer()
-    model = g2p.build_model(tokenizer, recipe.n_layers, recipe.d_model, recipe.d_ff, recipe.dropout)
-    if not recipe.conventional:
-        # Untuned thresholds would only blur the validation figures: full depth until calibrated.
-        model = get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=2.0))
+    model, tokenizer = start_g2p(recipe)
     train_rows, validation = g2p.load_split("train", data)[:limit], g2p.load_split("validation", data)[:limit]
     train_set = g2p.encode_pairs(train_rows, tokenizer)
     answers = [a for _, a in validation]
@@ -228,6 +229,26 @@ def train_g2p(output: Path, recipe: Recipe, data: Path | None = None, limit: int
     if trainer.is_world_process_zero():
         publish(trainer, model, tokenizer, output, recipe)
     return {"steps": result.global_step, "train_loss": result.training_loss, "validation": metrics}
+
+
+def start_g2p(recipe: Recipe) -> tuple[Any, Any]:
+    """The model a run starts from, and its tokenizer. Thresholds stay above 1 (full depth) until calibrated."""
+    from .tasks import g2p
+
+    if recipe.base is not None:
+        try:
+            model = AutoModelForSeq2SeqLM.from_pretrained(recipe.base)
+            tokenizer = AutoTokenizer.from_pretrained(recipe.base)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the base model in {recipe.base} cannot be loaded: {error}") from None
+        model = get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss="distill", threshold=2.0))
+        model.freeze_backbone()
+        return model, tokenizer
+    tokenizer = g2p.build_tokenizer()
+    model = g2p.build_model(tokenizer, recipe.n_layers, recipe.d_model, recipe.d_ff, recipe.dropout)
+    if not recipe.conventional:
+        model = get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=2.0))
+    return model, tokenizer
 
 
 def check_recipe(output: Path, recipe: Recipe) -> None:

@@ -11,7 +11,7 @@ import torch
 from deed import DeedConfig, get_deed_model
 from deed.tasks import g2p
 
-VERBS = ["demo", "train", "calibrate", "evaluate"]
+VERBS = ["demo", "train", "tune", "calibrate", "evaluate"]
 
 
 def deed(*arguments, **environment):
@@ -69,6 +69,8 @@ def test_calibrate_is_saved(model_folder):
         (["train", "--output", "OUT", "--data", "/no/file"], "/no/file: no such file"),
         (["train", "--output", "OUT", "--d-model", "40"], "multiple of 32"),
         (["train", "--output", "OUT", "--adapter", "lora", "--limit", "5"], "adapter must be one of"),
+        (["tune", "/nowhere", "--output", "OUT"], "is not a folder with a saved model"),
+        (["tune", "MODEL", "--output", "OUT", "--adapter", "none"], "needs an exit before the last and an adapter"),
         (["train"], "--output"),
         (["evaluate"], "MODEL"),
     ],

@@ -19,9 +19,9 @@ app = typer.Typer(
 def main() -> None:
     """Entry point of the `deed` script."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from . import calibrate, demo, evaluate, train
+    from . import calibrate, demo, evaluate, train, tune
 
-    for verb in (demo, train, calibrate, evaluate):
+    for verb in (demo, train, tune, calibrate, evaluate):
         verb.register(app)
     try:
         app()
