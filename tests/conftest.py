@@ -54,6 +54,8 @@ def plain_model(kind: str, seed: int = 0, dtype: torch.dtype = torch.float64, en
             decoder_start_token_id=0,
         )
         model = T5ForConditionalGeneration(config)
+        if untied:  # 5.23 ties at construction whatever the configuration says
+            model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim > 1:

@@ -70,18 +70,19 @@ def test_other_adapters(kind, adapter):
 @pytest.mark.parametrize(
     ("confidence", "measure", "threshold"),
     [
-        ("margin", ref.margin, 0.4),
-        ("entropy", ref.entropy, 0.5),
-        ("state_similarity", ref.state_similarity, 0.55),
-        ({"name": "patience", "patience": 2}, ref.patience(2), 1.0),
-        ({"name": "patience", "patience": 1}, ref.patience(1), 1.0),
+        ("margin", ref.margin, (0.4,)),
+        ("entropy", ref.entropy, (0.5,)),
+        ("state_similarity", ref.state_similarity, (0.55, 0.75, 0.85)),
+        ({"name": "patience", "patience": 2}, ref.patience(2), (1.0,)),
+        ({"name": "patience", "patience": 1}, ref.patience(1), (1.0,)),
     ],
 )
 def test_every_measure(kind, confidence, measure, threshold):
-    model = deed_model(kind, DeedConfig(confidence=confidence))
-    got = compare(model, batch(), threshold, measure)
-    compare(model, batch(), threshold, measure, num_beams=3)
-    assert len(set(got.exit_layers.flatten().tolist()) - {0}) > 1
+    model, seen = deed_model(kind, DeedConfig(confidence=confidence)), set()
+    for value in threshold:
+        seen |= set(compare(model, batch(), value, measure).exit_layers.flatten().tolist())
+        compare(model, batch(), value, measure, num_beams=3)
+    assert len(seen - {0}) > 1
 
 
 def test_threshold_per_exit_and_per_request(kind):
@@ -296,9 +297,9 @@ def test_confidence_over_allowed_tokens(kind):
         return mask
 
     outs = {}
-    for over in ("all", "allowed"):
+    for over, mode in (("all", {}), ("allowed", {"num_beams": 3}), ("allowed", {})):
         reference = ref.Oracle(model, 0.8, allowed=allowed if over == "allowed" else None)
-        expected, trace = reference.generate(inputs, max_new_tokens=9, prefix_allowed_tokens_fn=allow)
+        expected, trace = reference.generate(inputs, max_new_tokens=9, prefix_allowed_tokens_fn=allow, **mode)
         got = model.generate(
             **inputs,
             max_new_tokens=9,
@@ -306,6 +307,7 @@ def test_confidence_over_allowed_tokens(kind):
             exit_threshold=0.8,
             confidence_over=over,
             return_dict_in_generate=True,
+            **mode,
         )
         assert torch.equal(got.sequences, expected.sequences)
         eos = model.generation_config.eos_token_id

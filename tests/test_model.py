@@ -13,6 +13,8 @@ from transformers import (
     DynamicCache,
     EncoderDecoderCache,
     GenerationConfig,
+    MT5Config,
+    MT5ForConditionalGeneration,
     T5ForConditionalGeneration,
 )
 
@@ -214,3 +216,33 @@ def test_fp32_agrees_with_float64_within_tolerance(kind):
         scale = z.abs().max()
         tolerance = 1e-4 if model is low else 1e-10
         torch.testing.assert_close(out.logits[:, 0] / scale, z / scale, rtol=tolerance, atol=tolerance)
+
+
+def test_mt5_goes_through_the_t5_family():
+    torch.manual_seed(0)
+    config = MT5Config(
+        vocab_size=40,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_heads=4,
+        num_layers=3,
+        num_decoder_layers=3,
+        decoder_start_token_id=0,
+    )
+    base = MT5ForConditionalGeneration(config).double().eval()
+    expected = base.generate(**batch(), max_new_tokens=6)
+    model = get_deed_model(base)
+    assert torch.equal(model.generate(**batch(), max_new_tokens=6, exit_threshold=2.0), expected)
+    schedule = FixedSchedule([1, 3, 2])
+    g = model.generate(
+        **batch(),
+        max_new_tokens=6,
+        min_new_tokens=6,
+        exit_policy=schedule,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    z = model.exit_logits(**batch(), decoder_input_ids=g.sequences[:, :-1])
+    for t, depth in enumerate([1, 3, 2, 1, 3, 2]):
+        torch.testing.assert_close(g.logits[t].double(), z[depth - 1, :, t], rtol=1e-5, atol=1e-5)

@@ -19,6 +19,17 @@ from .model import get_deed_model
 from .saving import DeedLoadError, from_pretrained
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    # Trainer takes a second to import, which generating does not need.
+    if name == "DeedTrainer":
+        from .train import DeedTrainer
+
+        return DeedTrainer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "Ask",
     "CalibrationError",
@@ -26,6 +37,7 @@ __all__ = [
     "DeedConfig",
     "DeedConfigError",
     "DeedLoadError",
+    "DeedTrainer",
     "Entropy",
     "ExitPolicy",
     "FixedSchedule",

@@ -9,6 +9,7 @@ Hoeffding-Bentkus otherwise (Bates et al. 2021).
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -185,9 +186,10 @@ def _generate_all(
 
 def _collate(model: Any, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     inputs: dict[str, torch.Tensor] = {}
+    accepted = inspect.signature(model.forward).parameters
     for key in examples[0]:
-        if key == "labels" or not isinstance(examples[0][key], (list, tuple, torch.Tensor)):
-            continue
+        if key == "labels" or key not in accepted:
+            continue  # labels are for the score, as is whatever else an example carries
         values = [torch.as_tensor(x[key]) for x in examples]
         pad = model.config.pad_token_id if key == "input_ids" else 0
         inputs[key] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=pad)

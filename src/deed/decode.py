@@ -37,8 +37,10 @@ def decode_step(
     family, stairs, policy = model.deed_family, cache.stairs, cache.policy
     exit_of = {depth: i for i, depth in enumerate(model.deed_config.exit_layers)}
     stairs.extend(family.embed(model, decoder_input_ids, stairs.length))
-    if cache.encoder_mask is None and encoder_mask is not None:
-        cache.encoder_mask = additive(encoder_mask[:, None, None, :], encoder_hidden.dtype)
+    if not cache.encoder_seen:
+        cache.encoder_seen = True
+        if encoder_mask is not None and not bool(encoder_mask.all()):
+            cache.encoder_mask = additive(encoder_mask[:, None, None, :], encoder_hidden.dtype)
     vocab = family.vocab_size(model)
     allowed = cache.allowed(vocab, encoder_hidden.device)
 

@@ -56,6 +56,6 @@ class T5Family(DecoderFamily):
         return model.decoder.dropout(model.decoder.final_layer_norm(hidden))
 
     def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
-        if model.config.scale_decoder_outputs:
+        if getattr(model.config, "scale_decoder_outputs", False):  # MT5Config has no such field
             hidden = hidden * (model.model_dim**-0.5)
         return model.lm_head(hidden)
