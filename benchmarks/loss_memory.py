@@ -4,8 +4,8 @@ logits.
     python benchmarks/loss_memory.py            # writes benchmarks/results/loss_memory.json and prints a table
 
 A T5 with 12 decoder layers, width 64 and a vocabulary of 32128 takes one forward and backward pass on 1024 target
-tokens. Each configuration runs in a process of its own, forked before any tensor exists; its figure is the process's
-peak resident size (`ru_maxrss`) minus its resident size just before the step. Needs Linux.
+tokens. Each configuration runs in a process of its own, forked from one that has only imported; its figure is that
+process's peak resident size (`ru_maxrss`) minus its resident size just before the step. Needs Linux.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def naive_loss(model: torch.nn.Module, source: torch.Tensor, labels: torch.Tenso
     """The same value as deed's loss, written the obvious way: all exits' logits, then a cross-entropy on each."""
     decoder_input_ids = model.prepare_decoder_input_ids_from_labels(labels)
     out = model(input_ids=source, decoder_input_ids=decoder_input_ids, output_hidden_states=True, use_cache=False)
-    *early, last = model.deed_config.exit_layers
+    early = model.deed_config.exit_layers[:-1]
     logits = [model.exit_head(depth, out.decoder_hidden_states[depth]) for depth in early] + [out.logits]
     losses = torch.stack([F.cross_entropy(z.flatten(0, 1), labels.flatten()) for z in logits])
     return losses.mean() + losses[-1]

@@ -7,11 +7,15 @@ The encoder is timed by hooks on `model.get_encoder()`; what is left of `generat
 
 from __future__ import annotations
 
+import os
+import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -253,3 +257,31 @@ def depth_by_position(runs: Sequence[Run]) -> list[dict[str, float]]:
         here = [run.depths[i] for run in runs if run.depths is not None and len(run.depths) > i]
         rows.append({"position": i + 1, "mean_depth": sum(here) / len(here), "tokens": len(here)})
     return rows
+
+
+def machine() -> dict[str, Any]:
+    """What the times were taken on: processor, processors usable, torch's threads, load before the run."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    values: dict[str, Any] = {"processor": processor, "usable_cpus": usable, "torch_threads": torch.get_num_threads()}
+    if hasattr(os, "getloadavg"):
+        values["load_average_before"] = round(os.getloadavg()[0], 2)
+    return {**values, "system": platform.platform()}
+
+
+def versions() -> dict[str, str]:
+    """Of what ran."""
+    import transformers
+
+    from .. import __version__
+
+    return {
+        "deed": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": sys.version.split()[0],
+    }

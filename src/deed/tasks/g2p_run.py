@@ -10,6 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from ..calibrate import calibrate
+from ..confidence import ExitPolicy
 from ..saving import DeedLoadError, from_pretrained
 from . import g2p
 
@@ -31,9 +32,10 @@ def answer(
     model: Any,
     tokenizer: Any,
     words: list[str],
-    threshold: float,
+    threshold: float | None,
     batch_size: int = 64,
     tick: Callable[[int], None] | None = None,
+    policy: ExitPolicy | None = None,
 ) -> tuple[list[str], float]:
     """Greedy pronunciations of `words` and the mean exit depth; `tick(n)` is called after each batch of n."""
     order = sorted(range(len(words)), key=lambda i: len(words[i]))
@@ -46,6 +48,7 @@ def answer(
                 input_ids=inputs.input_ids,
                 attention_mask=inputs.attention_mask,
                 exit_threshold=threshold,
+                exit_policy=policy,
                 return_dict_in_generate=True,
             )
         texts = tokenizer.batch_decode(out.sequences, skip_special_tokens=True)

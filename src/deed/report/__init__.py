@@ -1,0 +1,29 @@
+"""Reports: one results dict becomes `report.json` and a self-contained `report.html`.
+
+Here is what the terminal and the page share: the colours of the exit depths, and how a threshold is written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Cool is shallow, warm is deep. Mid lightness, so that they read on light and on dark ground.
+_ANCHORS = ((0x1F, 0xA2, 0x8D), (0x4F, 0x83, 0xDB), (0x96, 0x68, 0xD9), (0xD6, 0x5C, 0x97), (0xE2, 0x6D, 0x46))
+
+
+def depth_colours(n_layers: int) -> list[str]:
+    """Colours `#rrggbb` of depths 1..n_layers, evenly along the scale from the first to the last anchor."""
+    colours = []
+    for i in range(n_layers):
+        at = i / max(1, n_layers - 1) * (len(_ANCHORS) - 1)
+        low = min(int(at), len(_ANCHORS) - 2)
+        mix = [round(a + (b - a) * (at - low)) for a, b in zip(_ANCHORS[low], _ANCHORS[low + 1], strict=True)]
+        colours.append("#{:02x}{:02x}{:02x}".format(*mix))
+    return colours
+
+
+def threshold_text(threshold: Any) -> str:
+    """`0.95`; `never` where nothing can leave early; one value per exit as a list."""
+    if isinstance(threshold, (list, tuple)):
+        return "[" + ", ".join(f"{t:g}" for t in threshold) + "]"
+    return "never" if threshold > 1 else f"{threshold:g}"

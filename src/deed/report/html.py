@@ -1,0 +1,241 @@
+"""`report.html` and `report.json` from one results dict (`deed demo` says in cli/demo.py how it is made).
+
+The page loads nothing from anywhere: charts are matplotlib SVGs, inlined, whose text and colours are the page's own
+(CSS variables), so they follow its light or dark mode.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from . import depth_colours, threshold_text
+
+# Stand-ins that matplotlib draws with; `_svg` puts the page's colours in their place.
+INK, FAINT, ACCENT, PAPER = "#010203", "#010204", "#010205", "#010206"
+CSS = {INK: "currentColor", FAINT: "var(--line)", ACCENT: "var(--accent)", PAPER: "var(--card)"}
+STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text, in the page's font
+    "svg.hashsalt": "deed",  # the same results give the same file
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+}
+SHOWN_EXAMPLES = 24
+
+
+def require_report() -> None:
+    """Raises:
+    ValueError: matplotlib or jinja2 is missing; says how to get them.
+    """
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f'the report needs {error.name}, which is not installed: pip install "deed-transformers[report]"'
+        ) from None
+
+
+def write_report(results: dict[str, Any], folder: Path) -> Path:
+    """Write `report.json` and `report.html` into `folder`, each whole or not at all; returns the page's path.
+
+    Raises:
+        ValueError: matplotlib or jinja2 is missing.
+        OSError: the folder cannot be written.
+    """
+    files = {
+        "report.json": json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.html": render(results),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = {name: folder / f"{name}.{os.getpid()}.tmp" for name in files}
+    try:
+        for name, text in files.items():
+            temporary[name].write_text(text, encoding="utf-8")
+        for name, path in temporary.items():
+            path.replace(folder / name)
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+    return folder / "report.html"
+
+
+def render(results: dict[str, Any]) -> str:
+    """The page.
+
+    Raises:
+        ValueError: matplotlib or jinja2 is missing.
+    """
+    require_report()
+    import jinja2
+    import matplotlib
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.globals["zip"] = zip
+    environment.filters.update(pct=percent, change=change, ms=milliseconds, threshold=threshold_text)
+    with matplotlib.rc_context(STYLE):
+        charts = {
+            "curve": curve_chart(results) if results["curve"]["points"] else "",
+            "histogram": histogram_chart(results),
+            "position": position_chart(results),
+        }
+    examples = results["examples"]
+    return environment.get_template("report.html.j2").render(
+        r=results,
+        charts={name: Markup(svg) for name, svg in charts.items()},
+        colours=depth_colours(results["n_layers"]),
+        asked=[e for e in examples if e["asked"]],
+        shown=[e for e in examples if not e["asked"]][:SHOWN_EXAMPLES],
+        differing=[e for e in examples if e["tokens"] != e["full_depth_tokens"]][:SHOWN_EXAMPLES],
+        n_differing=sum(e["tokens"] != e["full_depth_tokens"] for e in examples),
+    )
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """`68.3 %`, with a no-break space."""
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def change(saving: float) -> str:
+    """A share saved as a signed change: 0.58 is `−58 %`, -0.03 is `+3 %`."""
+    points = round(100 * saving)
+    sign = "\N{MINUS SIGN}" if points > 0 else "+" if points < 0 else ""
+    return f"{sign}{abs(points)}\N{NO-BREAK SPACE}%"
+
+
+def milliseconds(value: float) -> str:
+    """`17 s`, `1.72 s`, `431 ms` or `43.1 ms`."""
+    if value >= 1000:
+        return f"{value / 1000:.{0 if value >= 100_000 else 2}f}\N{NO-BREAK SPACE}s"
+    return f"{value:.{0 if value >= 100 else 1}f}\N{NO-BREAK SPACE}ms"
+
+
+def curve_chart(results: dict[str, Any]) -> str:
+    """Score against decoder time per input, a point per threshold; the one in use and the plain model stand out."""
+    curve, chosen, unit = results["curve"], results["deed"]["threshold"], results["unit"]
+    figure, axes = _figure(4.4, 3.0)
+    full, points = curve["full_depth"], curve["points"]
+
+    def at(row: dict[str, Any]) -> tuple[float, float]:
+        return row["decoder_ms"] / curve["timed_inputs"], 100 * row["score"]
+
+    axes.plot(*zip(*map(at, points), strict=True), "-o", color=ACCENT, lw=1.3, ms=4, mec=PAPER, mew=0.6)
+    axes.plot(*at(full), "s", color=INK, ms=7, mec=PAPER, label="full depth, untouched base class")
+    kind = "calibrated" if results["deed"]["threshold_source"] == "calibrated" else "in use"
+    for row in points:
+        if row["threshold"] == chosen:
+            label = f"threshold {threshold_text(chosen)} ({kind})"
+            axes.plot(*at(row), "o", color=ACCENT, ms=9, mec=INK, mew=1.2, label=label)
+    scores = [at(row)[1] for row in [full, *points]]
+    pad = max(1.0, 0.22 * (max(scores) - min(scores)))
+    axes.set_ylim(min(scores) - pad, max(scores) + pad)
+    axes.set_xlim(0, 1.12 * max(at(row)[0] for row in [full, *points]))
+    axes.set_xlabel(f"decoder time per {unit}, ms")
+    axes.set_ylabel(f"{results['score_name']}, %")
+    axes.legend(frameon=False, fontsize=8.5, loc="lower right")
+    # Only labels that do not run into one another; the chosen point is named in the legend already.
+    taken = [axes.transData.transform(at(full))]
+    taken += [axes.transData.transform(at(row)) for row in points if row["threshold"] == chosen]
+    for row in points:
+        here = axes.transData.transform(at(row))
+        if all(abs(here[0] - x) > 34 or abs(here[1] - y) > 16 for x, y in taken):
+            text = threshold_text(row["threshold"])
+            axes.annotate(text, at(row), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+            taken.append(here)
+    return _svg(figure, "curve", f"{results['score_name']} against decoder time per {unit}, by threshold")
+
+
+def histogram_chart(results: dict[str, Any]) -> str:
+    """Share of tokens per depth."""
+    counts, n_layers = results["depth_histogram"], results["n_layers"]
+    figure, axes = _figure(4.4, 2.5)
+    shares = [100 * count / max(1, sum(counts)) for count in counts]
+    bars = axes.bar(
+        range(1, n_layers + 1), shares, width=0.78, color=[f"#0201{d:02x}" for d in range(1, n_layers + 1)]
+    )
+    axes.bar_label(bars, [f"{s:.0f}" if s >= 0.5 or s == 0 else f"{s:.1f}" for s in shares], padding=2, fontsize=8.5)
+    axes.set_xticks(range(1, n_layers + 1))
+    axes.set_xlabel("decoder layers run for the token")
+    axes.set_ylabel("tokens, %")
+    axes.grid(axis="x", visible=False)
+    return _svg(figure, "histogram", "Share of tokens by exit depth")
+
+
+def position_chart(results: dict[str, Any]) -> str:
+    """Mean depth by position in the answer, as far as five answers reach."""
+    rows = results["depth_by_position"]
+    rows = [row for row in rows if row["tokens"] >= 5] or rows
+    figure, axes = _figure(4.4, 2.5)
+    x, y = [row["position"] for row in rows], [row["mean_depth"] for row in rows]
+    axes.fill_between(x, 0, y, color=ACCENT, alpha=0.16, lw=0)
+    axes.plot(x, y, "-o", color=ACCENT, lw=1.5, ms=4, mec=PAPER, mew=0.6)
+    axes.axhline(results["deed"]["mean_depth"], color=INK, lw=0.8, ls=(0, (3, 3)))
+    axes.annotate(
+        f"mean {results['deed']['mean_depth']:.2f}",
+        (1, results["deed"]["mean_depth"]),
+        (0, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8.5,
+    )
+    axes.set_ylim(0, results["n_layers"] * 1.02)
+    axes.set_xticks(x[:: 1 + len(x) // 13])
+    axes.set_xlabel("position of the token in the answer")
+    axes.set_ylabel("mean depth, layers")
+    return _svg(figure, "position", "Mean exit depth by position in the answer")
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    # Small on purpose: drawn at this width on a phone and enlarged elsewhere, so its text never gets too small.
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(True, axis="both")
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _svg(figure: Any, name: str, title: str) -> str:
+    """The figure as an `<svg>` element for the page: its colours, its font, ids of its own, no namespaces to look up."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+    text = text.replace("xlink:href", "href")
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    for colour, css in CSS.items():
+        text = text.replace(colour, css)
+    text = re.sub(r"#0201([0-9a-f]{2})", lambda m: f"var(--d{int(m[1], 16)})", text)
+    head = re.compile(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>')
+    label = f'<svg viewBox="{{}}" role="img" aria-labelledby="{name}-title"><title id="{name}-title">{title}</title>'
+    return head.sub(lambda m: label.format(m[1]), text, count=1)
