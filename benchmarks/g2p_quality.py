@@ -40,7 +40,10 @@ def main() -> None:
 
     def measure(subject, threshold=2.0, policy=None):
         predictions, depth = answer(subject, tokenizer, words, threshold, policy=policy)
-        return {"mean_depth": round(depth, 3), **{k: round(v, 4) for k, v in g2p.score(predictions, references).items()}}
+        return {
+            "mean_depth": round(depth, 3),
+            **{k: round(v, 4) for k, v in g2p.score(predictions, references).items()},
+        }
 
     n_layers = len(model.deed_family.layers(model))
     result = {

@@ -133,6 +133,23 @@ def test_losses_are_those_of_the_generated_answers():
     assert row["loss"] == pytest.approx(lost / 64) and row["score"] == pytest.approx(right / 64) and 0 < lost < 48
 
 
+def test_a_score_that_full_depth_never_gets_is_refused():
+    data = [{**x, "labels": [39] * 9} for x in examples(60)]
+    model = agreement_model(0.05)
+    with pytest.raises(CalibrationError, match="would be no promise"):
+        deed.calibrate(model, data, risk=0.1, confidence=0.9, max_new_tokens=3)
+    assert model.deed_config.calibration is None
+
+
+def test_calibration_switches_dropout_off_and_leaves_the_mode_as_it_was():
+    reports = []
+    for training in (False, True):
+        model = agreement_model(0.3).train(training)
+        reports.append(deed.calibrate(model, examples(40), risk=0.3, confidence=0.9, max_new_tokens=3))
+        assert model.training == training
+    assert reports[0] == reports[1]
+
+
 def test_where_nothing_passes_the_model_never_exits_early():
     model = deed_model("bart", dtype=torch.float32)
     report = deed.calibrate(model, examples(40), risk=0.1, confidence=0.95, thresholds=[0.2], max_new_tokens=5)

@@ -19,7 +19,15 @@ from transformers import (
 )
 
 from conftest import batch, deed_model, plain_model
-from deed import DeedConfig, DeedConfigError, FixedSchedule, StaircaseCache, get_deed_model
+from deed import (
+    DeedConfig,
+    DeedConfigError,
+    FixedSchedule,
+    MaxProb,
+    StaircaseCache,
+    ThresholdPolicy,
+    get_deed_model,
+)
 from deed.outputs import DeedGenerateBeamOutput, DeedGenerateOutput
 
 
@@ -157,6 +165,7 @@ def test_a_cache_can_be_continued(kind):
         ({"exit_threshold": float("nan")}, ValueError, "exit_threshold"),
         ({"exit_policy": FixedSchedule([[1], [2]])}, ValueError, "has 2 rows, but 4 rows"),
         ({"confidence_over": "some"}, ValueError, "confidence_over"),
+        ({"decoder_inputs_embeds": torch.zeros(4, 1, 32)}, ValueError, "decoder_inputs_embeds"),
         ({"exit_treshold": 0.5}, ValueError, "exit_treshold"),
     ],
 )
@@ -174,6 +183,22 @@ def test_models_that_cannot_be_wrapped():
     with pytest.raises(DeedConfigError, match="depth 6"):
         get_deed_model(model, DeedConfig(exit_layers=[6]))
     assert type(model) is T5ForConditionalGeneration, "nothing half done"
+
+
+def test_a_model_under_accelerates_hooks_is_refused():
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    model = plain_model("bart")
+    add_hook_to_module(model, ModelHook())
+    with pytest.raises(TypeError, match="one device"):
+        get_deed_model(model)
+
+
+def test_a_policy_of_the_callers_own_can_be_used_again():
+    model, policy = deed_model("t5_tied"), ThresholdPolicy(MaxProb(), torch.tensor([0.2, 0.4, 0.6, 0.8]))
+    first = model.generate(**batch(), max_new_tokens=4, exit_policy=policy)
+    model.generate(**batch(), max_new_tokens=4, exit_policy=policy, num_beams=3)
+    assert torch.equal(model.generate(**batch(), max_new_tokens=4, exit_policy=policy), first)
 
 
 def test_use_cache_false_changes_nothing(kind):

@@ -84,6 +84,11 @@ def test_a_plain_trainer_trains(cls, tmp_path):
         assert row["loss"] == pytest.approx(mean + row["exit_loss_2"], abs=2e-3)
 
 
+def test_what_would_turn_deep_supervision_off_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="label_smoothing_factor"):
+        trainer(DeedTrainer, tmp_path, label_smoothing_factor=0.1)
+
+
 def test_evaluation_does_not_gather_exit_losses(tmp_path):
     run = trainer(Seq2SeqTrainer, tmp_path)
     predictions = run.predict(run.eval_dataset).predictions

@@ -59,7 +59,8 @@ def calibrate(
         left never to exit early (threshold 2.0).
 
     Raises:
-        CalibrationError: too few examples for `risk` and `confidence`, even if none lost anything.
+        CalibrationError: too few examples for `risk` and `confidence`, even if none lost anything; or full depth scores
+            no more than `risk`, so that the bound would say nothing.
         ValueError: a bound or a grid out of range.
     """
     for name, value in (("risk", risk), ("confidence", confidence)):
@@ -76,10 +77,37 @@ def calibrate(
             f"got {len(examples)}; add examples or promise less"
         )
     say = progress or (lambda line: None)
+    was_training = model.training
+    model.eval()  # dropout would answer at random
+    try:
+        report = _learn_then_test(model, examples, risk, confidence, score, grid, batch_size, say, generate_kwargs)
+    finally:
+        model.train(was_training)
+    model.deed_config.threshold = report["threshold"]
+    model.deed_config.calibration = report
+    return report
+
+
+def _learn_then_test(
+    model: Any,
+    examples: list[dict[str, Any]],
+    risk: float,
+    confidence: float,
+    score: Callable[[list[int], dict[str, Any]], float] | None,
+    grid: list[float],
+    batch_size: int,
+    say: Callable[[str], None],
+    generate_kwargs: dict[str, Any],
+) -> dict[str, Any]:
     full, _ = _generate_all(model, examples, 2.0, batch_size, generate_kwargs)
     full_scores = [_score(score, tokens, example, tokens) for tokens, example in zip(full, examples, strict=True)]
     full_mean = sum(full_scores) / len(examples)
     say(f"full depth: score {full_mean:.4f}")
+    if full_mean <= risk:
+        raise CalibrationError(
+            f"full depth scores {full_mean:.4f} on the calibration set: a drop of {risk} would be no promise at all; "
+            "pass a score that fits the task, or leave labels out to calibrate on agreement with full depth"
+        )
 
     chosen, rows = None, []
     for threshold in grid:
@@ -100,7 +128,7 @@ def calibrate(
         if not row["accepted"]:
             break
         chosen = row
-    report = {
+    return {
         "threshold": chosen["threshold"] if chosen else 2.0,
         "risk": risk,
         "confidence": confidence,
@@ -112,9 +140,6 @@ def calibrate(
         "mean_depth": chosen["mean_depth"] if chosen else float(len(model.deed_family.layers(model))),
         "tested": rows,
     }
-    model.deed_config.threshold = report["threshold"]
-    model.deed_config.calibration = report
-    return report
 
 
 def examples_needed(risk: float, confidence: float) -> int:

@@ -222,7 +222,10 @@ class ThresholdPolicy:
         threshold = self.at(ask)
         if isinstance(threshold, float) and threshold > 1:  # no measure reaches it: spare the head
             return torch.zeros(len(ask.rows), dtype=torch.bool, device=ask.hidden.device)
-        return self.confidence(ask) >= threshold
+        confidence = self.confidence(ask)
+        if isinstance(threshold, torch.Tensor):  # in the measure's dtype, as a number would be
+            threshold = threshold.to(confidence.dtype)
+        return confidence >= threshold
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form (a measure of your own is named by its class)."""

@@ -6,6 +6,7 @@ All decoding loops are Transformers' own. `generate()` gets a `StaircaseCache` t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -95,6 +96,8 @@ class EarlyExitGeneration:
             )
         if asked("prefill_chunk_size"):
             raise ValueError("prefill_chunk_size cannot be combined with early exit; leave it out")
+        if kwargs.get("decoder_inputs_embeds") is not None:
+            raise ValueError("decoder_inputs_embeds cannot be combined with early exit; pass decoder_input_ids")
         for name in ("output_attentions", "output_hidden_states"):
             if asked(name):
                 raise ValueError(
@@ -139,7 +142,8 @@ class EarlyExitGeneration:
             given = policy.threshold.numel()
             if given == 0 or n_rows % given:
                 raise ValueError(f"exit_threshold has {given} values, but {n_rows} rows are decoded")
-            policy.threshold = policy.threshold.repeat_interleave(n_rows // given)
+            # A copy: the policy may be the caller's own, used again with other beams.
+            cache.policy = replace(policy, threshold=policy.threshold.repeat_interleave(n_rows // given))
         if isinstance(policy, FixedSchedule):
             policy.check_rows(n_rows)
         cache.begin(processors, may_skip)

@@ -34,11 +34,11 @@ def token_loss_sum(
         hidden: `[batch, length, d_model]`.
         labels: `[batch, length]` long, -100 is ignored.
         n_exits: how many exits share the budget of kept logits.
-        teacher: `[batch, length, vocab]` logits to match instead of the labels (which still say where).
+        teacher: `[labelled tokens, vocab]` logits to match instead of the labels (which still say where).
     """
     keep = labels != IGNORE
     hidden, labels = hidden[keep], labels[keep]
-    targets = labels if teacher is None else teacher[keep]
+    targets = labels if teacher is None else teacher
     if len(labels) == 0:
         return hidden.sum() * 0.0  # keeps the graph, so that every process of a distributed run has gradients
 

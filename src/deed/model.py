@@ -21,7 +21,7 @@ from .decode import decode_step
 from .exits import build_adapters
 from .families import DecoderFamily, family_of
 from .generation import EarlyExitGeneration
-from .loss import combine, normaliser, token_loss_sum
+from .loss import IGNORE, combine, normaliser, token_loss_sum
 from .outputs import DeedSeq2SeqLMOutput
 
 
@@ -33,11 +33,13 @@ def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
         config: defaults to `DeedConfig()`: every layer an exit, residual linear adapters, threshold 0.9.
 
     Raises:
-        TypeError: no family for this class, or it is a deed model already.
+        TypeError: no family for this class, it is a deed model already, or it is spread over devices by hooks.
         DeedConfigError: the configuration does not fit the decoder.
     """
     if isinstance(model, DeedMixin):
         raise TypeError("this model has early exit already; change model.deed_config, or start from the plain model")
+    if hasattr(model, "_hf_hook"):
+        raise TypeError("accelerate's hooks (device_map over several devices) bypass early exit; load onto one device")
     family = family_of(model)
     n_layers = len(family.layers(model))
     resolved = (config or DeedConfig()).resolve(n_layers)
@@ -106,7 +108,8 @@ def _forward(self: Any, base: type, args: tuple[Any, ...], kwargs: dict[str, Any
     divisor = normaliser(labels, num_items)
     n_exits = len(self.deed_config.exit_layers)
     kind = self.deed_config.loss
-    teacher = out.logits.detach() if kind == "distill" else None
+    # Selected once: every exit keeps its targets until the backward pass.
+    teacher = out.logits.detach()[labels != IGNORE] if kind == "distill" else None
     losses = []
     for depth, hidden in states.items():
         # In a conventional training ("last") the other exits are only watched.
@@ -157,6 +160,9 @@ def _decode_forward(self: Any, kwargs: dict[str, Any]) -> Any:
         raise ValueError("decoding with a StaircaseCache needs encoder_outputs")
     if kwargs.get("decoder_input_ids") is None:
         raise ValueError("decoding with a StaircaseCache needs decoder_input_ids (embeddings are not supported)")
+    unused = sorted(k for k, v in kwargs.items() if v is not None and k not in _DECODE_INPUTS)
+    if unused:
+        raise ValueError(f"decoding with early exit does not take {', '.join(unused)}")
     cache = kwargs["past_key_values"]
     encoder_hidden = encoder_outputs[0]
     logits = decode_step(
@@ -168,6 +174,17 @@ def _decode_forward(self: Any, kwargs: dict[str, Any]) -> Any:
         kwargs.get("decoder_attention_mask"),
     )
     return DeedSeq2SeqLMOutput(logits=logits, past_key_values=cache, encoder_last_hidden_state=encoder_hidden)
+
+
+# What a decoding step reads, and what generate() passes along that changes nothing here.
+_DECODE_INPUTS = {
+    "encoder_outputs",
+    "past_key_values",
+    "decoder_input_ids",
+    "attention_mask",
+    "decoder_attention_mask",
+}
+_DECODE_INPUTS |= {"input_ids", "use_cache", "return_dict", "output_attentions", "output_hidden_states"}
 
 
 class DeedMixin(EarlyExitGeneration):

@@ -88,7 +88,7 @@ def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
         raise DeedLoadError(f"{config_path}: {error}") from None
     exits = _load_exits(_file(path, EXITS_FILE, kwargs))
     architecture = (raw.get("architectures") or ["?"])[0]
-    base_class = getattr(transformers, architecture, None)
+    base_class = _model_class(architecture)
     if base_class is None:
         raise DeedLoadError(f"{config_path} names the architecture {architecture!r}, which Transformers does not have")
     try:
@@ -102,6 +102,12 @@ def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
     _fill_exits(model, exits, EXITS_FILE)
     model.eval()
     return model
+
+
+def _model_class(name: str) -> Any:
+    """A model class by name: Transformers' own, or one registered with `AutoModelForSeq2SeqLM`."""
+    registered = transformers.AutoModelForSeq2SeqLM._model_mapping._extra_content.values()
+    return getattr(transformers, name, None) or next((c for c in registered if c.__name__ == name), None)
 
 
 def save_deed_config(model: Any, folder: str | os.PathLike[str]) -> None:

@@ -36,6 +36,11 @@ class DeedTrainer(Seq2SeqTrainer):
 
     def __init__(self, *args: Any, lengths: list[int] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Both take the labels away from the model, which would quietly train the last layer alone.
+        if self.args.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor turns deep supervision off; set it to 0")
+        if self.compute_loss_func is not None:
+            raise ValueError("compute_loss_func turns deep supervision off; leave it out")
         self.lengths = lengths
         self._exit_losses: torch.Tensor | None = None
         self._exit_batches = 0

@@ -106,6 +106,14 @@ def pick_threshold(config: Any, given: float | None, folder: Path) -> tuple[Any,
     return value, "calibrated" if calibrated else "model", note
 
 
+def busy_note(machine: dict[str, Any]) -> str | None:
+    """A warning where other programs had the processors: waiting for one can take longer than the work itself."""
+    load, cpus = machine.get("load_average_before"), machine["usable_cpus"]
+    if load is None or cpus is None or load < 0.75 * cpus:
+        return None
+    return f"The machine was busy (load {load:g} on {cpus} processors): trust medians more than sums, neither much."
+
+
 def measure(
     folder: Path,
     sample: list[tuple[str, list[str]]],
@@ -188,7 +196,7 @@ def measure(
         "unit": "word",
         "score_name": "word accuracy",
         "end_token": tokenizer.eos_token,
-        "note": note,
+        "notes": [text for text in (note, busy_note(machine)) if text],
         "n_layers": n_layers,
         "full_depth": {**full_scored, **full.summary()},
         "deed": {**scored(deed), **deed.summary(), "threshold": threshold, "threshold_source": source},
@@ -302,7 +310,7 @@ def show(results: dict[str, Any], page: Path) -> None:
     console.print(legend)
 
     full, deed, saving = results["full_depth"], results["deed"], results["saving"]
-    numbers = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False)
+    numbers = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for header in ("", "full depth", "early exit", "change"):
         numbers.add_column(header, justify="right" if header else "left")
     points = 100 * (deed["score"] - full["score"])
@@ -313,6 +321,9 @@ def show(results: dict[str, Any], page: Path) -> None:
     for name in ("decoder", "overall"):
         times = [milliseconds(subject[f"{name}_ms"]) for subject in (full, deed)]
         numbers.add_row(f"{name} latency", *times, Text(change(saving[name]), style="bold"))
+    medians = [subject["decoder_ms_per_input"]["median"] for subject in (full, deed)]
+    per_word = change(1 - medians[1] / medians[0])
+    numbers.add_row(f"decoder, median {results['unit']}", *map(milliseconds, medians), per_word)
     numbers.add_row("mean depth", str(n_layers), f"{deed['mean_depth']:.2f}", f"of {n_layers} layers")
     console.print()
     console.print(numbers)
@@ -323,8 +334,8 @@ def show(results: dict[str, Any], page: Path) -> None:
         f"took turns. Threshold {threshold_text(deed['threshold'])} ({source}). "
         f"{results['changes']['lost']} answers became wrong, {results['changes']['gained']} became right."
     )
-    if results["note"]:
-        console.print(Text(results["note"], style="yellow"))
+    for note in results["notes"]:
+        console.print(Text(note, style="yellow"))
     console.print(Text(f"report: {page}"), soft_wrap=True)  # unbroken, so that it can be copied
 
 

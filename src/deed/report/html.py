@@ -102,14 +102,16 @@ def render(results: dict[str, Any]) -> str:
             "position": position_chart(results),
         }
     examples = results["examples"]
+    counted = [e for e in examples if not e["asked"]]
+    differing = [e for e in counted if e["tokens"] != e["full_depth_tokens"]]
     return environment.get_template("report.html.j2").render(
         r=results,
         charts={name: Markup(svg) for name, svg in charts.items()},
         colours=depth_colours(results["n_layers"]),
         asked=[e for e in examples if e["asked"]],
-        shown=[e for e in examples if not e["asked"]][:SHOWN_EXAMPLES],
-        differing=[e for e in examples if e["tokens"] != e["full_depth_tokens"]][:SHOWN_EXAMPLES],
-        n_differing=sum(e["tokens"] != e["full_depth_tokens"] for e in examples),
+        shown=counted[:SHOWN_EXAMPLES],
+        differing=differing[:SHOWN_EXAMPLES],
+        n_differing=len(differing),
     )
 
 
@@ -135,13 +137,13 @@ def milliseconds(value: float) -> str:
 def curve_chart(results: dict[str, Any]) -> str:
     """Score against decoder time per input, a point per threshold; the one in use and the plain model stand out."""
     curve, chosen, unit = results["curve"], results["deed"]["threshold"], results["unit"]
-    figure, axes = _figure(4.4, 3.0)
+    figure, axes = _figure(4.0, 3.1)
     full, points = curve["full_depth"], curve["points"]
 
     def at(row: dict[str, Any]) -> tuple[float, float]:
         return row["decoder_ms"] / curve["timed_inputs"], 100 * row["score"]
 
-    axes.plot(*zip(*map(at, points), strict=True), "-o", color=ACCENT, lw=1.3, ms=4, mec=PAPER, mew=0.6)
+    axes.plot(*zip(*map(at, points), strict=True), "-o", color=ACCENT, lw=1.3, ms=4.5, mec=PAPER, mew=0.6)
     axes.plot(*at(full), "s", color=INK, ms=7, mec=PAPER, label="full depth, untouched base class")
     kind = "calibrated" if results["deed"]["threshold_source"] == "calibrated" else "in use"
     for row in points:
@@ -152,30 +154,42 @@ def curve_chart(results: dict[str, Any]) -> str:
     pad = max(1.0, 0.22 * (max(scores) - min(scores)))
     axes.set_ylim(min(scores) - pad, max(scores) + pad)
     axes.set_xlim(0, 1.12 * max(at(row)[0] for row in [full, *points]))
+    axes.locator_params(axis="both", nbins=6)
     axes.set_xlabel(f"decoder time per {unit}, ms")
     axes.set_ylabel(f"{results['score_name']}, %")
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
-    # Only labels that do not run into one another; the chosen point is named in the legend already.
-    taken = [axes.transData.transform(at(full))]
-    taken += [axes.transData.transform(at(row)) for row in points if row["threshold"] == chosen]
-    for row in points:
-        here = axes.transData.transform(at(row))
-        if all(abs(here[0] - x) > 34 or abs(here[1] - y) > 16 for x, y in taken):
-            text = threshold_text(row["threshold"])
-            axes.annotate(text, at(row), (0, 6), textcoords="offset points", ha="center", fontsize=8)
-            taken.append(here)
+    figure.draw_without_rendering()  # settles the layout, so that points are where they will be
+    place = axes.transData.transform
+    taken = {i: place(at(row)) for i, row in enumerate([*points, full])}
+    for i, row in enumerate(points):
+        if row["threshold"] == chosen:
+            continue  # named in the legend
+        x, y = place(at(row))
+        text = threshold_text(row["threshold"])
+        half = (5 + 4.6 * len(text)) / 2  # points
+        # The curve bends away from the upper left. Where a label would run into a point or another label it is left
+        # out: the table beside the chart has them all.
+        for dx, dy in ((-half - 3, 5), (0, 10), (0, -10)):
+            spot = (x + dx * figure.dpi / 72, y + dy * figure.dpi / 72)
+            others = [spot for key, spot in taken.items() if key != i]
+            if all(abs(spot[0] - tx) > half + 8 or abs(spot[1] - ty) > 11 for tx, ty in others):
+                middle = {"ha": "center", "va": "center", "fontsize": 8}
+                axes.annotate(text, at(row), (dx, dy), textcoords="offset points", **middle)
+                taken[-1 - i] = spot
+                break
     return _svg(figure, "curve", f"{results['score_name']} against decoder time per {unit}, by threshold")
 
 
 def histogram_chart(results: dict[str, Any]) -> str:
     """Share of tokens per depth."""
     counts, n_layers = results["depth_histogram"], results["n_layers"]
-    figure, axes = _figure(4.4, 2.5)
+    figure, axes = _figure(4.0, 2.4)
     shares = [100 * count / max(1, sum(counts)) for count in counts]
     bars = axes.bar(
         range(1, n_layers + 1), shares, width=0.78, color=[f"#0201{d:02x}" for d in range(1, n_layers + 1)]
     )
     axes.bar_label(bars, [f"{s:.0f}" if s >= 0.5 or s == 0 else f"{s:.1f}" for s in shares], padding=2, fontsize=8.5)
+    axes.margins(y=0.12)
     axes.set_xticks(range(1, n_layers + 1))
     axes.set_xlabel("decoder layers run for the token")
     axes.set_ylabel("tokens, %")
@@ -187,20 +201,13 @@ def position_chart(results: dict[str, Any]) -> str:
     """Mean depth by position in the answer, as far as five answers reach."""
     rows = results["depth_by_position"]
     rows = [row for row in rows if row["tokens"] >= 5] or rows
-    figure, axes = _figure(4.4, 2.5)
+    figure, axes = _figure(4.0, 2.4)
     x, y = [row["position"] for row in rows], [row["mean_depth"] for row in rows]
     axes.fill_between(x, 0, y, color=ACCENT, alpha=0.16, lw=0)
     axes.plot(x, y, "-o", color=ACCENT, lw=1.5, ms=4, mec=PAPER, mew=0.6)
-    axes.axhline(results["deed"]["mean_depth"], color=INK, lw=0.8, ls=(0, (3, 3)))
-    axes.annotate(
-        f"mean {results['deed']['mean_depth']:.2f}",
-        (1, results["deed"]["mean_depth"]),
-        (0, 3),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        ha="right",
-        fontsize=8.5,
-    )
+    mean = results["deed"]["mean_depth"]
+    axes.axhline(mean, color=INK, lw=0.8, ls=(0, (3, 3)), label=f"all tokens: {mean:.2f}")
+    axes.legend(frameon=False, fontsize=8.5, loc="upper right")
     axes.set_ylim(0, results["n_layers"] * 1.02)
     axes.set_xticks(x[:: 1 + len(x) // 13])
     axes.set_xlabel("position of the token in the answer")
