@@ -109,7 +109,7 @@ def pick_threshold(config: Any, given: float | None, folder: Path) -> tuple[Any,
 def busy_note(machine: dict[str, Any]) -> str | None:
     """A warning where other programs had the processors: waiting for one can take longer than the work itself."""
     load, cpus = machine.get("load_average_before"), machine["usable_cpus"]
-    if load is None or cpus is None or load < 0.75 * cpus:
+    if load is None or cpus is None or load < 0.9 * cpus:
         return None
     return f"The machine was busy (load {load:g} on {cpus} processors): trust medians more than sums, neither much."
 

@@ -22,8 +22,10 @@ def depth_colours(n_layers: int) -> list[str]:
     return colours
 
 
-def threshold_text(threshold: Any) -> str:
-    """`0.95`; `never` where nothing can leave early; one value per exit as a list."""
+def threshold_text(threshold: Any, short: bool = False) -> str:
+    """`0.95`; one value per exit as a list; `2 (never leaves early)`, or in short `never`, where nothing can leave."""
     if isinstance(threshold, (list, tuple)):
         return "[" + ", ".join(f"{t:g}" for t in threshold) + "]"
-    return "never" if threshold > 1 else f"{threshold:g}"
+    if threshold > 1:
+        return "never" if short else f"{threshold:g} (never leaves early)"
+    return f"{threshold:g}"

@@ -159,19 +159,19 @@ def curve_chart(results: dict[str, Any]) -> str:
     axes.set_ylabel(f"{results['score_name']}, %")
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
     figure.draw_without_rendering()  # settles the layout, so that points are where they will be
-    place = axes.transData.transform
-    taken = {i: place(at(row)) for i, row in enumerate([*points, full])}
+    pixels = axes.transData.transform
+    taken = {i: pixels(at(row)) for i, row in enumerate([*points, full])}
     for i, row in enumerate(points):
         if row["threshold"] == chosen:
             continue  # named in the legend
-        x, y = place(at(row))
-        text = threshold_text(row["threshold"])
+        x, y = pixels(at(row))
+        text = threshold_text(row["threshold"], short=True)
         half = (5 + 4.6 * len(text)) / 2  # points
         # The curve bends away from the upper left. Where a label would run into a point or another label it is left
         # out: the table beside the chart has them all.
         for dx, dy in ((-half - 3, 5), (0, 10), (0, -10)):
             spot = (x + dx * figure.dpi / 72, y + dy * figure.dpi / 72)
-            others = [spot for key, spot in taken.items() if key != i]
+            others = [place for key, place in taken.items() if key != i]
             if all(abs(spot[0] - tx) > half + 8 or abs(spot[1] - ty) > 11 for tx, ty in others):
                 middle = {"ha": "center", "va": "center", "fontsize": 8}
                 axes.annotate(text, at(row), (dx, dy), textcoords="offset points", **middle)
