@@ -271,3 +271,22 @@ def test_mt5_goes_through_the_t5_family():
     z = model.exit_logits(**batch(), decoder_input_ids=g.sequences[:, :-1])
     for t, depth in enumerate([1, 3, 2, 1, 3, 2]):
         torch.testing.assert_close(g.logits[t].double(), z[depth - 1, :, t], rtol=1e-5, atol=1e-5)
+
+
+def test_encoder_embeddings_and_ready_encoder_outputs(kind):
+    model, inputs = deed_model(kind), batch()
+    expected = model.generate(**inputs, max_new_tokens=5, exit_threshold=0.5)
+    mask = inputs["attention_mask"]
+    embeddings = model.get_input_embeddings()(inputs["input_ids"])
+    encoded = model.get_encoder()(**inputs)
+    options = {"attention_mask": mask, "max_new_tokens": 5, "exit_threshold": 0.5}
+    assert torch.equal(model.generate(inputs_embeds=embeddings, **options), expected)
+    assert torch.equal(model.generate(encoder_outputs=encoded, **options), expected)
+
+
+def test_exits_can_be_weighted_by_hand(kind):
+    model = deed_model(kind)
+    out = model(**batch(), labels=torch.tensor([[5, 6, 2]] * 4))
+    (out.exit_losses * torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])).sum().backward()
+    assert model.deed_exits["2"].linear.weight.grad.abs().sum() > 0
+    assert not model.deed_exits["3"].linear.weight.grad.abs().sum() > 0

@@ -31,7 +31,7 @@ def pending_states_not_reordered(patch):
     select = staircase_module.Staircase.select
 
     def mutant(self, indices):
-        hidden = self.hidden
+        hidden = self.hidden.clone()
         select(self, indices)
         self.hidden = hidden
 

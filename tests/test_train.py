@@ -20,7 +20,7 @@ from deed.tasks import g2p
 from deed.train import (
     BucketSampler,
     DeedTrainer,
-    LateDropout,
+    DropoutWindow,
     Recipe,
     check_recipe,
     last_complete_checkpoint,
@@ -127,9 +127,9 @@ def test_frozen_backbone_stays_bit_for_bit(tmp_path):
         assert torch.equal(p, before[name]) != name.startswith("deed_exits."), name
 
 
-def test_late_dropout():
+def test_dropout_window():
     model = deed_model("t5_tied")
-    callback = LateDropout(0.3, 5)
+    callback = DropoutWindow(0.3, 5, 6)
 
     class State:
         global_step = 4
@@ -142,6 +142,9 @@ def test_late_dropout():
     callback.on_step_begin(None, state, None, model=model)
     assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.3}
     assert model.decoder.block[0].layer[0].SelfAttention.dropout == 0.3
+    state.global_step = 6
+    callback.on_step_begin(None, state, None, model=model)
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
 
 
 def test_buckets_hold_every_example_once_and_like_lengths():

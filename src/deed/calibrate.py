@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -59,8 +60,7 @@ def calibrate(
         left never to exit early (threshold 2.0).
 
     Raises:
-        CalibrationError: too few examples for `risk` and `confidence`, even if none lost anything; or full depth scores
-            no more than `risk`, so that the bound would say nothing.
+        CalibrationError: too few examples for `risk` and `confidence`, even if none lost anything.
         ValueError: a bound or a grid out of range.
     """
     for name, value in (("risk", risk), ("confidence", confidence)):
@@ -104,9 +104,10 @@ def _learn_then_test(
     full_mean = sum(full_scores) / len(examples)
     say(f"full depth: score {full_mean:.4f}")
     if full_mean <= risk:
-        raise CalibrationError(
-            f"full depth scores {full_mean:.4f} on the calibration set: a drop of {risk} would be no promise at all; "
-            "pass a score that fits the task, or leave labels out to calibrate on agreement with full depth"
+        warnings.warn(
+            f"full depth scores {full_mean:.4f} on the calibration set, so a drop of {risk} is no promise at all; "
+            "pass a score that fits the task, or leave labels out to calibrate on agreement with full depth",
+            stacklevel=3,
         )
 
     chosen, rows = None, []

@@ -45,6 +45,7 @@ def decode_step(
     allowed = cache.allowed(vocab, encoder_hidden.device)
 
     live = cache.live_rows()
+    rows = torch.tensor(live, device=encoder_hidden.device)
     depths = [0] * stairs.n_rows
     leavers: list[tuple[list[int], torch.Tensor]] = []
     earlier: list[torch.Tensor] = []  # argmax of the exits asked in this step, for measures that remember
@@ -72,7 +73,7 @@ def decode_step(
                 exit_index=exit_of[depth],
                 is_last=depth == n_layers,
                 step=cache.step,
-                rows=torch.tensor(live, device=hidden.device),
+                rows=rows,
                 hidden=hidden,
                 previous=block.hidden[:, -1] if depth > 1 else None,
                 head=lambda h=hidden, d=depth: _logits(model, d, h),  # type: ignore[misc]
@@ -92,7 +93,9 @@ def decode_step(
                 token = ask.masked_logits.argmax(-1)
                 stay = torch.tensor([not gone for gone in leave], device=token.device)
                 earlier = [t[stay] for t in [*earlier, token]]
-            live = [r for r, gone in zip(live, leave, strict=True) if not gone]
+            if any(leave):
+                live = [r for r, gone in zip(live, leave, strict=True) if not gone]
+                rows = torch.tensor(live, device=encoder_hidden.device)
         else:
             stairs.widen(block, output)
 

@@ -148,11 +148,30 @@ class EarlyExitGeneration:
             policy.check_rows(n_rows)
         cache.begin(processors, may_skip)
 
-    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    # Between two steps, Transformers prepares for caches, masks and modalities that a StaircaseCache has none of. At small
+    # model sizes that costs as much as a layer, so what a step needs is handed over directly.
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, next_sequence_length: int | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         cache = kwargs.get("past_key_values")
-        if isinstance(cache, StaircaseCache) and cache.constraints:
+        if not isinstance(cache, StaircaseCache):
+            return super().prepare_inputs_for_generation(input_ids, next_sequence_length, **kwargs)  # type: ignore[misc]
+        if cache.constraints:
             cache.token_ids = input_ids
-        return super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
+        new = input_ids if next_sequence_length is None else input_ids[:, -next_sequence_length:]
+        kwargs.pop("is_first_iteration", None)
+        return {**kwargs, "decoder_input_ids": new}
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        if not isinstance(model_kwargs.get("past_key_values"), StaircaseCache):
+            return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)  # type: ignore[misc]
+        mask = model_kwargs.get("decoder_attention_mask")
+        if mask is not None:
+            model_kwargs["decoder_attention_mask"] = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=-1)
+        return model_kwargs
 
 
 class _WatchedCriteria(StoppingCriteriaList):

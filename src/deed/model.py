@@ -118,7 +118,7 @@ def _forward(self: Any, base: type, args: tuple[Any, ...], kwargs: dict[str, Any
     losses.append(token_loss_sum(_as_is, out.logits, labels) / divisor)
     exit_losses = torch.stack([x.to(losses[-1].device) for x in losses])
     loss = combine(exit_losses, kind)
-    result = DeedSeq2SeqLMOutput(**{**out, "loss": loss, "exit_losses": exit_losses.detach()})
+    result = DeedSeq2SeqLMOutput(**{**out, "loss": loss, "exit_losses": exit_losses})
     wants_dict = return_dict if return_dict is not None else getattr(self.config, "return_dict", True)
     return result if wants_dict else result.to_tuple()
 

@@ -144,11 +144,11 @@ class Staircase:
         if any(not 0 <= i < self.n_rows for i in order):
             raise IndexError(f"row indices {order} do not fit a staircase of {self.n_rows} rows")
         at = indices.to(self.hidden.device)
-        self.hidden = self.hidden.index_select(0, at)
+        self.hidden = _reordered(self.hidden, 1, at, self.length)
         for buffers in (self.keys, self.values):
             for layer, buffer in enumerate(buffers):
                 if buffer is not None:
-                    buffers[layer] = buffer.index_select(0, at)
+                    buffers[layer] = _reordered(buffer, 2, at, self.length)
         self.filled = [[stairs[i] for i in order] for stairs in self.filled]
         if self.writes is not None:
             self.writes = self.writes[:, order]
@@ -175,6 +175,14 @@ class Staircase:
                     buffers[layer] = _grown(buffer, 2, self._capacity)
         if self.writes is not None:
             self.writes = _grown(self.writes, 2, self._capacity)
+
+
+def _reordered(buffer: torch.Tensor, axis: int, order: torch.Tensor, length: int) -> torch.Tensor:
+    if len(order) != buffer.shape[0]:
+        return buffer.index_select(0, order)
+    used = buffer.narrow(axis, 0, length)  # beams reorder at every step: leave the empty part alone
+    used.copy_(used.index_select(0, order))
+    return buffer
 
 
 def _grown(buffer: torch.Tensor, axis: int, size: int) -> torch.Tensor:

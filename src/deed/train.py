@@ -52,7 +52,7 @@ class DeedTrainer(Seq2SeqTrainer):
         losses = outputs.get("exit_losses") if isinstance(outputs, dict) else None
         if losses is not None and model.training:
             # Per token: with accumulation the model's losses are shares of a sum over several batches.
-            share = losses * self.args.gradient_accumulation_steps
+            share = losses.detach() * self.args.gradient_accumulation_steps
             self._exit_losses = share if self._exit_losses is None else self._exit_losses + share
             self._exit_batches += 1
         return (loss, outputs) if return_outputs else loss
@@ -113,15 +113,15 @@ class BucketSampler(Sampler[int]):
             yield from batch
 
 
-class LateDropout(TrainerCallback):
-    """No dropout before `start` (a step), `rate` from there: a small model first has to fit (Liu et al. 2023, "Dropout
-    Reduces Underfitting", section 5). Depends on the step alone, so a resumed run goes on alike."""
+class DropoutWindow(TrainerCallback):
+    """Dropout at `rate` in steps `start` to `stop` only: a small model first has to fit (Liu et al. 2023, "Dropout Reduces
+    Underfitting", section 5). Depends on the step alone, so a resumed run goes on alike."""
 
-    def __init__(self, rate: float, start: int) -> None:
-        self.rate, self.start, self.now = rate, start, -1.0
+    def __init__(self, rate: float, start: int, stop: int) -> None:
+        self.rate, self.start, self.stop, self.now = rate, start, stop, -1.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        rate = self.rate if state.global_step >= self.start else 0.0
+        rate = self.rate if self.start <= state.global_step < self.stop else 0.0
         if rate == self.now:
             return
         self.now = rate
@@ -140,20 +140,21 @@ class Recipe:
         steps: optimizer steps.
         batch_size: pairs per step and process.
         learning_rate: peak of a linear warm-up and decay.
-        dropout: rate from step `dropout_from * steps` on; none before (see `LateDropout`).
+        dropout: rate in steps `dropout_start` to `dropout_stop`, none outside (see `DropoutWindow`).
         conventional: train the plain model (last layer's loss only), for comparison.
         base: folder of a trained model whose backbone is kept frozen; only adaptation modules are trained, by
             self-distillation from its last layer (`deed tune`).
         bf16: bfloat16 autocast.
     """
 
-    steps: int = 9000
+    steps: int = 9500
     batch_size: int = 128
     learning_rate: float = 1.5e-3
     warmup_steps: int = 300
     weight_decay: float = 0.05
     dropout: float = 0.1
-    dropout_from: float = 0.5
+    dropout_start: int = 4500
+    dropout_stop: int = 6250
     n_layers: int = 8
     d_model: int = 128
     d_ff: int = 512
@@ -226,7 +227,7 @@ def train_g2p(output: Path, recipe: Recipe, data: Path | None = None, limit: int
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         processing_class=tokenizer,
         compute_metrics=measure if eval_set else None,
-        callbacks=[LateDropout(recipe.dropout, round(recipe.dropout_from * recipe.steps))],
+        callbacks=[DropoutWindow(recipe.dropout, recipe.dropout_start, recipe.dropout_stop)],
         lengths=[len(x["input_ids"]) * 64 + len(x["labels"]) for x in train_set],
     )
     result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(output))

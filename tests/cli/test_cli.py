@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from deed import DeedConfig, get_deed_model
+from deed.cli.demo import CHECKPOINT
 from deed.tasks import g2p
 
 VERBS = ["demo", "train", "tune", "calibrate", "evaluate"]
@@ -49,13 +51,15 @@ def test_evaluate(model_folder):
     assert report["words"] == 20 and full["mean_depth"] == 2.0 and 1.0 <= early["mean_depth"] <= 2.0
 
 
-def test_calibrate_is_saved(model_folder):
+def test_calibrate_is_saved(tmp_path):
+    folder = shutil.copytree(CHECKPOINT, tmp_path / "model")
     arguments = ["--risk", "0.2", "--confidence", "0.9", "--count", "40", "--json"]
-    done = deed("calibrate", str(model_folder), *arguments)
+    done = deed("calibrate", str(folder), *arguments)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    saved = json.loads((model_folder / "config.json").read_text())["deed_config"]
-    assert saved["calibration"] == report and saved["threshold"] == report["threshold"]
+    saved = json.loads((folder / "config.json").read_text())["deed_config"]
+    assert saved["calibration"] == report and saved["threshold"] == report["threshold"] <= 1
+    assert report["examples"] == 40 and report["full_depth_score"] > 0.3
 
 
 @pytest.mark.parametrize(

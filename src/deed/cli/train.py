@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-EXAMPLE = "Example: deed train --output runs/g2p --steps 9000"
+EXAMPLE = "Example: deed train --output runs/g2p --steps 9500"
 
 
 def train(
     output: Annotated[Path, typer.Option(help="Run folder: checkpoints, log, and the finished model in model/.")],
     task: Annotated[str, typer.Option(help="What to train on: g2p (CMUdict).")] = "g2p",
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 9000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 9500,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs per step and process.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1.5e-3,
     layers: Annotated[int, typer.Option(min=1, help="Encoder and decoder layers each.")] = 8,

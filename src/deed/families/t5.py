@@ -56,6 +56,7 @@ class T5Family(DecoderFamily):
         return model.decoder.dropout(model.decoder.final_layer_norm(hidden))
 
     def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
-        if getattr(model.config, "scale_decoder_outputs", False):  # MT5Config has no such field
+        # vars(): the configuration's own attribute lookup takes as long as the projection. MT5Config has no such field.
+        if vars(model.config).get("scale_decoder_outputs", False):
             hidden = hidden * (model.model_dim**-0.5)
         return model.lm_head(hidden)
