@@ -1,4 +1,5 @@
-# deed: `make demo` shows the main job, `make test` runs the tests. Each sets up .venv by itself.
+# deed: `make demo` shows the main job (WORDS="of your own" are answered too), `make test` runs the tests.
+# Each sets up .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -14,7 +15,7 @@ BIN := .venv/bin
 install: .venv/.installed
 
 demo: install
-	$(BIN)/deed demo
+	$(BIN)/deed demo $(WORDS)
 
 test: install
 	$(BIN)/python -m pytest -n 2

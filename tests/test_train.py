@@ -281,3 +281,10 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     assert grads[0].keys() == grads[1].keys() and any(g.abs().sum() > 0 for g in grads[0].values())
     for name in grads[0]:
         torch.testing.assert_close(grads[1][name], grads[0][name], rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_trainer_can_generate_with_labels_in_the_batch(tmp_path):
+    run = trainer(DeedTrainer, tmp_path, predict_with_generate=True)
+    run.model.deed_config.threshold = 0.05
+    predictions = run.predict(run.eval_dataset, max_length=8).predictions
+    assert predictions.shape[0] == len(run.eval_dataset)

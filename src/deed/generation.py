@@ -160,8 +160,8 @@ class EarlyExitGeneration:
         if cache.constraints:
             cache.token_ids = input_ids
         new = input_ids if next_sequence_length is None else input_ids[:, -next_sequence_length:]
-        kwargs.pop("is_first_iteration", None)
-        return {**kwargs, "decoder_input_ids": new}
+        dropped = ("is_first_iteration", "labels")  # Seq2SeqTrainer hands its labels to generate()
+        return {**{k: v for k, v in kwargs.items() if k not in dropped}, "decoder_input_ids": new}
 
     def _update_model_kwargs_for_generation(
         self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
