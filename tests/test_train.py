@@ -221,6 +221,18 @@ def test_train_writes_model_recipe_and_log(dictionary, tmp_path):
     assert deed.from_pretrained(model).deed_config.threshold == 2.0
 
 
+def test_a_further_stage_goes_on_from_a_saved_model(dictionary, tmp_path):
+    train_g2p(tmp_path / "one", Recipe(**TINY), dictionary)
+    first = deed.from_pretrained(tmp_path / "one" / "model")
+    recipe = Recipe(
+        **{**TINY, "steps": 1, "learning_rate": 1e-9, "warmup_steps": 0}, start=str(tmp_path / "one" / "model")
+    )
+    train_g2p(tmp_path / "two", recipe, dictionary)
+    second = deed.from_pretrained(tmp_path / "two" / "model")
+    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
+
+
 def test_conventional_training_gives_a_plain_model(dictionary, tmp_path):
     train_g2p(tmp_path, Recipe(**TINY, conventional=True), dictionary)
     assert not (tmp_path / "model" / "deed_exits.safetensors").exists()

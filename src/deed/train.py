@@ -51,8 +51,11 @@ class DeedTrainer(Seq2SeqTrainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         losses = outputs.get("exit_losses") if isinstance(outputs, dict) else None
         if losses is not None and model.training:
-            # Per token: with accumulation the model's losses are shares of a sum over several batches.
-            share = losses.detach() * self.args.gradient_accumulation_steps
+            # Per token: the model's losses are shares of a sum over the accumulated batches of all processes.
+            parts = self.args.gradient_accumulation_steps
+            if self.args.average_tokens_across_devices:
+                parts *= self.accelerator.num_processes
+            share = losses.detach() * parts
             self._exit_losses = share if self._exit_losses is None else self._exit_losses + share
             self._exit_batches += 1
         return (loss, outputs) if return_outputs else loss
@@ -142,6 +145,7 @@ class Recipe:
         learning_rate: peak of a linear warm-up and decay.
         dropout: rate in steps `dropout_start` to `dropout_stop`, none outside (see `DropoutWindow`).
         conventional: train the plain model (last layer's loss only), for comparison.
+        start: folder of a saved model to go on from, with a fresh optimizer and schedule (a further stage).
         base: folder of a trained model whose backbone is kept frozen; only adaptation modules are trained, by
             self-distillation from its last layer (`deed tune`).
         bf16: bfloat16 autocast.
@@ -161,6 +165,7 @@ class Recipe:
     adapter: str = "residual_linear"
     loss: str = "deed"
     conventional: bool = False
+    start: str | None = None
     base: str | None = None
     bf16: bool = True
     seed: int = 0
@@ -239,7 +244,7 @@ def train_g2p(output: Path, recipe: Recipe, data: Path | None = None, limit: int
 
 def start_g2p(recipe: Recipe) -> tuple[Any, Any]:
     """The model a run starts from, and its tokenizer. Thresholds stay above 1 (full depth) until calibrated."""
-    from .tasks import g2p
+    from .tasks import g2p, g2p_run
 
     if recipe.base is not None:
         try:
@@ -249,6 +254,10 @@ def start_g2p(recipe: Recipe) -> tuple[Any, Any]:
             raise ValueError(f"the base model in {recipe.base} cannot be loaded: {error}") from None
         model = get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss="distill", threshold=2.0))
         model.freeze_backbone()
+        return model, tokenizer
+    if recipe.start is not None:
+        model, tokenizer = g2p_run.load(Path(recipe.start))
+        model.deed_config.threshold, model.deed_config.calibration = 2.0, None
         return model, tokenizer
     tokenizer = g2p.build_tokenizer()
     model = g2p.build_model(tokenizer, recipe.n_layers, recipe.d_model, recipe.d_ff, recipe.dropout)

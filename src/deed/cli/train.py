@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,13 @@ def train(
     d_model: Annotated[int, typer.Option(min=32, help="Width, a multiple of 32.")] = 128,
     adapter: Annotated[str, typer.Option(help="residual_linear, linear, bottleneck or none.")] = "residual_linear",
     loss: Annotated[str, typer.Option(help="deed (L_avg + L_N), mean (L_avg) or last (L_N).")] = "deed",
+    dropout: Annotated[float, typer.Option(help="Dropout inside the window of steps.")] = 0.1,
+    dropout_start: Annotated[int, typer.Option(help="First step with dropout.")] = 4500,
+    dropout_stop: Annotated[int, typer.Option(help="First step without again.")] = 6250,
+    warmup_steps: Annotated[int, typer.Option(min=0, help="Steps of rising learning rate.")] = 300,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Go on from this saved model, with a fresh optimizer and schedule.")
+    ] = None,
     conventional: Annotated[bool, typer.Option(help="Train the plain model, for comparison.")] = False,
     bf16: Annotated[bool, typer.Option(help="bfloat16 autocast.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and dropout.")] = 0,
@@ -36,8 +43,10 @@ def train(
         raise ValueError(f"--task must be g2p, got {task!r}")
     if d_model % 32:
         raise ValueError(f"--d-model must be a multiple of 32, got {d_model}")
+    if start is not None and (conventional or not (start / "config.json").is_file()):
+        raise ValueError(f"--from needs the folder of a saved deed model, and no --conventional; got {start}")
     known = {f.name for f in fields(Recipe)}
-    given = {k: v for k, v in locals().items() if k in known}
+    given: dict[str, Any] = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k in known}
     result = train_g2p(output, Recipe(**{**given, "n_layers": layers}), data, limit)
     if as_json:
         typer.echo(json.dumps(result))
