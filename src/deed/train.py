@@ -305,6 +305,7 @@ def publish(trainer: Any, model: Any, tokenizer: Any, output: Path, recipe: Reci
     """Write `output/model` (fp32, complete or not at all) and the training log beside it."""
     target, temporary = output / "model", output / "model.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
+    model.config.use_cache = True  # Trainer switches it off and would leave it so in the folder
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     (temporary / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")

@@ -32,7 +32,7 @@ def demo(
     model: Annotated[
         Path | None, typer.Option(help="Folder of a saved deed model.", show_default="the one shipped with deed")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Words of the fixed sample of the test split.")] = 400,
+    count: Annotated[int, typer.Option(min=1, help="Words of the fixed sample of the test split.")] = 1000,
     threshold: Annotated[
         float | None, typer.Option(help="Exit threshold.", show_default="the model's own, calibrated")
     ] = None,
