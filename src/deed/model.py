@@ -184,7 +184,14 @@ _DECODE_INPUTS = {
     "attention_mask",
     "decoder_attention_mask",
 }
-_DECODE_INPUTS |= {"input_ids", "use_cache", "return_dict", "output_attentions", "output_hidden_states"}
+_DECODE_INPUTS |= {
+    "input_ids",
+    "inputs_embeds",
+    "use_cache",
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+}
 
 
 class DeedMixin(EarlyExitGeneration):
