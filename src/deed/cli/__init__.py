@@ -19,7 +19,10 @@ app = typer.Typer(
 def main() -> None:
     """Entry point of the `deed` script."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of reading weights: the verbs have bars of their own
+    if len(sys.argv) > 1 and not {"-h", "--help"} & set(sys.argv):
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # of reading weights: the verbs have bars of their own
     from . import calibrate, demo, evaluate, train, tune
 
     for verb in (demo, train, tune, calibrate, evaluate):
