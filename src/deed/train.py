@@ -195,9 +195,7 @@ def train_g2p(output: Path, recipe: Recipe, data: Path | None = None, limit: int
     eval_set = [{**x, "labels": x["labels"]} for x in g2p.encode_pairs([(w, a[:1]) for w, a in validation], tokenizer)]
 
     def measure(prediction: Any) -> dict[str, float]:
-        ids = prediction.predictions[: len(answers)]  # several processes pad the last batch by repeating rows
-        ids[ids < 0] = tokenizer.pad_token_id
-        return g2p.score(tokenizer.batch_decode(ids, skip_special_tokens=True), answers)
+        return g2p.score_ids(prediction.predictions, answers, tokenizer)
 
     output.mkdir(parents=True, exist_ok=True)
     check_recipe(output, recipe)

@@ -1,5 +1,6 @@
 """CMUdict: reader, split, tokenizer, scores."""
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
@@ -61,6 +62,15 @@ def test_scores_by_hand():
     assert g2p.score([""], [["K AE T"]]) == {"word_accuracy": 0.0, "phoneme_error_rate": 1.0}
     with pytest.raises(ValueError, match="as many references"):
         g2p.score(["a"], [])
+
+
+def test_scores_of_gathered_ids():
+    tokenizer = g2p.build_tokenizer()
+    rows = [tokenizer(x).input_ids for x in ("K AE T", "D AO G")]
+    ids = np.array([[0, *row, -100, -100] for row in [*rows, *rows]])
+    before = ids.copy()
+    assert g2p.score_ids(ids, [["K AE T"], ["D AA G"]], tokenizer)["word_accuracy"] == 0.5
+    assert (ids == before).all()
 
 
 def test_words_of_a_user():

@@ -157,3 +157,11 @@ def score(predictions: list[str], references: list[list[str]]) -> dict[str, floa
         "word_accuracy": accuracy(predictions, references),
         "phoneme_error_rate": phoneme_error_rate(predictions, references),
     }
+
+
+def score_ids(ids: Any, references: list[list[str]], tokenizer: Any) -> dict[str, float]:
+    """`score` of generated ids `[rows, length]` as Trainer gathers them: padded with -100, and with the first rows
+    repeated at the end where several processes filled up their last batch."""
+    ids = ids[: len(references)].copy()
+    ids[ids < 0] = tokenizer.pad_token_id
+    return score(tokenizer.batch_decode(ids, skip_special_tokens=True), references)
