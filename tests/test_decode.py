@@ -317,6 +317,16 @@ def test_confidence_over_allowed_tokens(kind):
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_a_row_with_nothing_to_read(kind, implementation):
+    """Degenerate, but eager and sdpa treat it differently and so must we."""
+    model, inputs = deed_model(kind), batch()
+    model.set_attn_implementation(implementation)
+    inputs["attention_mask"][2] = 0
+    compare(model, inputs, 0.5)
+    compare(model, inputs, 0.5, num_beams=2)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_attention_implementations(kind, implementation):
     model = deed_model(kind)
     model.set_attn_implementation(implementation)

@@ -71,15 +71,13 @@ def cross_ready_for_all_once_ready_for_some(patch):
 
 
 def cross_mask_rows_not_selected(patch):
-    step = decode_module.decode_step
-    additive = decode_module.additive
+    mask_for = decode_module.mask_for
 
-    def mutant(keep, dtype):
-        mask = additive(keep, dtype)
+    def mutant(model, keep, dtype):
+        mask = mask_for(model, keep, dtype)
         return mask[:1].expand_as(mask) if mask.shape[0] > 1 else mask
 
-    assert step is not None
-    patch.setattr(decode_module, "additive", mutant)
+    patch.setattr(decode_module, "mask_for", mutant)
 
 
 def no_catch_up_mask(patch):

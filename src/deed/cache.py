@@ -46,7 +46,7 @@ class StaircaseCache(EncoderDecoderCache):
         self.cross_values: list[torch.Tensor | None] = [None] * n_layers
         self.cross_ready: list[list[bool]] = [[] for _ in range(n_layers)]
         self.block: Block | None = None
-        self.encoder_mask: torch.Tensor | None = None  # additive, [rows, 1, 1, source]; None where nothing is masked
+        self.encoder_mask: torch.Tensor | None = None  # [rows, 1, 1, source]; None where nothing is masked
         self.encoder_seen = False
         self.bias: torch.Tensor | None = None
         self.begin()

@@ -40,7 +40,7 @@ def decode_step(
     if not cache.encoder_seen:
         cache.encoder_seen = True
         if encoder_mask is not None and not bool(encoder_mask.all()):
-            cache.encoder_mask = additive(encoder_mask[:, None, None, :], encoder_hidden.dtype)
+            cache.encoder_mask = mask_for(model, encoder_mask[:, None, None, :], encoder_hidden.dtype)
     vocab = family.vocab_size(model)
     allowed = cache.allowed(vocab, encoder_hidden.device)
 
@@ -133,7 +133,7 @@ def _assemble(
 def _self_attention(
     model: Any, family: Any, cache: StaircaseCache, block: Block, decoder_mask: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Additive causal mask `[rows or 1, 1, width, stop]` (None where every key is visible) and position bias of a block.
+    """Causal mask `[rows or 1, 1, width, stop]` (None where every key is visible) and position bias of a block.
 
     A block wider than one position needs its mask spelled out: given None, sdpa would align its own causal mask to the
     top left and silently read the wrong keys.
@@ -152,10 +152,13 @@ def _self_attention(
         cache.bias = family.position_bias(model, max(2 * block.stop, 32))
     if cache.bias is not None:
         bias = cache.bias[:, :, block.start : block.stop, : block.stop]
-    return (None if visible is None else additive(visible, dtype)), bias
+    return (None if visible is None else mask_for(model, visible, dtype)), bias
 
 
-def additive(keep: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """0 where `keep`, the dtype's lowest value elsewhere: what both eager and sdpa attention add to the scores."""
-    lowest = torch.finfo(dtype).min
-    return torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill(~keep.to(torch.bool), lowest)
+def mask_for(model: Any, keep: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`keep` in the form that the model's attention gets from Transformers: bool for sdpa; for eager 0 where kept and the
+    dtype's lowest value elsewhere. They differ only for a row that keeps nothing."""
+    keep = keep.to(torch.bool)
+    if model.config._attn_implementation == "sdpa":
+        return keep
+    return torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill(~keep, torch.finfo(dtype).min)

@@ -50,7 +50,7 @@ class DecoderFamily:
         encoder_mask: torch.Tensor | None,
         cache: EncoderDecoderCache,
     ) -> torch.Tensor:
-        """One decoder layer on `[rows, q, d_model]`; masks are additive, `[rows or 1, 1, q, keys]`."""
+        """One decoder layer on `[rows, q, d_model]`; masks are as Transformers makes them, `[rows or 1, 1, q, keys]`."""
         raise NotImplementedError
 
     def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
