@@ -192,7 +192,7 @@ def train_g2p(output: Path, recipe: Recipe, data: Path | None = None, limit: int
     train_rows, validation = g2p.load_split("train", data)[:limit], g2p.load_split("validation", data)[:limit]
     train_set = g2p.encode_pairs(train_rows, tokenizer)
     answers = [a for _, a in validation]
-    eval_set = [{**x, "labels": x["labels"]} for x in g2p.encode_pairs([(w, a[:1]) for w, a in validation], tokenizer)]
+    eval_set = g2p.encode_pairs([(word, listed[:1]) for word, listed in validation], tokenizer)
 
     def measure(prediction: Any) -> dict[str, float]:
         return g2p.score_ids(prediction.predictions, answers, tokenizer)
