@@ -1,4 +1,4 @@
-# deed: `make demo` shows the main job (WORDS="of your own" are answered too), `make test` runs the tests.
+# deed: `make demo` shows the main job (documents; WORDS="of your own": their pronunciation), `make test` runs the tests.
 # Each sets up .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,13 +9,13 @@ BIN := .venv/bin
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[g2p,report,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[documents,g2p,report,dev]"
 	@touch $@
 
 install: .venv/.installed
 
 demo: install
-	$(BIN)/deed demo $(WORDS)
+	$(BIN)/deed demo $(if $(WORDS),--task g2p $(WORDS))
 
 test: install
 	$(BIN)/python -m pytest -n 2

@@ -16,15 +16,15 @@ from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, Seq2SeqT
 import deed
 from conftest import deed_model
 from deed import DeedConfig, get_deed_model
+from deed.recipes.g2p import G2pRecipe as Recipe
+from deed.recipes.g2p import train_g2p
 from deed.tasks import g2p
 from deed.train import (
     BucketSampler,
     DeedTrainer,
     DropoutWindow,
-    Recipe,
     check_recipe,
     last_complete_checkpoint,
-    train_g2p,
 )
 
 TINY = {"steps": 12, "batch_size": 8, "n_layers": 2, "d_model": 32, "d_ff": 32, "save_every": 4, "log_every": 4}

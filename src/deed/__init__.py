@@ -16,9 +16,12 @@ from .confidence import (
 from .config import DeedConfig, DeedConfigError
 from .families import DecoderFamily, register_family
 from .model import get_deed_model
+from .models import register_all
 from .saving import DeedLoadError, from_pretrained
 
 __version__ = "0.1.0"
+
+register_all()
 
 
 def __getattr__(name: str) -> object:

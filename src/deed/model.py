@@ -12,7 +12,6 @@ import os
 from typing import Any
 
 import torch
-import transformers
 
 from . import saving
 from .cache import StaircaseCache
@@ -81,7 +80,7 @@ def deed_class(base: Any) -> type:
 
 def __getattr__(name: str) -> type:
     # Lets pickle find DeedT5ForConditionalGeneration and the like in a fresh process.
-    base = getattr(transformers, name[4:], None) if name.startswith("Deed") else None
+    base = saving.model_class(name[4:]) if name.startswith("Deed") else None
     if isinstance(base, type):
         return deed_class(base)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

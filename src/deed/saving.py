@@ -88,7 +88,7 @@ def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
         raise DeedLoadError(f"{config_path}: {error}") from None
     exits = _load_exits(_file(path, EXITS_FILE, kwargs))
     architecture = (raw.get("architectures") or ["?"])[0]
-    base_class = _model_class(architecture)
+    base_class = model_class(architecture)
     if base_class is None:
         raise DeedLoadError(f"{config_path} names the architecture {architecture!r}, which Transformers does not have")
     try:
@@ -104,7 +104,7 @@ def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
     return model
 
 
-def _model_class(name: str) -> Any:
+def model_class(name: str) -> Any:
     """A model class by name: Transformers' own, or one registered with `AutoModelForSeq2SeqLM`."""
     registered = transformers.AutoModelForSeq2SeqLM._model_mapping._extra_content.values()
     return getattr(transformers, name, None) or next((c for c in registered if c.__name__ == name), None)

@@ -1,4 +1,4 @@
-"""Training: Transformers' `Seq2SeqTrainer` on Accelerate, with what early exit adds to it, and the resumable task run.
+"""Training: Transformers' `Seq2SeqTrainer` on Accelerate, with what early exit adds to it.
 
 `DeedTrainer` logs the loss of every exit and reads the adaptation modules back when it resumes (a plain
 `Seq2SeqTrainer` trains a deed model just as well, but restores only the base model's weights from a checkpoint).
@@ -10,25 +10,19 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Sampler
 from transformers import (
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    DataCollatorForSeq2Seq,
     Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
     TrainerCallback,
-    set_seed,
 )
 
-from .config import DeedConfig
-from .model import DeedMixin, get_deed_model
-from .saving import load_exits_into
+from .model import DeedMixin
+from .saving import PREFIX, load_exits_into
 
 
 class DeedTrainer(Seq2SeqTrainer):
@@ -69,18 +63,28 @@ class DeedTrainer(Seq2SeqTrainer):
             self._exit_losses, self._exit_batches = None, 0
         super().log(logs, start_time)
 
+    # Trainer reads a checkpoint's tensors by their names on disk, which for some modules (ViT) are older ones than the
+    # model's, and keeps fresh weights where it finds none; `from_pretrained` knows both names, and the exits' file.
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._load_exits(resume_from_checkpoint)
+        self._restore(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        super()._load_best_model()
-        self._load_exits(self.state.best_model_checkpoint)
+        self._restore(self.state.best_model_checkpoint)
 
-    def _load_exits(self, folder: str | None) -> None:
-        model = self.accelerator.unwrap_model(self.model)
-        if folder is not None and isinstance(model, DeedMixin):
-            load_exits_into(model, folder)
+    def _restore(self, folder: str | None, model: Any = None) -> None:
+        if folder is None:
+            return
+        target = self.accelerator.unwrap_model(self.model if model is None else model)
+        early_exit = isinstance(target, DeedMixin)
+        loader: Any = target.deed_base if early_exit else type(target)
+        saved = loader.from_pretrained(folder, dtype=target.dtype).state_dict()
+        result = target.load_state_dict(saved, strict=False)
+        missing = [name for name in result.missing_keys if not name.startswith(PREFIX)]
+        if missing or result.unexpected_keys:
+            raise ValueError(f"{folder} does not fit the model: {[*missing, *result.unexpected_keys][:4]}")
+        if early_exit:
+            load_exits_into(target, folder)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.lengths is None:
@@ -135,136 +139,7 @@ class DropoutWindow(TrainerCallback):
                 module.dropout = rate
 
 
-@dataclass
-class Recipe:
-    """What a training run is, saved beside its result.
-
-    Args:
-        steps: optimizer steps.
-        batch_size: pairs per step and process.
-        learning_rate: peak of a linear warm-up and decay.
-        dropout: rate in steps `dropout_start` to `dropout_stop`, none outside (see `DropoutWindow`).
-        conventional: train the plain model (last layer's loss only), for comparison.
-        start: folder of a saved model to go on from, with a fresh optimizer and schedule (a further stage).
-        base: folder of a trained model whose backbone is kept frozen; only adaptation modules are trained, by
-            self-distillation from its last layer (`deed tune`).
-        bf16: bfloat16 autocast.
-    """
-
-    steps: int = 9500
-    batch_size: int = 128
-    learning_rate: float = 1.5e-3
-    warmup_steps: int = 300
-    weight_decay: float = 0.05
-    dropout: float = 0.1
-    dropout_start: int = 4500
-    dropout_stop: int = 6250
-    n_layers: int = 8
-    d_model: int = 128
-    d_ff: int = 512
-    adapter: str = "residual_linear"
-    loss: str = "deed"
-    conventional: bool = False
-    start: str | None = None
-    base: str | None = None
-    bf16: bool = True
-    seed: int = 0
-    save_every: int = 250
-    log_every: int = 100
-    eval_every: int = 1500
-
-
-def train_g2p(output: Path, recipe: Recipe, data: Path | None = None, limit: int | None = None) -> dict[str, Any]:
-    """Train the CMUdict model; continues from the last complete checkpoint in `output` when there is one.
-
-    Args:
-        output: run folder; the model is written to `output/model`.
-        data: a dictionary file, None for the packaged one.
-        limit: use only so many training words (for tests).
-
-    Returns:
-        `{"steps", "train_loss", "validation": {…}}`.
-    """
-    from .tasks import g2p
-
-    set_seed(recipe.seed)
-    model, tokenizer = start_g2p(recipe)
-    train_rows, validation = g2p.load_split("train", data)[:limit], g2p.load_split("validation", data)[:limit]
-    train_set = g2p.encode_pairs(train_rows, tokenizer)
-    answers = [a for _, a in validation]
-    eval_set = g2p.encode_pairs([(word, listed[:1]) for word, listed in validation], tokenizer)
-
-    def measure(prediction: Any) -> dict[str, float]:
-        return g2p.score_ids(prediction.predictions, answers, tokenizer)
-
-    output.mkdir(parents=True, exist_ok=True)
-    check_recipe(output, recipe)
-    arguments = Seq2SeqTrainingArguments(
-        output_dir=str(output),
-        max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=128,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=recipe.warmup_steps,
-        weight_decay=recipe.weight_decay,
-        adam_beta2=0.98,
-        max_grad_norm=1.0,
-        bf16=recipe.bf16,
-        seed=recipe.seed,
-        save_steps=recipe.save_every,
-        save_total_limit=2,
-        logging_steps=recipe.log_every,
-        eval_strategy="steps" if eval_set else "no",
-        eval_steps=recipe.eval_every,
-        predict_with_generate=True,
-        use_cpu=not torch.cuda.is_available(),
-        report_to=[],
-        dataloader_num_workers=0,
-    )
-    trainer = DeedTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=train_set,  # type: ignore[arg-type]
-        eval_dataset=eval_set,  # type: ignore[arg-type]
-        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        processing_class=tokenizer,
-        compute_metrics=measure if eval_set else None,
-        callbacks=[DropoutWindow(recipe.dropout, recipe.dropout_start, recipe.dropout_stop)],
-        lengths=[len(x["input_ids"]) * 64 + len(x["labels"]) for x in train_set],
-    )
-    result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(output))
-    metrics = trainer.evaluate() if eval_set else {}
-    if trainer.is_world_process_zero():
-        publish(trainer, model, tokenizer, output, recipe)
-    return {"steps": result.global_step, "train_loss": result.training_loss, "validation": metrics}
-
-
-def start_g2p(recipe: Recipe) -> tuple[Any, Any]:
-    """The model a run starts from, and its tokenizer. Thresholds stay above 1 (full depth) until calibrated."""
-    from .tasks import g2p, g2p_run
-
-    if recipe.base is not None:
-        try:
-            model = AutoModelForSeq2SeqLM.from_pretrained(recipe.base)
-            tokenizer = AutoTokenizer.from_pretrained(recipe.base)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"the base model in {recipe.base} cannot be loaded: {error}") from None
-        model = get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss="distill", threshold=2.0))
-        model.freeze_backbone()
-        return model, tokenizer
-    if recipe.start is not None:
-        model, tokenizer = g2p_run.load(Path(recipe.start))
-        model.deed_config.threshold, model.deed_config.calibration = 2.0, None
-        return model, tokenizer
-    tokenizer = g2p.build_tokenizer()
-    model = g2p.build_model(tokenizer, recipe.n_layers, recipe.d_model, recipe.d_ff, recipe.dropout)
-    if not recipe.conventional:
-        model = get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=2.0))
-    return model, tokenizer
-
-
-def check_recipe(output: Path, recipe: Recipe) -> None:
+def check_recipe(output: Path, recipe: Any) -> None:
     """Write the recipe, or make sure that a run being continued has the same one.
 
     Raises:
@@ -299,7 +174,7 @@ def last_complete_checkpoint(output: Path) -> str | None:
     return None
 
 
-def publish(trainer: Any, model: Any, tokenizer: Any, output: Path, recipe: Recipe) -> None:
+def publish(trainer: Any, model: Any, tokenizer: Any, output: Path, recipe: Any) -> None:
     """Write `output/model` (fp32, complete or not at all) and the training log beside it."""
     target, temporary = output / "model", output / "model.tmp"
     shutil.rmtree(temporary, ignore_errors=True)

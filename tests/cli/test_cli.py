@@ -13,7 +13,7 @@ from deed import DeedConfig, get_deed_model
 from deed.cli.demo import CHECKPOINT
 from deed.tasks import g2p
 
-VERBS = ["demo", "train", "tune", "calibrate", "evaluate"]
+VERBS = ["demo", "ask", "train", "tune", "calibrate", "evaluate"]
 
 
 def deed(*arguments, **environment):
@@ -48,7 +48,7 @@ def test_evaluate(model_folder):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     full, early = report["results"]
-    assert report["words"] == 20 and full["mean_depth"] == 2.0 and 1.0 <= early["mean_depth"] <= 2.0
+    assert report["examples"] == 20 and full["mean_depth"] == 2.0 and 1.0 <= early["mean_depth"] <= 2.0
 
 
 def test_calibrate_is_saved(tmp_path):
@@ -67,7 +67,15 @@ def test_calibrate_is_saved(tmp_path):
     [
         (["evaluate", "/nowhere/at/all"], "is not a folder with a saved model"),
         (["evaluate", "MODEL", "--split", "dev"], "split must be one of"),
-        (["evaluate", "MODEL", "--task", "vqa"], "--task must be g2p"),
+        (["evaluate", "MODEL", "--task", "vqa"], "--task must be one of g2p, pages, docvqa"),
+        (["evaluate", "MODEL", "--task", "pages"], "questions about images need a LaTr++ model"),
+        (["calibrate", "MODEL", "--task", "g2p", "--task", "pages"], "give it alone"),
+        (["train", "--task", "vqa", "--output", "OUT"], "--task must be one of g2p, pages, docvqa"),
+        (["train", "--task", "pages", "--output", "OUT", "--dropout", "0.1"], "--task pages takes no --dropout"),
+        (["train", "--task", "pages", "--output", "OUT", "--from", "MODEL"], "--task pages takes no --from"),
+        (["train", "--output", "OUT", "--base", "MODEL"], "--task g2p takes no --base"),
+        (["train", "--task", "docvqa", "--output", "OUT"], "starts from a T5 checkpoint: give --base"),
+        (["train", "--task", "docvqa", "--base", "x", "--data", "/none", "--output", "OUT"], "/none"),
         (["calibrate", "MODEL", "--risk", "0.01", "--count", "20"], "needs at least 299 examples"),
         (["calibrate", "MODEL", "--risk", "2"], "risk must lie between 0 and 1"),
         (["train", "--output", "OUT", "--data", "/no/file"], "/no/file: no such file"),

@@ -1,4 +1,4 @@
-"""`deed demo` on a tiny random model: what it prints and writes, in a narrow terminal, and how it refuses."""
+"""`deed demo --task g2p` on a tiny random model: what it prints and writes, in a narrow terminal, and how it refuses."""
 
 import json
 import os
@@ -34,7 +34,8 @@ def run(*arguments, **environment):
     app = typer.Typer()
     demo.register(app)
     env = {"COLUMNS": "60", "NO_COLOR": "1", "TERM": "dumb", **environment}
-    return CliRunner().invoke(app, [str(a) for a in arguments], env=env, catch_exceptions=False)
+    task = [] if "--task" in arguments else ["--task", "g2p"]
+    return CliRunner().invoke(app, [*task, *(str(a) for a in arguments)], env=env, catch_exceptions=False)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,19 @@ def test_colours_are_those_of_the_depths(model_folder, tmp_path):
 
 
 def test_ascii_terminal(model_folder, tmp_path):
-    command = [sys.executable, "-m", "deed", "demo", "cat", "--model", str(model_folder), "--count", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "deed",
+        "demo",
+        "--task",
+        "g2p",
+        "cat",
+        "--model",
+        str(model_folder),
+        "--count",
+        "1",
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "60", "NO_COLOR": "1", "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
@@ -152,7 +165,7 @@ def test_a_calibrated_model(model_folder, tmp_path, found, message):
         (["naïve"], r"'naïve' has \['ï'\]"),
         (["two words"], "'two words' has"),
         ([""], "is empty"),
-        (["--task", "vqa"], "--task must be g2p"),
+        (["--task", "vqa"], "--task must be pages or g2p"),
         (["--threshold", "nan"], "--threshold must be a number"),
         (["--threshold", "-1"], "--threshold must be a number"),
         (["--count", "9999"], "--count must be at most 3712"),
@@ -181,7 +194,7 @@ def test_missing_checkpoint_is_named(monkeypatch, tmp_path):
 
 
 def test_bad_word_ends_with_code_two_and_one_line(tmp_path):
-    command = [sys.executable, "-m", "deed", "demo", "c4t\n", "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "deed", "demo", "--task", "g2p", "c4t\n", "--output", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and "has ['4']" in done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,38 +12,93 @@ EXAMPLE = "Example: deed evaluate runs/g2p/model --split test"
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Folder of a saved deed model.")],
-    task: Annotated[str, typer.Option(help="What to score on: g2p.")] = "g2p",
-    split: Annotated[str, typer.Option(help="validation, calibration or test.")] = "test",
+    model: Annotated[Path, typer.Argument(help="Folder of a saved model; a plain one is scored at full depth only.")],
+    task: Annotated[
+        str | None,
+        typer.Option(help="g2p, pages, easyvqa, docvqa …", show_default="g2p, or for a LaTr++ pages"),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of a data set on disk.")] = None,
+    split: Annotated[str, typer.Option(help="validation, calibration or test; pages also unseen (layouts).")] = "test",
     threshold: Annotated[list[float] | None, typer.Option(help="Thresholds; default: the model's own.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Use only so many examples.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
+    from ..tasks.held_out import check_tasks
+
+    name = check_tasks([task] if task else None, model)[0]
+    with Progress(console=Console(stderr=True), disable=as_json) as progress:
+        if name == "g2p":
+            report = evaluate_g2p(model, split, threshold, count, progress)
+        else:
+            report = evaluate_documents(model, name, data, split, threshold, count, progress)
+    if as_json:
+        typer.echo(json.dumps(report))
+        return
+    for row in report["results"]:
+        place = "full depth" if row["threshold"] == 2.0 else f"threshold {row['threshold']}"
+        scores = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in row.items() if isinstance(v, float) and k not in SAID]
+        depth = f", mean depth {row['mean_depth']:.2f}" if row["mean_depth"] is not None else ""
+        typer.echo(f"{place}: {', '.join(scores)}{depth} ({report['examples']} {report['unit']})")
+
+
+SAID = ("threshold", "mean_depth")
+
+
+def evaluate_g2p(
+    folder: Path, split: str, threshold: list[float] | None, count: int | None, progress: Any
+) -> dict[str, Any]:
     from ..tasks import g2p
     from ..tasks.g2p_run import answer, load
 
-    if task != "g2p":
-        raise ValueError(f"--task must be g2p, got {task!r}")
     rows = g2p.load_split(split)[:count]
-    loaded, tokenizer = load(model)
+    model, tokenizer = load(folder)
     words, references = [w for w, _ in rows], [a for _, a in rows]
-    thresholds = [2.0, *(threshold or [loaded.deed_config.threshold])]
+    thresholds = [2.0, *(threshold or [model.deed_config.threshold])]
+    bar = progress.add_task("evaluating", total=len(words) * len(thresholds))
     results = []
-    for value in track(thresholds, "evaluating", console=Console(stderr=True), disable=as_json):
-        predictions, depth = answer(loaded, tokenizer, words, value)
+    for value in thresholds:
+        predictions, depth = answer(model, tokenizer, words, value, tick=lambda n: progress.advance(bar, n))
         results.append({"threshold": value, "mean_depth": depth, **g2p.score(predictions, references)})
-    if as_json:
-        typer.echo(json.dumps({"split": split, "words": len(words), "results": results}))
-        return
-    for row in results:
-        name = "full depth" if row["threshold"] == 2.0 else f"threshold {row['threshold']}"
-        typer.echo(
-            f"{name}: word accuracy {row['word_accuracy']:.4f}, phoneme error rate {row['phoneme_error_rate']:.4f}, "
-            f"mean depth {row['mean_depth']:.2f} ({len(words)} words)"
+    return {"task": "g2p", "split": split, "examples": len(words), "unit": "words", "results": results}
+
+
+def evaluate_documents(
+    folder: Path,
+    task: str,
+    data: Path | None,
+    split: str,
+    threshold: list[float] | None,
+    count: int | None,
+    progress: Any,
+) -> dict[str, Any]:
+    from ..model import DeedMixin
+    from ..tasks import document_run
+    from ..tasks.held_out import examples_of
+
+    model, processor = document_run.load(folder, plain=True)
+    bar = progress.add_task("reading", total=None)
+    metric, examples = examples_of(task, data, split, split, count, lambda i: progress.update(bar, completed=i))
+    rows, kept = [], []
+    for example in examples:  # pictures are let go at once: a page weighs megabytes
+        rows.append(document_run.encode(processor, example))
+        kept.append(document_run.without_picture(example))
+    if not kept:
+        raise ValueError(f"{task} has no questions with answers in split {split!r}")
+    thresholds: list[Any] = [2.0]
+    if isinstance(model, DeedMixin):
+        thresholds += threshold or [model.deed_config.threshold]
+    progress.update(bar, description="evaluating", completed=0, total=len(rows) * len(thresholds))
+    results = []
+    for value in thresholds:
+        predictions, depth = document_run.answer(
+            model, processor, rows, value, tick=lambda n: progress.advance(bar, n)
         )
+        mean = None if depth != depth else depth  # a plain model has none to report
+        results.append({"threshold": value, "mean_depth": mean, **document_run.score(kept, predictions, metric)})
+    return {"task": task, "split": split, "examples": len(rows), "unit": "questions", "results": results}
 
 
 def register(app: typer.Typer) -> None:

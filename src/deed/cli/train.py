@@ -1,4 +1,10 @@
-"""`deed train`: train a task's model with deep supervision; continues where a killed run stopped."""
+"""`deed train`: train a task's model with deep supervision; continues where a killed run stopped.
+
+--task g2p (words to pronunciations, CMUdict) and --task pages (questions about generated documents and easy-vqa) train a
+small model from scratch. --task docvqa, textvqa, stvqa, ocrvqa or easyvqa fine-tunes a LaTr++ made of a T5 (--base) and a
+ViT (--vit) on the data set in --data; --objective denoise is layout-aware pre-training on its pages. What is not given is
+the task's own recipe.
+"""
 
 from __future__ import annotations
 
@@ -9,50 +15,105 @@ from typing import Annotated, Any
 
 import typer
 
-EXAMPLE = "Example: deed train --output runs/g2p --steps 9500"
+EXAMPLE = "Example: deed train --task docvqa --data DocVQA --base t5-base --vit vit-base --output runs/docvqa"
+# Options that a recipe calls otherwise.
+RENAMED = {"g2p": {"layers": "n_layers"}, "pages": {"layers": "decoder_layers"}}
 
 
 def train(
     output: Annotated[Path, typer.Option(help="Run folder: checkpoints, log, and the finished model in model/.")],
-    task: Annotated[str, typer.Option(help="What to train on: g2p (CMUdict).")] = "g2p",
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 9500,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pairs per step and process.")] = 128,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1.5e-3,
-    layers: Annotated[int, typer.Option(min=1, help="Encoder and decoder layers each.")] = 8,
-    d_model: Annotated[int, typer.Option(min=32, help="Width, a multiple of 32.")] = 128,
-    adapter: Annotated[str, typer.Option(help="residual_linear, linear, bottleneck or none.")] = "residual_linear",
-    loss: Annotated[str, typer.Option(help="deed (L_avg + L_N), mean (L_avg) or last (L_N).")] = "deed",
-    dropout: Annotated[float, typer.Option(help="Dropout inside the window of steps.")] = 0.1,
-    dropout_start: Annotated[int, typer.Option(help="First step with dropout.")] = 4500,
-    dropout_stop: Annotated[int, typer.Option(help="First step without again.")] = 6250,
-    warmup_steps: Annotated[int, typer.Option(min=0, help="Steps of rising learning rate.")] = 300,
-    start: Annotated[
-        Path | None, typer.Option("--from", help="Go on from this saved model, with a fresh optimizer and schedule.")
+    task: Annotated[str, typer.Option(help="g2p, pages, docvqa, textvqa, stvqa, ocrvqa or easyvqa.")] = "g2p",
+    data: Annotated[
+        Path | None, typer.Option(help="The data set's folder; for g2p a dictionary file instead of the packaged one.")
     ] = None,
-    conventional: Annotated[bool, typer.Option(help="Train the plain model, for comparison.")] = False,
-    bf16: Annotated[bool, typer.Option(help="bfloat16 autocast.")] = True,
-    seed: Annotated[int, typer.Option(help="Seed of weights, order and dropout.")] = 0,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 250,
-    data: Annotated[Path | None, typer.Option(help="A dictionary file instead of the packaged CMUdict.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training words.")] = None,
+    base: Annotated[str | None, typer.Option(help="T5 checkpoint to start from, or a LaTr++ to go on from.")] = None,
+    vit: Annotated[str | None, typer.Option(help="ViT checkpoint; left out: words and boxes only.")] = None,
+    train_vit: Annotated[
+        bool | None, typer.Option("--train-vit", help="Train the ViT too, not only its projection.")
+    ] = None,
+    objective: Annotated[str | None, typer.Option(help="answer, or denoise (layout-aware pre-training).")] = None,
+    ocr: Annotated[str | None, typer.Option(help="rapidocr or tesseract, for data sets that bring no OCR.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples per step and process.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    warmup_steps: Annotated[int | None, typer.Option(min=0, help="Steps of rising learning rate.")] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="From scratch: decoder layers (g2p: encoder layers too).")
+    ] = None,
+    d_model: Annotated[int | None, typer.Option(min=32, help="From scratch: width, a multiple of 32.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="residual_linear, linear, bottleneck or none.")] = None,
+    loss: Annotated[str | None, typer.Option(help="deed (L_avg + L_N), mean (L_avg) or last (L_N).")] = None,
+    dropout: Annotated[float | None, typer.Option(help="g2p: dropout inside the window of steps.")] = None,
+    dropout_start: Annotated[int | None, typer.Option(help="g2p: first step with dropout.")] = None,
+    dropout_stop: Annotated[int | None, typer.Option(help="g2p: first step without again.")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="g2p: go on from this saved model, with a fresh optimizer and schedule."),
+    ] = None,
+    conventional: Annotated[
+        bool | None, typer.Option("--conventional", help="Train the plain model, for comparison.")
+    ] = None,
+    bf16: Annotated[bool | None, typer.Option(help="bfloat16 autocast.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")] = None,
+    save_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training examples.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    from ..train import Recipe, train_g2p
-
-    if task != "g2p":
-        raise ValueError(f"--task must be g2p, got {task!r}")
-    if d_model % 32:
-        raise ValueError(f"--d-model must be a multiple of 32, got {d_model}")
-    if start is not None and (conventional or not (start / "config.json").is_file()):
-        raise ValueError(f"--from needs the folder of a saved deed model, and no --conventional; got {start}")
-    known = {f.name for f in fields(Recipe)}
-    given: dict[str, Any] = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k in known}
-    result = train_g2p(output, Recipe(**{**given, "n_layers": layers}), data, limit)
+    given = {k: v for k, v in locals().items() if v is not None and k not in ("output", "task", "limit", "as_json")}
+    result = run(output, task, given, limit)
     if as_json:
         typer.echo(json.dumps(result))
-    else:
-        score = result["validation"].get("eval_word_accuracy")
-        typer.echo(f"{result['steps']} steps; model in {output / 'model'}; validation word accuracy {score}")
+        return
+    scores = {k: v for k, v in result.get("validation", {}).items() if isinstance(v, float)}
+    said = "".join(
+        f", {k.removeprefix('eval_').replace('_', ' ')} {v:.4f}" for k, v in scores.items() if "second" not in k
+    )
+    typer.echo(f"{result['steps']} steps{said}; model in {output / 'model'}; next: deed calibrate {output / 'model'}")
+
+
+def run(output: Path, task: str, given: dict[str, Any], limit: int | None) -> dict[str, Any]:
+    """Train `task` by its recipe, changed by the options given.
+
+    Raises:
+        ValueError: an unknown task, an option that it does not take, one that it needs.
+    """
+    from ..tasks.registry import READERS
+
+    if task not in ("g2p", "pages", *READERS):
+        raise ValueError(f"--task must be one of g2p, pages, {', '.join(sorted(READERS))}, got {task!r}")
+    if given.get("d_model", 32) % 32:
+        raise ValueError(f"--d-model must be a multiple of 32, got {given['d_model']}")
+    if task == "g2p":
+        from ..recipes.g2p import G2pRecipe, train_g2p
+
+        data = given.pop("data", None)
+        start = given.get("start")
+        if start is not None and (given.get("conventional") or not (start / "config.json").is_file()):
+            raise ValueError(f"--from needs the folder of a saved deed model, and no --conventional; got {start}")
+        return train_g2p(output, recipe_of(G2pRecipe, task, given, {"base"}), data, limit)
+    if task == "pages":
+        from ..recipes.pages import PagesRecipe, train_pages
+
+        return train_pages(output, recipe_of(PagesRecipe, task, given), limit=limit)
+    from ..recipes.documents import DocumentRecipe, train_documents
+
+    if "base" not in given:
+        raise ValueError(f"--task {task} starts from a T5 checkpoint: give --base (and --vit for pictures)")
+    return train_documents(output, recipe_of(DocumentRecipe, task, {**given, "task": task}), limit)
+
+
+def recipe_of(kind: Any, task: str, given: dict[str, Any], closed: set[str] = frozenset()) -> Any:  # type: ignore[assignment]
+    """The task's recipe with the options given.
+
+    Raises:
+        ValueError: an option that the recipe does not have, or that is closed to this verb.
+    """
+    names = RENAMED.get(task, {})
+    values = {names.get(k, k): str(v) if isinstance(v, Path) else v for k, v in given.items()}
+    unknown = sorted(k for k in given if names.get(k, k) not in {f.name for f in fields(kind)} - closed)
+    if unknown:
+        raise ValueError(f"--task {task} takes no --{unknown[0].replace('_', '-').replace('start', 'from')}")
+    return kind(**values)
 
 
 def register(app: typer.Typer) -> None:

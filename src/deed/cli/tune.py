@@ -26,13 +26,13 @@ def tune(
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training words.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    from ..train import Recipe, train_g2p
+    from ..recipes.g2p import G2pRecipe, train_g2p
 
     if task != "g2p":
         raise ValueError(f"--task must be g2p, got {task!r}")
     if not (base / "config.json").is_file():
         raise ValueError(f"{base} is not a folder with a saved model")
-    recipe = Recipe(
+    recipe = G2pRecipe(
         steps=steps,
         batch_size=batch_size,
         learning_rate=learning_rate,

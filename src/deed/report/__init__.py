@@ -1,10 +1,12 @@
 """Reports: one results dict becomes `report.json` and a self-contained `report.html`.
 
-Here is what the terminal and the page share: the colours of the exit depths, and how a threshold is written.
+Here is what the terminal and the page share: the colours of the exit depths, how a threshold is written, and how the
+pieces of a running text are put together again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 # Cool is shallow, warm is deep. Mid lightness, so that they read on light and on dark ground.
@@ -29,3 +31,24 @@ def threshold_text(threshold: Any, short: bool = False) -> str:
     if threshold > 1:
         return "never" if short else f"{threshold:g} (never leaves early)"
     return f"{threshold:g}"
+
+
+def text_pieces(tokenizer: Any, tokens: list[int]) -> list[str]:
+    """What each token adds to the decoded text: nothing for special tokens, but the end token stands for itself."""
+    pieces, before = [], ""
+    for i, token in enumerate(tokens, 1):
+        text = tokenizer.decode(tokens[:i], skip_special_tokens=True)
+        pieces.append(tokenizer.eos_token if token == tokenizer.eos_token_id else text[len(before) :])
+        before = text
+    return pieces
+
+
+def depth_runs(pieces: Iterable[str], depths: Iterable[int], end_token: str | None) -> list[tuple[str, int]]:
+    """Neighbouring pieces of one depth as one; the end token stays apart. Spaces that would not be seen become `·`."""
+    runs: list[tuple[str, int]] = []
+    for piece, depth in zip(pieces, depths, strict=True):
+        if runs and runs[-1][1] == depth and end_token not in (piece, runs[-1][0]):
+            runs[-1] = (runs[-1][0] + piece, depth)
+        elif piece:
+            runs.append((piece, depth))
+    return [("·" if text.isspace() else text, depth) for text, depth in runs]

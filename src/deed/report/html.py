@@ -1,4 +1,4 @@
-"""`report.html` and `report.json` from one results dict (`deed demo` says in cli/demo.py how it is made).
+"""`report.html` and `report.json` from one results dict (cli/demo_measure.py and its siblings say how it is made).
 
 The page loads nothing from anywhere: charts are matplotlib SVGs, inlined, whose text and colours are the page's own
 (CSS variables), so they follow its light or dark mode.
@@ -10,10 +10,11 @@ import io
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import depth_colours, threshold_text
+from . import depth_colours, depth_runs, threshold_text
 
 # Stand-ins that matplotlib draws with; `_svg` puts the page's colours in their place.
 INK, FAINT, ACCENT, PAPER = "#010203", "#010204", "#010205", "#010206"
@@ -51,8 +52,11 @@ def require_report() -> None:
         ) from None
 
 
-def write_report(results: dict[str, Any], folder: Path) -> Path:
+def write_report(results: dict[str, Any], folder: Path, pictures: Sequence[str] = ()) -> Path:
     """Write `report.json` and `report.html` into `folder`, each whole or not at all; returns the page's path.
+
+    Args:
+        pictures: of `results["pages"]`, as data URIs; they go into the page only.
 
     Raises:
         ValueError: matplotlib or jinja2 is missing.
@@ -60,7 +64,7 @@ def write_report(results: dict[str, Any], folder: Path) -> Path:
     """
     files = {
         "report.json": json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.html": render(results),
+        "report.html": render(results, pictures),
     }
     folder.mkdir(parents=True, exist_ok=True)
     temporary = {name: folder / f"{name}.{os.getpid()}.tmp" for name in files}
@@ -75,8 +79,8 @@ def write_report(results: dict[str, Any], folder: Path) -> Path:
     return folder / "report.html"
 
 
-def render(results: dict[str, Any]) -> str:
-    """The page.
+def render(results: dict[str, Any], pictures: Sequence[str] = ()) -> str:
+    """The page; arguments as for `write_report`.
 
     Raises:
         ValueError: matplotlib or jinja2 is missing.
@@ -93,8 +97,8 @@ def render(results: dict[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals["zip"] = zip
-    environment.filters.update(pct=percent, change=change, ms=milliseconds, threshold=threshold_text)
+    environment.globals.update(zip=zip, depth_runs=depth_runs)
+    environment.filters.update(pct=percent, change=change, points=points, ms=milliseconds, threshold=threshold_text)
     with matplotlib.rc_context(STYLE):
         charts = {
             "curve": curve_chart(results) if results["curve"]["points"] else "",
@@ -103,13 +107,16 @@ def render(results: dict[str, Any]) -> str:
         }
     examples = results["examples"]
     counted = [e for e in examples if not e["asked"]]
+    drawn = sum(len(page["answers"]) for page in results.get("pages", []))  # shown with their pages: the first
     differing = [e for e in counted if e["tokens"] != e["full_depth_tokens"]]
     return environment.get_template("report.html.j2").render(
         r=results,
+        pictures=[*pictures, *[""] * (len(results.get("pages", [])) - len(pictures))],
         charts={name: Markup(svg) for name, svg in charts.items()},
         colours=depth_colours(results["n_layers"]),
         asked=[e for e in examples if e["asked"]],
-        shown=counted[:SHOWN_EXAMPLES],
+        skipped=drawn,
+        shown=counted[drawn : drawn + SHOWN_EXAMPLES],
         differing=differing[:SHOWN_EXAMPLES],
         n_differing=len(differing),
     )
@@ -125,6 +132,13 @@ def change(saving: float) -> str:
     points = round(100 * saving)
     sign = "\N{MINUS SIGN}" if points > 0 else "+" if points < 0 else ""
     return f"{sign}{abs(points)}\N{NO-BREAK SPACE}%"
+
+
+def points(difference: float, unit: str = " points") -> str:
+    """A difference of scores in percentage points: -0.012 is `−1.2 points`."""
+    value = round(100 * difference, 1)
+    sign = "\N{MINUS SIGN}" if value < 0 else "+" if value > 0 else ""
+    return f"{sign}{abs(value):.1f}{unit}"
 
 
 def milliseconds(value: float) -> str:

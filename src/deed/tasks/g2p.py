@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .base import DataError
 from .metrics import accuracy, phoneme_error_rate
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'-."
@@ -21,10 +22,6 @@ PHONEMES = tuple(
 MAX_ANSWER = 32  # tokens, end token included
 # Upper ends of the hash buckets (of 1000): 93 % train, 0.5 % validation, 3.5 % calibration, 3 % test.
 SPLITS = {"train": 930, "validation": 935, "calibration": 970, "test": 1000}
-
-
-class DataError(ValueError):
-    """Data that cannot be read; the message names file, line or field, and the fix."""
 
 
 def cmudict_path() -> Path:

@@ -1,0 +1,95 @@
+"""What verbs that answer have in common: which model folder, which threshold, is the machine free, progress bars."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+
+
+def find_model(folder: Path | None, shipped: Path) -> Path:
+    """The folder given, or that of the shipped checkpoint.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    if folder is None:
+        if not shipped.is_dir():
+            raise ValueError(
+                f"the shipped checkpoint {shipped} is missing; pass --model FOLDER (`deed train` makes one)"
+            )
+        return shipped
+    if not folder.is_dir():
+        raise ValueError(f"--model must be the folder of a saved deed model, {folder} is not a folder")
+    return folder
+
+
+def check_threshold(given: float | None) -> None:
+    """Raises:
+    ValueError: not a number, or negative.
+    """
+    if given is not None and not (math.isfinite(given) and given >= 0):
+        raise ValueError(f"--threshold must be a number of at least 0 (above 1: never leave early), got {given}")
+
+
+def check_output(folder: Path) -> None:
+    """Raises:
+    ValueError: `folder` cannot be made or written.
+    """
+    nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ValueError(f"--output {folder} cannot be written: {nearest} is not a folder that you may write to")
+
+
+def pick_threshold(config: Any, given: float | None, folder: Path) -> tuple[Any, str, str | None]:
+    """The threshold, where it is from (`"given"`, `"calibrated"`, `"model"`), and what the reader should know of it."""
+    if given is not None:
+        return given, "given", None
+    value = config.threshold
+    calibrated = config.calibration is not None and config.calibration.get("threshold") == value
+    note = None
+    if min(value if isinstance(value, (list, tuple)) else [value]) > 1:
+        why = "calibration found no threshold that keeps its promise" if calibrated else "this model is not calibrated"
+        note = (
+            f"Nothing leaves early: {why} (threshold {value}). Run `deed calibrate {folder}` or pass --threshold 0.95."
+        )
+    return value, "calibrated" if calibrated else "model", note
+
+
+def busy_note(machine: dict[str, Any]) -> str | None:
+    """A warning where other programs had the processors: waiting for one can take longer than the work itself."""
+    load, cpus = machine.get("load_average_before"), machine["usable_cpus"]
+    if load is None or cpus is None or load < 0.9 * cpus:
+        return None
+    return f"The machine was busy (load {load:g} on {cpus} processors): trust medians more than sums, neither much."
+
+
+def load_documents_model(folder: Path) -> tuple[Any, Any]:
+    """`(model, processor)` of a saved LaTr++.
+
+    Raises:
+        DeedLoadError: not such a folder, or a damaged one.
+    """
+    from ..tasks.document_run import load
+
+    quiet_libraries()
+    return load(folder)
+
+
+def quiet_libraries() -> None:
+    """No bars of Transformers for reading weights: the verbs have bars of their own."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def progress_bars(quiet: bool) -> Any:
+    """A `rich.progress.Progress` on stderr, with the time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:3.0f} %"))
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=quiet)

@@ -1,0 +1,69 @@
+"""Mastery curriculum: tasks grow by one step whenever the model has learned the present one.
+
+Growing by the clock does not teach a small model to copy from a page; growing when the loss says so does.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+FILE = "curriculum.json"
+
+
+class Mastery(TrainerCallback):
+    """A level that rises by one when the running loss falls below `threshold`, up to `top`.
+
+    Kept in each checkpoint as `curriculum.json`, so a resumed run goes on at its level. `level` is a shared tensor: data
+    workers see it rise.
+
+    Args:
+        threshold: of the running loss of the last exit, per token.
+        top: the last level.
+        memory: share of the running loss that each new batch leaves.
+        patience: batches on a level before it may rise, so that the running loss is the level's own.
+    """
+
+    def __init__(self, threshold: float = 0.12, top: int = 8, memory: float = 0.95, patience: int = 30) -> None:
+        self.threshold, self.top, self.memory, self.patience = threshold, top, memory, patience
+        self.level = torch.ones(1, dtype=torch.long).share_memory_()
+        self.running: float | None = None
+        self.seen = 0
+        self.risen: list[tuple[int, int]] = []  # (level, optimizer step at which it was reached)
+
+    def update(self, loss: float, step: int) -> None:
+        """Take in the loss of a batch of the present level."""
+        self.running = loss if self.running is None else self.memory * self.running + (1 - self.memory) * loss
+        self.seen += 1
+        level = int(self.level)
+        if level < self.top and self.seen >= self.patience and self.running < self.threshold:
+            self.level.fill_(level + 1)
+            self.risen.append((level + 1, step))
+            self.running, self.seen = None, 0
+
+    def state(self) -> dict[str, Any]:
+        return {"level": int(self.level), "running": self.running, "seen": self.seen, "risen": self.risen}
+
+    def load(self, values: dict[str, Any]) -> None:
+        self.level.fill_(int(values["level"]))
+        self.running, self.seen = values["running"], int(values["seen"])
+        self.risen = [(int(level), int(step)) for level, step in values["risen"]]
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            (folder / FILE).write_text(json.dumps(self.state()) + "\n", encoding="utf-8")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if logs is not None and "loss" in logs:
+            logs["level"] = int(self.level)
+
+    def resume(self, checkpoint: str | Path | None) -> None:
+        """Read the level of a checkpoint, if it has one."""
+        path = Path(checkpoint or "") / FILE
+        if checkpoint is not None and path.is_file():
+            self.load(json.loads(path.read_text(encoding="utf-8")))

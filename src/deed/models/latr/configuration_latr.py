@@ -1,0 +1,42 @@
+"""Configuration of LaTr++: T5's, with a ViT's inside and the sizes of the box tables."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig, T5Config, ViTConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+@strict
+class LatrConfig(T5Config):
+    """`T5Config` with, beside its fields:
+
+    Args:
+        vision_config: the ViT's configuration; None builds a model without eyes (words and boxes only).
+        max_box: largest coordinate; boxes are integers on 0..max_box of the page's width and height.
+        box_scale: root mean square of a fresh box table's entries. T5's own embeddings have about 1 when made from
+            scratch, and about 10 in the published checkpoints.
+        freeze_vision: train only the projection of the patch features, as LaTr does with a pretrained ViT.
+    """
+
+    model_type = "latr"
+    sub_configs_defaults: ClassVar = {"vision_config": SubConfigSpec(config_class=ViTConfig, optional=True)}
+
+    vision_config: dict | PreTrainedConfig | None = None
+    max_box: int = 1000
+    box_scale: float = 0.2
+    freeze_vision: bool = False
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Any:
+        # generate() sizes its cache by this; T5Config answers with the encoder's depth even when asked for the decoder.
+        if not decoder or encoder or self.num_layers == self.num_decoder_layers:
+            return self
+        config = copy.copy(self)
+        config.num_layers = self.num_decoder_layers  # type: ignore[assignment]
+        return config
+
+
+__all__ = ["LatrConfig"]

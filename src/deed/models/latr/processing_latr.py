@@ -1,0 +1,180 @@
+"""Processor of LaTr++: a question, OCR words with boxes and an image to the model's inputs.
+
+The text is `question: {question} context: {words}`, as the public T5 document readers have it; the question's tokens get
+the box [0, 0, 0, 0], the end token [0, 0, 1000, 1000]. LaTr repeats a word's box for each of its pieces; here each piece
+gets its share of the word's width, by its letters, so that their order can be seen.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import BatchFeature, ProcessorMixin
+
+NO_BOX, PAGE_BOX = (0, 0, 0, 0), (0, 0, 1000, 1000)
+_CACHED_WORDS = 200_000
+
+
+class LatrProcessor(ProcessorMixin):
+    """Wraps a tokenizer and an image processor.
+
+    Args:
+        image_processor: e.g. `ViTImageProcessorPil`.
+        tokenizer: a T5 tokenizer, or any whose tokens of a word do not depend on its neighbours.
+        max_length: tokens of question and words together, end token included; further words are cut off.
+        sees: False for a model without a ViT: pictures are then refused.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        max_length: int = 512,
+        sees: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(image_processor, tokenizer, **kwargs)
+        self.max_length, self.sees = max_length, sees
+        self._pieces: dict[str, tuple[list[int], list[tuple[float, float]]]] = {}
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "bbox", "pixel_values", "pixel_mask"]
+
+    def __call__(  # type: ignore[override]
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        words: Sequence[Any] | None = None,
+        boxes: Sequence[Any] | None = None,
+        text_target: str | Sequence[str] | None = None,
+        return_tensors: str = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """One question or a batch of them.
+
+        Args:
+            images: a picture (`PIL.Image.Image` or array), or per question one or None; None for no pictures at all.
+            text: the question, or a list of them.
+            words: per question its OCR words: strings with `boxes` beside them, or `(text, box)` pairs.
+            boxes: per question a box `[x0, y0, x1, y1]` per word, integers on 0..1000.
+            text_target: answers; become `labels`, padded with -100.
+            kwargs: for the image processor.
+
+        Returns:
+            `input_ids`, `attention_mask` `[batch, length]`, `bbox` `[batch, length, 4]`; with images `pixel_values`
+            `[batch, 3, height, width]` and, where some question has none, `pixel_mask` `[batch]`; with answers `labels`.
+
+        Raises:
+            ValueError: lists of unequal length, boxes off the page, images for a model without a ViT.
+        """
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")
+        if text is None:
+            raise ValueError("give the question as text=")
+        single = isinstance(text, str)
+        questions: list[str] = [text] if isinstance(text, str) else list(text)
+        n = len(questions)
+        pages = [words] if single and words is not None else words
+        page_boxes = [boxes] if single and boxes is not None else boxes
+        pictures = [images] if single or (images is not None and not isinstance(images, (list, tuple))) else images
+        for name, values in (("words", pages), ("boxes", page_boxes), ("images", pictures)):
+            if values is not None and len(values) != n:
+                raise ValueError(f"{n} questions, but {name} for {len(values)}")
+        encoded = []
+        for i, question in enumerate(questions):
+            page = pair_words(pages[i] if pages is not None else [], page_boxes[i] if page_boxes is not None else None)
+            encoded.append(self.encode(question, page))
+        batch = self.pad([{"input_ids": ids, "bbox": places} for ids, places in encoded])
+        if pictures is not None and any(p is not None for p in pictures):
+            batch.update(self.see(pictures, **kwargs))
+        if text_target is not None:
+            targets = [text_target] if isinstance(text_target, str) else list(text_target)
+            if len(targets) != n:
+                raise ValueError(f"{n} questions, but text_target for {len(targets)}")
+            batch["labels"] = pad_lists([self.encode_answer(t) for t in targets], -100)
+        return BatchFeature(batch)
+
+    def encode(self, question: str, words: Sequence[tuple[str, Sequence[int]]]) -> tuple[list[int], list[Any]]:
+        """Token ids and their boxes, not padded, cut to `max_length`."""
+        ids = list(self.pieces(f"question: {question} context:")[0])
+        places: list[Any] = [NO_BOX] * len(ids)
+        room = self.max_length - 1
+        for word, box in words:
+            piece_ids, shares = self.pieces(word)
+            if len(ids) + len(piece_ids) > room:
+                break
+            ids += piece_ids
+            x0, y0, x1, y1 = box
+            width = x1 - x0
+            places += [(x0 + round(start * width), y0, x0 + round(stop * width), y1) for start, stop in shares]
+        return [*ids[:room], self.tokenizer.eos_token_id], [*places[:room], PAGE_BOX]
+
+    def pieces(self, text: str) -> tuple[list[int], list[tuple[float, float]]]:
+        """Ids of a text without an end token, and where in it each begins and ends, on 0..1 of its letters. Kept, since
+        words repeat."""
+        known = self._pieces.get(text)
+        if known is None:
+            ids = self.tokenizer(text, add_special_tokens=False).input_ids
+            tokens = self.tokenizer.convert_ids_to_tokens(ids)
+            # "▁" marks the beginning of a word and takes no room of it.
+            ends = list(itertools.accumulate(len(token.replace("▁", "")) for token in tokens))
+            total = max(1, ends[-1]) if ends else 1
+            known = ids, [(a / total, b / total) for a, b in zip([0, *ends], ends, strict=False)]
+            if len(self._pieces) >= _CACHED_WORDS:
+                self._pieces.clear()
+            self._pieces[text] = known
+        return known
+
+    def encode_answer(self, answer: str) -> list[int]:
+        """Label ids of an answer, end token last."""
+        return [*self.tokenizer(answer, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
+
+    def pad(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Encoded rows to `input_ids`, `attention_mask` and `bbox`, padded at the right."""
+        ids = pad_lists([row["input_ids"] for row in rows], self.tokenizer.pad_token_id)
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        bbox = torch.zeros(*ids.shape, 4, dtype=torch.long)
+        for i, row in enumerate(rows):
+            bbox[i, : len(row["bbox"])] = torch.tensor(row["bbox"], dtype=torch.long)
+        if bbox.min() < 0 or bbox.max() > 1000:
+            raise ValueError("boxes must lie on 0..1000 of the page's width and height")
+        return {"input_ids": ids, "attention_mask": mask, "bbox": bbox}
+
+    def see(self, pictures: Sequence[Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Pictures, some of which may be None, to `pixel_values` and, if some are None, `pixel_mask`."""
+        if not self.sees:
+            raise ValueError("this model has no ViT; leave images out")
+        there = [p for p in pictures if p is not None]
+        pixels = self.image_processor(there, return_tensors="pt", **kwargs)["pixel_values"]
+        if len(there) == len(pictures):
+            return {"pixel_values": pixels}
+        values, mask = pixels.new_zeros(len(pictures), *pixels.shape[1:]), torch.zeros(len(pictures), dtype=torch.long)
+        at = [i for i, p in enumerate(pictures) if p is not None]
+        values[at], mask[at] = pixels, 1
+        return {"pixel_values": values, "pixel_mask": mask}
+
+
+def pair_words(words: Sequence[Any], boxes: Sequence[Any] | None) -> list[tuple[str, Any]]:
+    """Words as `(text, box)`, from strings with boxes beside them or from pairs."""
+    if boxes is None:
+        pairs = [tuple(w) for w in words]
+        if any(isinstance(w, str) or len(w) != 2 for w in words):
+            raise ValueError("words need boxes: pass boxes=, or words as (text, [x0, y0, x1, y1]) pairs")
+        return pairs  # type: ignore[return-value]
+    if len(words) != len(boxes):
+        raise ValueError(f"{len(words)} words, but {len(boxes)} boxes")
+    return list(zip(words, boxes, strict=True))
+
+
+def pad_lists(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    """Lists of ids to `[rows, longest]`, padded at the right."""
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
+
+
+__all__ = ["LatrProcessor", "pad_lists", "pair_words"]

@@ -1,0 +1,30 @@
+"""Words and their boxes out of pictures and PDF pages, with the OCR models that come inside the `rapidocr` wheel.
+
+    from deed.ocr import default_cache, page_image, read_words
+
+    words = read_words("receipt.jpg")
+    words = read_words(page_image("report.pdf", page=3), cache=default_cache())
+
+Nothing is downloaded. `read_page` also tells how the page had to be turned; `engine="tesseract"` reads with Tesseract.
+"""
+
+from ..tasks.base import DataError, Word
+from .cache import default_cache
+from .images import load_image, turn_image
+from .pages import load_pages, page_count, page_image
+from .reading import ENGINES, OcrResult, read_page, read_words
+
+__all__ = [
+    "ENGINES",
+    "DataError",
+    "OcrResult",
+    "Word",
+    "default_cache",
+    "load_image",
+    "load_pages",
+    "page_count",
+    "page_image",
+    "read_page",
+    "read_words",
+    "turn_image",
+]

@@ -1,0 +1,351 @@
+"""`deed train --task pages`: a small LaTr++ from scratch on generated documents and easy-vqa, in one resumable run.
+
+Stages, by optimizer step: layout-aware denoising, then questions under a mastery curriculum (pages of one field, then one
+field more each time), then whole pages, at last with some that the real OCR engine has read. Pictures (easy-vqa) are mixed
+in throughout. A batch is a function of seed and index, so a resumed run sees what an unbroken one would have seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import Seq2SeqTrainingArguments, set_seed
+
+from ..config import DeedConfig
+from ..curriculum import Mastery
+from ..model import get_deed_model
+from ..models.latr import LatrProcessor
+from ..models.latr.denoising import mask_spans
+from ..models.latr.modeling_latr import quiet
+from ..tasks import pages
+from ..tasks.base import Example, Word
+from ..train import DeedTrainer, check_recipe, last_complete_checkpoint, publish
+
+POOL = 6  # batches drawn at once and sorted by length, so that little of a batch is padding
+
+
+@dataclass
+class PagesRecipe:
+    """What a training run is, saved beside its result.
+
+    Args:
+        steps: optimizer steps.
+        batch_size: pages per step; pictures come twice as many, they are short.
+        learning_rate: peak of a linear warm-up and decay.
+        denoise_steps: first steps, on masked words of pages.
+        picture_share: share of batches from easy-vqa; a fifth of it below `top_level`.
+        seen_share: share of page batches that have the pages' pictures too, the others are words and boxes only; a fifth
+            of it below `top_level`.
+        real_share: share of pages as the OCR engine read them, from step `real_start` on.
+        mastery: running loss of the last exit at which pages get one field more.
+        top_level: the level of whole pages.
+        conventional: train the plain model (last layer's loss only), for comparison.
+    """
+
+    steps: int = 5000
+    batch_size: int = 48
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.02
+    denoise_steps: int = 100
+    picture_share: float = 0.25
+    seen_share: float = 0.5
+    real_share: float = 0.25
+    real_start: int = 3500
+    mastery: float = 0.2
+    top_level: int = 8
+    encoder_layers: int = 3
+    decoder_layers: int = 8
+    vision_layers: int = 2
+    d_model: int = 128
+    d_ff: int = 512
+    adapter: str = "residual_linear"
+    loss: str = "deed"
+    conventional: bool = False
+    bf16: bool = True
+    seed: int = 0
+    save_every: int = 100
+    log_every: int = 50
+    workers: int = 1
+
+
+class PageBatches(Dataset):
+    """Item i is a whole batch, encoded: `{"rows", "source", …}`.
+
+    Args:
+        level: shared tensor of the curriculum; `top_level` means whole pages.
+        real: gives pages read by the OCR engine, as examples; called when they are first needed.
+        pictures: `(images uint8 [n, 64, 64, 3], questions [(text, answer, image index)])` of easy-vqa.
+    """
+
+    def __init__(
+        self,
+        recipe: PagesRecipe,
+        processor: Any,
+        level: torch.Tensor,
+        real: Callable[[], list[Example]],
+        pictures: tuple[Any, Any],
+    ) -> None:
+        self.recipe, self.processor, self.level = recipe, processor, level
+        self.read, (self.images, self.questions) = real, pictures
+        self.pooled: tuple[int, list[Any]] = (-1, [])
+        self.layouts = list(pages.KNOWN)
+
+    def __len__(self) -> int:
+        # A few more than steps: the last pool is whole.
+        return (self.recipe.steps // POOL + 2) * POOL
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        recipe = self.recipe
+        rng = random.Random(f"{recipe.seed}/batch/{index}")
+        if index < recipe.denoise_steps:
+            return self.collate([self.masked(rng) for _ in range(recipe.batch_size)], "denoise")
+        # Pictures cost a third of the work of whole pages, and several times that of pages of one field: they mostly wait.
+        share = 1.0 if int(self.level) >= recipe.top_level else 0.2
+        if rng.random() < share * recipe.picture_share:
+            return self.look(rng)
+        pool, at = divmod(index, POOL)
+        if self.pooled[0] != pool:
+            self.pooled = (pool, self.draw(pool))
+        return self.collate(self.pooled[1][at], "pages", seen=rng.random() < share * recipe.seen_share)
+
+    def draw(self, pool: int) -> list[list[dict[str, Any]]]:
+        """`POOL` batches of pages at the present level, like lengths together."""
+        rng = random.Random(f"{self.recipe.seed}/pool/{pool}")
+        real = self.recipe.real_share if pool * POOL >= self.recipe.real_start else 0.0
+        rows = []
+        for _ in range(POOL * self.recipe.batch_size):
+            if rng.random() < real:
+                rows.append(self.encode(rng.choice(self.real)))
+            else:
+                rows.append(self.encode(self.page(rng)))
+        rows.sort(key=lambda row: len(row["input_ids"]))
+        size = self.recipe.batch_size
+        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
+        rng.shuffle(batches)
+        return batches
+
+    @functools.cached_property
+    def real(self) -> list[Example]:
+        return self.read()
+
+    def page(self, rng: random.Random, level: int | None = None) -> Example:
+        now = int(self.level) if level is None else level
+        top = now >= self.recipe.top_level
+        # Some easier ones stay in, so that nothing learned is lost.
+        easier = rng.random() < (0.15 if top else 0.3)
+        page = pages.make_page(rng.choice(self.layouts), rng, rng.randint(1, now) if easier else None if top else now)
+        question, answers, _ = pages.one_question(page, rng)
+        return Example(question, answers, pages.ocr_words(page, rng), pages.sketch(page))
+
+    def encode(self, example: Example) -> dict[str, Any]:
+        ids, boxes = self.processor.encode(example.question, example.words)
+        return {
+            "input_ids": ids,
+            "bbox": boxes,
+            "labels": self.processor.encode_answer(example.answers[0]),
+            "image": example.image,
+        }
+
+    def masked(self, rng: random.Random) -> dict[str, Any]:
+        while True:
+            example = self.page(rng, rng.randint(2, 4))
+            if len(example.words) >= 4:
+                break
+        words, target = mask_spans(example.words, rng)
+        return self.encode(Example("read", [target], [Word(*w) for w in words], example.image))
+
+    def look(self, rng: random.Random) -> dict[str, Any]:
+        picked = [rng.choice(self.questions) for _ in range(2 * self.recipe.batch_size)]
+        rows = []
+        for question, answer, image in picked:
+            ids, boxes = self.processor.encode(question, [])
+            row = {"input_ids": ids, "bbox": boxes, "labels": self.processor.encode_answer(answer)}
+            rows.append({**row, "image": turned(self.images[image], rng.randrange(8))})
+        return self.collate(rows, "pictures", seen=True)
+
+    def collate(self, rows: list[dict[str, Any]], source: str, seen: bool = False) -> dict[str, Any]:
+        from ..models.latr.processing_latr import pad_lists
+
+        batch: dict[str, Any] = {**self.processor.pad(rows), "labels": pad_lists([r["labels"] for r in rows], -100)}
+        if seen and all(r["image"] is not None for r in rows):
+            pixels = torch.from_numpy(np.stack([r["image"] for r in rows]))
+            batch["pixel_values"] = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return {**batch, "source": source}
+
+
+def turned(image: np.ndarray, way: int) -> np.ndarray:
+    """One of the eight ways to turn and mirror a square picture: none changes a shape's name or colour."""
+    image = np.rot90(image, way % 4)
+    return np.ascontiguousarray(image[:, ::-1] if way >= 4 else image)
+
+
+class PagesTrainer(DeedTrainer):
+    """`DeedTrainer` that tells the curriculum the loss of page batches, and lets large tensors take large steps."""
+
+    mastery: Mastery
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        # T5's tensors are made in very different sizes (embeddings about 1, attention about 0.02), and its own optimizer,
+        # Adafactor, steps in proportion. AdamW needs to be told: at one rate, positions and pieces would hardly move.
+        args = self.args
+        decay = {"fast": 0.0, "slow": args.weight_decay, "bare": 0.0}
+        groups: dict[str, list[Any]] = {name: [] for name in decay}
+        whole: Any = self.model
+        for name, parameter in whole.named_parameters():
+            fast = "shared" in name or "relative_attention_bias" in name or "box_embeddings" in name
+            groups["fast" if fast else "slow" if parameter.ndim > 1 else "bare"].append(parameter)
+        rate = {"fast": 5 * args.learning_rate}
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": group, "lr": rate.get(name, args.learning_rate), "weight_decay": decay[name]}
+                for name, group in groups.items()
+            ],
+            lr=args.learning_rate,
+            betas=(args.adam_beta1, args.adam_beta2),
+        )
+        return self.optimizer
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        source = inputs.pop("source", None)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if source == "pages" and model.training:
+            losses = outputs.get("exit_losses")
+            last = (losses[-1] if losses is not None else loss).detach()
+            if losses is None:  # a plain model: its own loss, not divided by the processes' items
+                last = outputs["loss"].detach()
+            self.mastery.update(float(self.accelerator.reduce(last, "mean")), self.state.global_step)
+        return (loss, outputs) if return_outputs else loss
+
+
+def start_pages(recipe: PagesRecipe) -> tuple[Any, Any]:
+    """Fresh model and processor."""
+    from ..tasks import easyvqa, small_latr
+
+    seen = {w for e in easyvqa.read(None, "train") for w in re.findall(r"\w+", f"{e.question} {e.answers[0]}")}
+    words = [*pages.vocabulary_words(), *sorted(seen), "question", "context", "read"]
+    tokenizer = small_latr.build_tokenizer(dict.fromkeys(words), pages.KEYS)
+    model = small_latr.build_model(
+        tokenizer, recipe.encoder_layers, recipe.decoder_layers, recipe.d_model, recipe.d_ff, recipe.vision_layers
+    )
+    with quiet():
+        model.set_attn_implementation("eager")  # a third faster at this size on a CPU
+    if not recipe.conventional:
+        get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=2.0))
+    return model, small_latr.build_processor(tokenizer)
+
+
+def train_pages(
+    output: Path, recipe: PagesRecipe, real: Callable[[], list[Example]] | None = None, limit: int | None = None
+) -> dict[str, Any]:
+    """Train; continues from the last complete checkpoint in `output` when there is one.
+
+    Args:
+        output: run folder; the model is written to `output/model`.
+        real: gives the training pages as the OCR engine reads them; None: those of `tasks.pages`, read now.
+        limit: use only so many pictures and real pages (for tests).
+
+    Returns:
+        `{"steps", "train_loss", "level", "risen"}`.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    check_recipe(output, recipe)
+    set_seed(recipe.seed)
+    model, processor = start_pages(recipe)
+    if (output / "processor_config.json").is_file():  # a resumed run keeps its vocabulary
+        processor = LatrProcessor.from_pretrained(output)
+    else:
+        processor.save_pretrained(output)
+    mastery = Mastery(recipe.mastery, recipe.top_level)
+    checkpoint = last_complete_checkpoint(output)
+    mastery.resume(checkpoint)
+    read = real or functools.partial(real_pages, limit)
+    data = PageBatches(recipe, processor, mastery.level, read, load_pictures(limit))
+    arguments = Seq2SeqTrainingArguments(
+        output_dir=str(output),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=1,  # an item of the data set is a batch
+        learning_rate=recipe.learning_rate,
+        warmup_steps=recipe.warmup_steps,
+        lr_scheduler_type="linear",
+        weight_decay=recipe.weight_decay,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        bf16=recipe.bf16,
+        seed=recipe.seed,
+        logging_steps=recipe.log_every,
+        save_steps=recipe.save_every,
+        save_total_limit=2,
+        dataloader_num_workers=recipe.workers,
+        dataloader_prefetch_factor=2 if recipe.workers else None,
+        remove_unused_columns=False,
+        report_to=[],
+        use_cpu=not torch.cuda.is_available(),
+    )
+    trainer = PagesTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        data_collator=only_item,
+        processing_class=processor,
+        callbacks=[mastery],
+    )
+    trainer.mastery = mastery
+    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(data)  # type: ignore[method-assign]
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_world_process_zero():
+        publish(trainer, model, processor, output, recipe)
+    return {
+        "steps": result.global_step,
+        "train_loss": result.training_loss,
+        "level": int(mastery.level),
+        "risen": mastery.risen,
+    }
+
+
+def only_item(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """The batch that is the only item."""
+    return items[0]
+
+
+def real_pages(limit: int | None = None) -> list[Example]:
+    """The training pages as the OCR engine reads them, with their pictures as arrays."""
+    from ..tasks.pages_read import read_split
+
+    found = []
+    for example in read_split("train", limit):
+        picture: Any = example.image
+        small = picture.convert("RGB").resize((64, 64), resample=2)
+        found.append(Example(example.question, example.answers, example.words, np.asarray(small), example.id))
+    return found
+
+
+def load_pictures(limit: int | None = None) -> tuple[np.ndarray, list[tuple[str, str, int]]]:
+    """easy-vqa's training part as arrays: `[n, 64, 64, 3]`, and `(question, answer, index of the image)`."""
+    from PIL import Image
+
+    from ..tasks import easyvqa
+
+    images: dict[Path, int] = {}
+    arrays: list[np.ndarray] = []
+    questions: list[tuple[str, str, int]] = []
+    for example in easyvqa.read(None, "train"):
+        path: Any = example.image
+        if path not in images:
+            if limit is not None and len(images) >= limit:
+                break
+            images[path] = len(arrays)
+            arrays.append(np.asarray(Image.open(path).convert("RGB").resize((64, 64))))
+        questions.append((example.question, example.answers[0], images[path]))
+    return np.stack(arrays), questions

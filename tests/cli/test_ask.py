@@ -1,0 +1,227 @@
+"""`deed ask` on a tiny random model: what it reads, prints and says, in a narrow terminal, and how it refuses."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import typer
+from small_model import draw_page, save_small_model
+from typer.testing import CliRunner
+
+import deed.ocr
+from deed.cli import ask, shared
+from deed.ocr import OcrResult
+from deed.tasks.base import Word
+
+WORDS = [Word("Total:", (100, 100, 200, 120)), Word("82.50", (220, 100, 300, 120))]
+
+
+def run(*arguments, **environment):
+    app = typer.Typer()
+    ask.register(app)
+    env = {"COLUMNS": "60", "NO_COLOR": "1", "TERM": "dumb", **environment}
+    return CliRunner().invoke(app, [str(a) for a in arguments], env=env, catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Files by the names that arguments below have for them."""
+    folder = tmp_path_factory.mktemp("ask")
+    page = draw_page()
+    page.save(folder / "page.png")
+    page.rotate(90, expand=True).save(folder / "turned.png")
+    page.save(folder / "two.pdf", save_all=True, append_images=[draw_page(("SECOND",))])
+    whole = (folder / "page.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "cut.pdf").write_bytes((folder / "two.pdf").read_bytes()[:200])
+    (folder / "text.png").write_text("no picture")
+    (folder / "empty.png").write_bytes(b"")
+    save_small_model(folder / "model")
+    save_small_model(folder / "short", max_length=40)
+    for name, file in (
+        ("weights", "model.safetensors"),
+        ("exits", "deed_exits.safetensors"),
+        ("config", "config.json"),
+        ("tokens", "tokenizer.json"),
+    ):
+        shutil.copytree(folder / "model", folder / name)
+        (folder / name / file).write_bytes((folder / "model" / file).read_bytes()[:100])
+    shutil.copytree(folder / "model", folder / "endless")
+    (folder / "endless" / "tokenizer_config.json").unlink()
+    return folder
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Stands in for the OCR engine; records what it was given."""
+    calls = []
+
+    def fake(image, engine="rapidocr", **options):
+        calls.append((image.size, engine, options))
+        return OcrResult(fake.words, fake.rotation, image.size, f"{engine} 0", 0.25)
+
+    fake.words, fake.rotation, fake.calls = WORDS, 0, calls
+    monkeypatch.setattr(deed.ocr, "read_page", fake)
+    return fake
+
+
+def test_a_turned_page_read_by_the_real_engine(places):
+    done = run(places / "turned.png", "What is the total?", "list the fields.", "--model", places / "model")
+    assert done.exit_code == 0 and done.stderr == ""
+    lines, text = done.stdout.splitlines(), " ".join(done.stdout.split())
+    assert all(len(line) <= 60 for line in lines) and "\x1b[" not in done.stdout
+    assert lines.index("What is the total?") < lines.index("list the fields.")
+    assert len(re.findall(r"encoder \S+ ms, decoder \S+ ms, mean depth \d\.\d\d of 2", text)) == 2
+    assert re.search(r"OCR \(rapidocr \S+\) \S+ m?s, [67] words", text) and "threshold 0.9 (the model's)" in text
+    assert "turned by 90 degrees clockwise" in text
+    answer = "".join(lines[lines.index("What is the total?") + 1 :][:2])
+    assert re.search(r"\w[₁₂]", answer), "depth as a number beside the tokens"
+    assert any(re.match(r"layers run for a token: 1 2 *$", line) for line in lines)
+
+
+def test_json_is_all_there_is(places, read):
+    done = run(places / "page.png", "what is the total?", "--model", places / "model", "--json", "--threshold", "0.02")
+    report = json.loads(done.stdout)
+    assert done.stderr == "" and (report["threshold"], report["threshold_source"]) == (0.02, "given")
+    assert report["ocr"] == {"engine": "rapidocr 0", "ms": 250.0, "words": 2, "rotation": 0}
+    (answer,) = report["answers"]
+    n = len(answer["tokens"])
+    assert 1 <= n <= 12 and n == len(answer["depths"]) == len(answer["pieces"])
+    assert answer["mean_depth"] == pytest.approx(sum(answer["depths"]) / n) and answer["words_read"] == 2
+    assert answer["encoder_ms"] > 0 and answer["decoder_ms"] > 0
+    assert read.calls == [((460, 240), "rapidocr", {})], "one reading, no cache"
+
+
+def test_the_answer_is_the_models(places, read):
+    from deed.tasks.base import Example
+    from deed.tasks.document_run import answer, encode, load
+
+    questions = ["what is the total?", "list the fields."]
+    done = run(places / "page.png", *questions, "--model", places / "model", "--json", "--threshold", "0.02")
+    model, processor = load(places / "model")
+    rows = [encode(processor, Example(q, [], WORDS, places / "page.png")) for q in questions]
+    texts, depth = answer(model, processor, rows, 0.02)
+    said = json.loads(done.stdout)["answers"]
+    assert [a["answer"] for a in said] == texts
+    assert sum(sum(a["depths"]) for a in said) / sum(len(a["depths"]) for a in said) == pytest.approx(depth)
+
+
+def test_an_answer_of_special_tokens_only(places, read, monkeypatch):
+    nothing = {"answer": "", "fields": None, "pieces": ["", ""], "depths": [1, 2], "mean_depth": 1.5}
+    monkeypatch.setattr(ask, "answer_one", lambda *_: {**nothing, "encoder_ms": 1.0, "decoder_ms": 1.0})
+    assert "(no text)" in run(places / "page.png", "what?", "--model", places / "model").stdout.splitlines()
+
+
+def test_without_ocr_and_of_a_pdf_page(places, read):
+    options = ["--model", places / "model", "--ocr", "none", "--json"]
+    first = json.loads(run(places / "two.pdf", "what is this?", *options).stdout)
+    second = json.loads(run(places / "two.pdf", "what is this?", "--page", "2", *options).stdout)
+    assert first["ocr"] is None and read.calls == [] and (first["page"], second["page"]) == (1, 2)
+
+
+def test_words_cut_off_and_none_at_all(places, read):
+    read.words = WORDS * 20
+    done = run(places / "page.png", "what is the total?", "--model", places / "short")
+    text = " ".join(done.stdout.split())
+    found = re.search(r"the last (\d+) of its 40 words were cut \(max_length 40 tokens\)", text)
+    assert found and 20 < int(found[1]) < 40
+    read.words = []
+    text = " ".join(run(places / "page.png", "what is the total?", "--model", places / "model").stdout.split())
+    assert "No text was found on the page" in text and "cut" not in text
+
+
+def test_as_many_words_as_the_processor_keeps(places):
+    from deed.tasks.document_run import load_processor
+
+    processor = load_processor(places / "short")
+    for n in range(9):
+        words = (WORDS * 5)[:n]
+        fits = ask.words_that_fit(processor, "what is the total?", words)
+        assert (
+            processor.encode("what is the total?", words)[0] == processor.encode("what is the total?", words[:fits])[0]
+        )
+        assert fits == n or len(processor.encode("what is the total?", words[: fits + 1])[0]) == len(
+            processor.encode("what is the total?", words[:fits])[0]
+        )
+
+
+def test_a_json_answer_line_by_line(places, read, monkeypatch):
+    def fake(*_):
+        pieces = ['{"', "total", '":"', "82", ".50", '","', "date", '":"', "17 May", '"}', "</s>"]
+        depths = [1, 1, 1, 1, 2, 1, 1, 1, 2, 1, 1]
+        text = "".join(pieces[:-1])[: fake.cut]
+        times = {"mean_depth": 1.2, "encoder_ms": 1.0, "decoder_ms": 2.0}
+        return {"answer": text, "fields": ask.whole_object(text), "pieces": pieces, "depths": depths, **times}
+
+    monkeypatch.setattr(ask, "answer_one", fake)
+    fake.cut = None
+    lines = run(places / "page.png", "list the fields.", "--model", places / "model").stdout.splitlines()
+    assert '{"total":"82₁.50₂","date":"₁17 May₂"}₁ end₁' in lines
+    assert [line.split() for line in lines if line.startswith(("total", "date"))] == [
+        ["total", "82₁.50₂"],
+        ["date", "17", "May₂"],
+    ]
+    fake.cut = -4
+    text = run(places / "page.png", "list the fields.", "--model", places / "model").stdout
+    assert "not finished: no whole JSON object" in text
+
+
+def test_small_letters_where_the_vocabulary_is_small(places):
+    from deed.tasks.document_run import load_processor
+
+    processor = load_processor(places / "model")
+    assert ask.in_known_words(processor, " What is\nthe Total? ") == "what is the total?"
+    assert ask.in_known_words(processor, "XK-7?") == "XK-7?", "no fewer tokens in small letters"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.png", "q"], "nowhere.png: no such file"),
+        (["model", "q"], "is a folder, not a file"),
+        (["text.png", "q"], "no image that Pillow can read"),
+        (["empty.png", "q"], "is empty"),
+        (["cut.png", "q"], "damaged or cut off"),
+        (["cut.pdf", "q"], "damaged or cut off"),
+        (["page.png", "q", "--page", "2"], "page 1 only"),
+        (["two.pdf", "q", "--page", "3"], "pages 1 to 2, got page 3"),
+        (["two.pdf", "q", "--page", "0"], "pages 1 to 2, got page 0"),
+        (["page.png", " "], "question 1 is empty"),
+        (["page.png", "q", ""], "question 2 is empty"),
+        (["page.png", "word " * 600], "the question is longer than this model reads"),
+        (["page.png", "q", "--ocr", "abbyy"], "--ocr must be one of rapidocr, tesseract, none"),
+        (["page.png", "q", "--threshold", "nan"], "--threshold must be a number"),
+        (["page.png", "q", "--model", "nowhere"], "--model must be the folder"),
+        (["page.png", "q", "--model", "weights"], "the base model in .* cannot be loaded"),
+        (["page.png", "q", "--model", "exits"], "deed_exits.safetensors is damaged"),
+        (["page.png", "q", "--model", "config"], "config.json cannot be read"),
+        (["page.png", "q", "--model", "tokens"], "processor in .* cannot be loaded"),
+        (["page.png", "q", "--model", "endless"], "no end or padding token"),
+        (["page.png", "q", "--model", shared.CHECKPOINTS / "g2p"], "need a LaTr\\+\\+ model"),
+    ],
+)
+def test_bad_input(places, read, arguments, message):
+    model = [] if "--model" in arguments else ["--model", "model"]
+    known = {path.name for path in places.iterdir()}
+    named = [places / a if a in known else a for a in [*arguments, *model]]
+    with pytest.raises(ValueError, match=message):
+        run(*named)
+
+
+def test_missing_checkpoint_is_named(places, monkeypatch, tmp_path):
+    monkeypatch.setattr(ask, "CHECKPOINT", tmp_path / "none")
+    with pytest.raises(ValueError, match=r"the shipped checkpoint .*none is missing; pass --model"):
+        run(places / "page.png", "q")
+
+
+@pytest.mark.parametrize("arguments", [["cut.png", "q"], ["page.png", "word " * 600, "--ocr", "none"]])
+def test_bad_input_ends_with_code_two_and_one_line(places, arguments):
+    command = [sys.executable, "-m", "deed", "ask", str(places / arguments[0]), *arguments[1:]]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "--model", str(places / "model")], capture_output=True, text=True, env=env)
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("deed: ")
