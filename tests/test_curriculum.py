@@ -43,6 +43,3 @@ def test_is_kept_in_checkpoints(tmp_path):
     fresh.resume(None)
     fresh.resume(tmp_path / "checkpoint-10")
     assert int(fresh.level) == 1
-    logs = {"loss": 1.0}
-    again.on_log(None, None, None, logs)
-    assert logs["level"] == 2

@@ -56,11 +56,11 @@ class Mastery(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
-            (folder / FILE).write_text(json.dumps(self.state()) + "\n", encoding="utf-8")
+            self.save(folder)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if logs is not None and "loss" in logs:
-            logs["level"] = int(self.level)
+    def save(self, folder: Path) -> None:
+        """Write `curriculum.json` into a folder."""
+        (folder / FILE).write_text(json.dumps(self.state()) + "\n", encoding="utf-8")
 
     def resume(self, checkpoint: str | Path | None) -> None:
         """Read the level of a checkpoint, if it has one."""

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from deed.curriculum import Mastery
-from deed.recipes.pages import PageBatches, PagesRecipe, start_pages, train_pages, turned
+from deed.recipes.page_batches import PageBatches, turned
+from deed.recipes.pages import PagesRecipe, start_pages, train_pages
 from deed.tasks import document_run, pages
 from deed.tasks.base import Example, Word
 

@@ -8,29 +8,24 @@ in throughout. A batch is a function of seed and index, so a resumed run sees wh
 from __future__ import annotations
 
 import functools
-import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import Dataset
 from transformers import Seq2SeqTrainingArguments, set_seed
 
 from ..config import DeedConfig
 from ..curriculum import Mastery
 from ..model import get_deed_model
 from ..models.latr import LatrProcessor
-from ..models.latr.denoising import mask_spans
 from ..models.latr.modeling_latr import quiet
 from ..tasks import pages
-from ..tasks.base import Example, Word
+from ..tasks.base import Example
 from ..train import DeedTrainer, check_recipe, last_complete_checkpoint, publish
-
-POOL = 6  # batches drawn at once and sorted by length, so that little of a batch is padding
+from .page_batches import PageBatches, load_pictures, real_pages
 
 
 @dataclass
@@ -78,117 +73,6 @@ class PagesRecipe:
     workers: int = 1
 
 
-class PageBatches(Dataset):
-    """Item i is a whole batch, encoded: `{"rows", "source", …}`.
-
-    Args:
-        level: shared tensor of the curriculum; `top_level` means whole pages.
-        real: gives pages read by the OCR engine, as examples; called when they are first needed.
-        pictures: `(images uint8 [n, 64, 64, 3], questions [(text, answer, image index)])` of easy-vqa.
-    """
-
-    def __init__(
-        self,
-        recipe: PagesRecipe,
-        processor: Any,
-        level: torch.Tensor,
-        real: Callable[[], list[Example]],
-        pictures: tuple[Any, Any],
-    ) -> None:
-        self.recipe, self.processor, self.level = recipe, processor, level
-        self.read, (self.images, self.questions) = real, pictures
-        self.pooled: tuple[int, list[Any]] = (-1, [])
-        self.layouts = list(pages.KNOWN)
-
-    def __len__(self) -> int:
-        # A few more than steps: the last pool is whole.
-        return (self.recipe.steps // POOL + 2) * POOL
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        recipe = self.recipe
-        rng = random.Random(f"{recipe.seed}/batch/{index}")
-        if index < recipe.denoise_steps:
-            return self.collate([self.masked(rng) for _ in range(recipe.batch_size)], "denoise")
-        # Pictures cost a third of the work of whole pages, and several times that of pages of one field: they mostly wait.
-        share = 1.0 if int(self.level) >= recipe.top_level else 0.2
-        if rng.random() < share * recipe.picture_share:
-            return self.look(rng)
-        pool, at = divmod(index, POOL)
-        if self.pooled[0] != pool:
-            self.pooled = (pool, self.draw(pool))
-        return self.collate(self.pooled[1][at], "pages", seen=rng.random() < share * recipe.seen_share)
-
-    def draw(self, pool: int) -> list[list[dict[str, Any]]]:
-        """`POOL` batches of pages at the present level, like lengths together."""
-        rng = random.Random(f"{self.recipe.seed}/pool/{pool}")
-        real = self.recipe.real_share if pool * POOL >= self.recipe.real_start else 0.0
-        rows = []
-        for _ in range(POOL * self.recipe.batch_size):
-            if rng.random() < real:
-                rows.append(self.encode(rng.choice(self.real)))
-            else:
-                rows.append(self.encode(self.page(rng)))
-        rows.sort(key=lambda row: len(row["input_ids"]))
-        size = self.recipe.batch_size
-        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
-        rng.shuffle(batches)
-        return batches
-
-    @functools.cached_property
-    def real(self) -> list[Example]:
-        return self.read()
-
-    def page(self, rng: random.Random, level: int | None = None) -> Example:
-        now = int(self.level) if level is None else level
-        top = now >= self.recipe.top_level
-        # Some easier ones stay in, so that nothing learned is lost.
-        easier = rng.random() < (0.15 if top else 0.3)
-        page = pages.make_page(rng.choice(self.layouts), rng, rng.randint(1, now) if easier else None if top else now)
-        question, answers, _ = pages.one_question(page, rng)
-        return Example(question, answers, pages.ocr_words(page, rng), pages.sketch(page))
-
-    def encode(self, example: Example) -> dict[str, Any]:
-        ids, boxes = self.processor.encode(example.question, example.words)
-        return {
-            "input_ids": ids,
-            "bbox": boxes,
-            "labels": self.processor.encode_answer(example.answers[0]),
-            "image": example.image,
-        }
-
-    def masked(self, rng: random.Random) -> dict[str, Any]:
-        while True:
-            example = self.page(rng, rng.randint(2, 4))
-            if len(example.words) >= 4:
-                break
-        words, target = mask_spans(example.words, rng)
-        return self.encode(Example("read", [target], [Word(*w) for w in words], example.image))
-
-    def look(self, rng: random.Random) -> dict[str, Any]:
-        picked = [rng.choice(self.questions) for _ in range(2 * self.recipe.batch_size)]
-        rows = []
-        for question, answer, image in picked:
-            ids, boxes = self.processor.encode(question, [])
-            row = {"input_ids": ids, "bbox": boxes, "labels": self.processor.encode_answer(answer)}
-            rows.append({**row, "image": turned(self.images[image], rng.randrange(8))})
-        return self.collate(rows, "pictures", seen=True)
-
-    def collate(self, rows: list[dict[str, Any]], source: str, seen: bool = False) -> dict[str, Any]:
-        from ..models.latr.processing_latr import pad_lists
-
-        batch: dict[str, Any] = {**self.processor.pad(rows), "labels": pad_lists([r["labels"] for r in rows], -100)}
-        if seen and all(r["image"] is not None for r in rows):
-            pixels = torch.from_numpy(np.stack([r["image"] for r in rows]))
-            batch["pixel_values"] = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-        return {**batch, "source": source}
-
-
-def turned(image: np.ndarray, way: int) -> np.ndarray:
-    """One of the eight ways to turn and mirror a square picture: none changes a shape's name or colour."""
-    image = np.rot90(image, way % 4)
-    return np.ascontiguousarray(image[:, ::-1] if way >= 4 else image)
-
-
 class PagesTrainer(DeedTrainer):
     """`DeedTrainer` that tells the curriculum the loss of page batches, and lets large tensors take large steps."""
 
@@ -214,6 +98,11 @@ class PagesTrainer(DeedTrainer):
             betas=(args.adam_beta1, args.adam_beta2),
         )
         return self.optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs["level"] = int(self.mastery.level)
+        super().log(logs, start_time)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -306,6 +195,7 @@ def train_pages(
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         publish(trainer, model, processor, output, recipe)
+        mastery.save(output / "model")
     return {
         "steps": result.global_step,
         "train_loss": result.training_loss,
@@ -317,35 +207,3 @@ def train_pages(
 def only_item(items: list[dict[str, Any]]) -> dict[str, Any]:
     """The batch that is the only item."""
     return items[0]
-
-
-def real_pages(limit: int | None = None) -> list[Example]:
-    """The training pages as the OCR engine reads them, with their pictures as arrays."""
-    from ..tasks.pages_read import read_split
-
-    found = []
-    for example in read_split("train", limit):
-        picture: Any = example.image
-        small = picture.convert("RGB").resize((64, 64), resample=2)
-        found.append(Example(example.question, example.answers, example.words, np.asarray(small), example.id))
-    return found
-
-
-def load_pictures(limit: int | None = None) -> tuple[np.ndarray, list[tuple[str, str, int]]]:
-    """easy-vqa's training part as arrays: `[n, 64, 64, 3]`, and `(question, answer, index of the image)`."""
-    from PIL import Image
-
-    from ..tasks import easyvqa
-
-    images: dict[Path, int] = {}
-    arrays: list[np.ndarray] = []
-    questions: list[tuple[str, str, int]] = []
-    for example in easyvqa.read(None, "train"):
-        path: Any = example.image
-        if path not in images:
-            if limit is not None and len(images) >= limit:
-                break
-            images[path] = len(arrays)
-            arrays.append(np.asarray(Image.open(path).convert("RGB").resize((64, 64))))
-        questions.append((example.question, example.answers[0], images[path]))
-    return np.stack(arrays), questions

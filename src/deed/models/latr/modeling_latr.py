@@ -92,7 +92,8 @@ class LatrEncoder(T5Stack):
             self.visual_projection = nn.Linear(vision.hidden_size, config.d_model)
         self.post_init()  # again: T5Stack's own came before these modules
 
-    def is_custom_code(self) -> bool:
+    @classmethod
+    def is_custom_code(cls) -> bool:
         # Else Transformers skips modules that hold no parameter themselves, T5's attention among them, which is where
         # T5 gives fresh weights their sizes: they would stay far too large to learn from.
         return False
@@ -192,10 +193,13 @@ def _pair(size: Any) -> tuple[int, int]:
 class LatrForConditionalGeneration(T5ForConditionalGeneration):
     """LaTr++ with T5's language modelling head."""
 
-    is_custom_code = LatrEncoder.is_custom_code
     config: LatrConfig
     config_class = LatrConfig
     base_model_prefix = "latr"
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        return False  # as for the encoder
 
     def __init__(self, config: LatrConfig) -> None:
         super().__init__(config)
