@@ -83,7 +83,7 @@ def test_pages_grow_with_the_level(batches):
     lengths = []
     for level in (1, 4, 8):
         data.level.fill_(level)
-        data.pooled = (-1, [])
+        data.pooled = (None, [])
         lengths.append(np.mean([data[i]["input_ids"].shape[1] for i in range(4, 16) if data[i]["source"] == "pages"]))
     data.level.fill_(1)
     assert lengths[0] < lengths[1] < lengths[2]

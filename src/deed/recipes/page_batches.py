@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -42,30 +43,34 @@ class PageBatches(Dataset):
     ) -> None:
         self.recipe, self.processor, self.level = recipe, processor, level
         self.read, (self.images, self.questions) = real, pictures
-        self.pooled: tuple[int, list[Any]] = (-1, [])
+        self.processes = int(os.environ.get("WORLD_SIZE", "1"))
+        self.pooled: tuple[Any, list[Any]] = (None, [])
         self.layouts = list(pages.KNOWN)
 
     def __len__(self) -> int:
-        # A few more than steps: the last pool is whole.
-        return (self.recipe.steps // POOL + 2) * POOL
+        # A few more than are used, since Trainer fetches ahead.
+        return (self.recipe.steps + 2 * POOL) * self.processes
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         recipe = self.recipe
         rng = random.Random(f"{recipe.seed}/batch/{index}")
-        if index < recipe.denoise_steps:
+        # Processes wait for each other, so that in one step all of them get work of like size.
+        step, process = divmod(index, self.processes)
+        kind = random.Random(f"{recipe.seed}/kind/{step}")
+        if step < recipe.denoise_steps:
             return self.collate([self.masked(rng) for _ in range(recipe.batch_size)], "denoise")
         # Pictures cost a third of the work of whole pages, and several times that of pages of one field: they mostly wait.
         share = 1.0 if int(self.level) >= recipe.top_level else 0.2
-        if rng.random() < share * recipe.picture_share:
+        if kind.random() < share * recipe.picture_share:
             return self.look(rng)
-        pool, at = divmod(index, POOL)
-        if self.pooled[0] != pool:
-            self.pooled = (pool, self.draw(pool))
-        return self.collate(self.pooled[1][at], "pages", seen=rng.random() < share * recipe.seen_share)
+        pool, at = divmod(step, POOL)
+        if self.pooled[0] != (pool, process):
+            self.pooled = ((pool, process), self.draw(pool, process))
+        return self.collate(self.pooled[1][at], "pages", seen=kind.random() < share * recipe.seen_share)
 
-    def draw(self, pool: int) -> list[list[dict[str, Any]]]:
-        """`POOL` batches of pages at the present level, like lengths together."""
-        rng = random.Random(f"{self.recipe.seed}/pool/{pool}")
+    def draw(self, pool: int, process: int = 0) -> list[list[dict[str, Any]]]:
+        """`POOL` batches of pages at the present level, like lengths together; in the same order for every process."""
+        rng = random.Random(f"{self.recipe.seed}/pool/{pool}/{process}")
         real = self.recipe.real_share if pool * POOL >= self.recipe.real_start else 0.0
         rows = []
         for _ in range(POOL * self.recipe.batch_size):
@@ -76,7 +81,7 @@ class PageBatches(Dataset):
         rows.sort(key=lambda row: len(row["input_ids"]))
         size = self.recipe.batch_size
         batches = [rows[i : i + size] for i in range(0, len(rows), size)]
-        rng.shuffle(batches)
+        random.Random(f"{self.recipe.seed}/order/{pool}").shuffle(batches)
         return batches
 
     @functools.cached_property

@@ -34,7 +34,7 @@ class PagesRecipe:
 
     Args:
         steps: optimizer steps.
-        batch_size: pages per step; pictures come twice as many, they are short.
+        batch_size: pages per step and process; pictures come twice as many, they are short.
         learning_rate: peak of a linear warm-up and decay.
         denoise_steps: first steps, on masked words of pages.
         picture_share: share of batches from easy-vqa; a fifth of it below `top_level`.
@@ -55,7 +55,7 @@ class PagesRecipe:
     picture_share: float = 0.25
     seen_share: float = 0.5
     real_share: float = 0.25
-    real_start: int = 3500
+    real_start: int = 2000
     mastery: float = 0.2
     top_level: int = 8
     encoder_layers: int = 3
@@ -109,12 +109,15 @@ class PagesTrainer(DeedTrainer):
     ) -> Any:
         source = inputs.pop("source", None)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if source == "pages" and model.training:
+        if model.training and int(self.mastery.level) < self.mastery.top:
             losses = outputs.get("exit_losses")
-            last = (losses[-1] if losses is not None else loss).detach()
-            if losses is None:  # a plain model: its own loss, not divided by the processes' items
-                last = outputs["loss"].detach()
-            self.mastery.update(float(self.accelerator.reduce(last, "mean")), self.state.global_step)
+            # A plain model's own loss is not divided by the items of all processes.
+            last = (losses[-1] * self.accelerator.num_processes if losses is not None else outputs["loss"]).detach()
+            # Every process takes part, whatever its batch is of: they rise together.
+            mine = torch.stack([last, torch.ones_like(last)]) * (source == "pages")
+            total, count = self.accelerator.reduce(mine, "sum").tolist()
+            if count:
+                self.mastery.update(total / count, self.state.global_step)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -176,6 +179,7 @@ def train_pages(
         logging_steps=recipe.log_every,
         save_steps=recipe.save_every,
         save_total_limit=2,
+        ddp_find_unused_parameters=True,  # a batch without pictures
         dataloader_num_workers=recipe.workers,
         dataloader_prefetch_factor=2 if recipe.workers else None,
         remove_unused_columns=False,
