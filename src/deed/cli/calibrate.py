@@ -26,16 +26,21 @@ def calibrate(
     ] = None,
     risk: Annotated[float, typer.Option(help="Allowed drop of the score against full depth.")] = 0.01,
     confidence: Annotated[float, typer.Option(help="Confidence of the bound.")] = 0.95,
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(help="Thresholds to test, from strict to loose.", show_default="eighteen from 0.9999 to 0.3"),
+    ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Use only so many examples.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     from rich.console import Console
 
+    from ..calibrate import GRID
     from ..saving import save_deed_config
     from ..tasks import document_run, g2p_run
     from ..tasks.held_out import check_tasks, examples_of
 
-    tasks = check_tasks(task, model)
+    tasks, grid = check_tasks(task, model), threshold or GRID
     console = Console(stderr=True)
     with console.status("reading …") as status:
 
@@ -46,7 +51,7 @@ def calibrate(
 
         if tasks == ["g2p"]:
             loaded, tokenizer = g2p_run.load(model)
-            report = g2p_run.calibrate_g2p(loaded, tokenizer, risk, confidence, count, progress)
+            report = g2p_run.calibrate_g2p(loaded, tokenizer, risk, confidence, count, progress, grid)
         else:
             loaded, processor = document_run.load(model)
             reports = []
@@ -56,7 +61,7 @@ def calibrate(
                     name, data, split, "calibration", count, lambda i: status.update(f"{i} read")
                 )
                 found = document_run.calibrate_examples(
-                    loaded, processor, examples, metric, risk, confidence, progress
+                    loaded, processor, examples, metric, risk, confidence, progress, grid
                 )
                 reports.append({**found, "task": name, "metric": metric})
             # Each threshold keeps its task's promise, and so does any stricter one that was accepted for it before.

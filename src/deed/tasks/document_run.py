@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..calibrate import calibrate
+from ..calibrate import GRID, calibrate
 from ..confidence import ExitPolicy
 from ..model import DeedMixin
 from ..saving import DeedLoadError, from_pretrained
@@ -173,6 +173,7 @@ def calibrate_examples(
     risk: float,
     confidence: float,
     progress: Callable[[str], None] | None = None,
+    thresholds: Sequence[float] = GRID,
 ) -> dict[str, Any]:
     """`deed.calibrate` on these examples, each scored by `metric`; sets the model's threshold."""
     each = getattr(metrics, f"{metric}_each")
@@ -181,7 +182,9 @@ def calibrate_examples(
         return each([processor.tokenizer.decode(tokens, skip_special_tokens=True)], [row["answers"]])[0]
 
     rows = [{**encode(processor, example), "answers": example.answers} for example in examples]
-    return calibrate(model, rows, risk, confidence, score=judge, batch_size=32, progress=progress, **DECODING)
+    return calibrate(
+        model, rows, risk, confidence, score=judge, thresholds=thresholds, batch_size=64, progress=progress, **DECODING
+    )
 
 
 def shuffled(examples: Iterable[Any], seed: int = 0) -> list[Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer
 
-from ..calibrate import calibrate
+from ..calibrate import GRID, calibrate
 from ..confidence import ExitPolicy
 from ..saving import DeedLoadError, from_pretrained
 from . import g2p
@@ -68,6 +68,7 @@ def calibrate_g2p(
     confidence: float,
     count: int | None = None,
     progress: Callable[[str], None] | None = None,
+    thresholds: Sequence[float] = GRID,
 ) -> dict[str, Any]:
     """`deed.calibrate` on the calibration split; a word scores 1 if its answer is any of the listed pronunciations."""
     rows = g2p.load_split("calibration")[:count]
@@ -79,4 +80,6 @@ def calibrate_g2p(
     def score(tokens: list[int], example: dict[str, Any]) -> float:
         return float(tokenizer.decode(tokens, skip_special_tokens=True) in example["answers"])
 
-    return calibrate(model, examples, risk, confidence, score=score, batch_size=64, progress=progress)
+    return calibrate(
+        model, examples, risk, confidence, score=score, thresholds=thresholds, batch_size=64, progress=progress
+    )
