@@ -20,7 +20,7 @@ from deed.tasks import document_run
 from deed.tasks.held_out import examples_of
 
 SETS = {"pages test": ("pages", "test"), "pages unseen": ("pages", "unseen"), "easyvqa test": ("easyvqa", "test")}
-THRESHOLDS = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+THRESHOLDS = (0.8, 0.9, 0.95, 0.99)
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ def test_what_is_shipped():
     assert recipe["conventional"] is False and recipe["loss"] == "deed"
 
 
-@pytest.mark.parametrize(("split", "least"), [("test", 0.8), ("unseen", 0.55)])
+@pytest.mark.parametrize(("split", "least"), [("test", 0.72), ("unseen", 0.68)])
 def test_answers_on_pages_never_seen(shipped, asked, split, least):
     """Floors below what all 150 pages give (README): a dozen pages waver."""
     model, processor = shipped
@@ -58,10 +58,11 @@ def test_pictures_are_seen(shipped):
     metric, found = examples_of("easyvqa", None, "test", "test", 300)
     examples = list(found)
     predictions, _ = document_run.answer(model, processor, [document_run.encode(processor, e) for e in examples])
-    assert document_run.score(examples, predictions, metric)["exact_match"] > 0.8
+    seen = document_run.score(examples, predictions, metric)["exact_match"]
+    assert seen > 0.78
     blind = [{k: v for k, v in document_run.encode(processor, e).items() if k != "pixel_values"} for e in examples]
     guessed, _ = document_run.answer(model, processor, blind)
-    assert document_run.score(examples, guessed, metric)["exact_match"] < 0.7, "not read off the question alone"
+    assert document_run.score(examples, guessed, metric)["exact_match"] < seen - 0.1, "not read off the question alone"
 
 
 def test_the_threshold_is_calibrated(shipped):
