@@ -1,6 +1,6 @@
 """Pages: business documents made up at random, with questions about them; known and unseen layouts, no downloads."""
 
-from .data import DEMO, SPLITS, examples_of, image_of, make_page, one_question, page_of, simulated
+from .data import SPLITS, examples_of, image_of, make_page, one_question, page_of, simulated
 from .draft import Page, Rule, Text, main_keys
 from .layouts import KNOWN
 from .making import Layout
@@ -12,7 +12,6 @@ from .values import KEYS, LONG, value
 from .wording import vocabulary_words
 
 __all__ = [
-    "DEMO",
     "KEYS",
     "KNOWN",
     "LONG",

@@ -17,7 +17,6 @@ from .unseen import UNSEEN
 from .values import LONG
 
 SPLITS = {"train": 400, "validation": 40, "calibration": 320, "test": 150, "unseen": 150}  # pages
-DEMO = 12  # the first pages of "test" that the demo shows
 
 
 def make_page(layout: str, rng: random.Random, n_fields: int | None = None) -> Page:
