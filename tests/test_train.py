@@ -276,6 +276,7 @@ out = wrapped(input_ids=ids[i::n], labels=labels[i::n], num_items_in_batch=total
 accelerator.backward(out.loss * n)  # the processes' gradients are averaged
 if accelerator.is_main_process:
     torch.save({{k: p.grad for k, p in accelerator.unwrap_model(wrapped).named_parameters()}}, sys.argv[1])
+accelerator.wait_for_everyone()  # one that leaves alone now and then aborts
 accelerator.end_training()
 """
 

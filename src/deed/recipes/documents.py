@@ -99,23 +99,22 @@ class Stream(IterableDataset):
         yield from held
 
     def encode(self, example: Example, rng: random.Random) -> dict[str, Any] | None:
+        if self.recipe.objective == "answer" and not example.answers:
+            return None  # before its page is read for nothing
+        example = with_words(example, self.recipe)
         if self.recipe.objective == "denoise":
             if len(example.words) < 2:
                 return None
             words, target = mask_spans(example.words, rng)
             example = replace(example, question="read", words=[Word(*w) for w in words], answers=[target])
-        if not example.answers:
-            return None
-        row = document_run.encode(self.processor, with_words(example, self.recipe))
+        row = document_run.encode(self.processor, example)
         labels = self.processor.encode_answer(rng.choice(example.answers))[: self.recipe.max_answer]
         return {**row, "labels": labels}
 
 
 def examples_of(recipe: DocumentRecipe, split: str) -> Iterator[Example]:
-    """The data set's examples, with the words of pages that come without OCR read when `objective` needs them."""
-    reader = READERS[recipe.task]
-    for example in reader.read(Path(recipe.data) if recipe.data else None, split):
-        yield with_words(example, recipe) if recipe.objective == "denoise" else example
+    """The data set's examples as its reader gives them."""
+    return READERS[recipe.task].read(Path(recipe.data) if recipe.data else None, split)
 
 
 def with_words(example: Example, recipe: DocumentRecipe) -> Example:
@@ -179,9 +178,7 @@ def train_documents(output: Path, recipe: DocumentRecipe, limit: int | None = No
         raise DataError(f"task must be one of {', '.join(sorted(READERS))}, got {recipe.task!r}")
     if recipe.objective not in ("answer", "denoise"):
         raise DataError(f"objective must be 'answer' or 'denoise', got {recipe.objective!r}")
-    next(
-        iter(examples_of(replace(recipe, objective="answer"), "train"))
-    )  # missing data is told before models are loaded
+    next(examples_of(recipe, "train"))  # missing data is told before models are loaded
     set_seed(recipe.seed)
     model, processor = start_documents(recipe)
     arguments = Seq2SeqTrainingArguments(

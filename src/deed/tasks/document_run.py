@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from ..calibrate import GRID, calibrate
 from ..confidence import ExitPolicy
 from ..model import DeedMixin
+from ..models.latr.processing_latr import stack_pictures
 from ..saving import DeedLoadError, from_pretrained
 from . import metrics
 from .base import Example
@@ -102,13 +102,7 @@ def as_picture(image: Any) -> Any:
 def inputs_of(processor: Any, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Encoded rows to a batch for `generate()`."""
     batch = processor.pad([{k: v.tolist() for k, v in row.items() if k != "pixel_values"} for row in rows])
-    seen = [row.get("pixel_values") for row in rows]
-    there = [p for p in seen if p is not None]
-    if there:
-        batch["pixel_values"] = torch.stack([torch.zeros_like(there[0]) if p is None else p for p in seen])
-        if len(there) < len(seen):
-            batch["pixel_mask"] = torch.tensor([int(p is not None) for p in seen])
-    return batch
+    return {**batch, **stack_pictures([row.get("pixel_values") for row in rows])}
 
 
 def answer(
@@ -185,10 +179,3 @@ def calibrate_examples(
     return calibrate(
         model, rows, risk, confidence, score=judge, thresholds=thresholds, batch_size=64, progress=progress, **DECODING
     )
-
-
-def shuffled(examples: Iterable[Any], seed: int = 0) -> list[Any]:
-    """In random order, before any cut: a smaller sample is the head of a larger one."""
-    rows = list(examples)
-    random.Random(seed).shuffle(rows)
-    return rows

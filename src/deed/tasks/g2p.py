@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import DataError
+from .from_scratch import generation_config, t5_sizes
 from .metrics import accuracy, phoneme_error_rate
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'-."
@@ -100,28 +101,15 @@ def build_tokenizer() -> Any:
 
 def build_model(tokenizer: Any, n_layers: int = 8, d_model: int = 128, d_ff: int = 512, dropout: float = 0.1) -> Any:
     """A T5 with as many encoder as decoder layers, fresh weights."""
-    from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
+    from transformers import T5Config, T5ForConditionalGeneration
 
     config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=d_model,
-        d_kv=32,
-        d_ff=d_ff,
-        num_heads=d_model // 32,
+        **t5_sizes(tokenizer, d_model, d_ff, dropout),
         num_layers=n_layers,
         num_decoder_layers=n_layers,
-        dropout_rate=dropout,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,  # type: ignore[call-arg]
     )
     model = T5ForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
-        max_length=MAX_ANSWER + 1,  # the start token counts
-        decoder_start_token_id=tokenizer.pad_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    model.generation_config = generation_config(tokenizer, MAX_ANSWER)
     return model
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..models.latr import LatrConfig, LatrForConditionalGeneration, LatrProcessor
+from .from_scratch import generation_config, t5_sizes
 
 CHARACTERS = [chr(c) for c in range(33, 127)] + list("€£")
 JSON_PIECES = ['{"', '":"', '","', '"}']
@@ -76,20 +77,10 @@ def build_model(
     dropout: float = 0.0,
 ) -> LatrForConditionalGeneration:
     """Fresh weights; heads of width 32."""
-    from transformers import GenerationConfig
-
     config = LatrConfig(
-        vocab_size=len(tokenizer),
-        d_model=d_model,
-        d_kv=32,
-        d_ff=d_ff,
-        num_heads=d_model // 32,
+        **t5_sizes(tokenizer, d_model, d_ff, dropout),
         num_layers=encoder_layers,
         num_decoder_layers=decoder_layers,
-        dropout_rate=dropout,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,  # type: ignore[call-arg]
         vision_config={
             "hidden_size": d_model,
             "num_hidden_layers": vision_layers,
@@ -101,12 +92,7 @@ def build_model(
     )
     model = LatrForConditionalGeneration(config)
     look_beside(model)
-    model.generation_config = GenerationConfig(
-        max_length=MAX_ANSWER + 1,  # the start token counts
-        decoder_start_token_id=tokenizer.pad_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    model.generation_config = generation_config(tokenizer, MAX_ANSWER)
     return model
 
 

@@ -151,12 +151,20 @@ class LatrProcessor(ProcessorMixin):
             raise ValueError("this model has no ViT; leave images out")
         there = [p for p in pictures if p is not None]
         pixels = self.image_processor(there, return_tensors="pt", **kwargs)["pixel_values"]
-        if len(there) == len(pictures):
-            return {"pixel_values": pixels}
-        values, mask = pixels.new_zeros(len(pictures), *pixels.shape[1:]), torch.zeros(len(pictures), dtype=torch.long)
-        at = [i for i, p in enumerate(pictures) if p is not None]
-        values[at], mask[at] = pixels, 1
-        return {"pixel_values": values, "pixel_mask": mask}
+        found = iter(pixels)
+        return stack_pictures([None if p is None else next(found) for p in pictures])
+
+
+def stack_pictures(pixels: Sequence[torch.Tensor | None]) -> dict[str, torch.Tensor]:
+    """Pictures `[3, height, width]`, some of which may be None, to `pixel_values` and, if some are None, `pixel_mask`;
+    nothing where all are."""
+    first = next((p for p in pixels if p is not None), None)
+    if first is None:
+        return {}
+    values = {"pixel_values": torch.stack([torch.zeros_like(first) if p is None else p for p in pixels])}
+    if any(p is None for p in pixels):
+        values["pixel_mask"] = torch.tensor([int(p is not None) for p in pixels])
+    return values
 
 
 def pair_words(words: Sequence[Any], boxes: Sequence[Any] | None) -> list[tuple[str, Any]]:
