@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 import deed.cache as cache_module
-import deed.decode as decode_module
+import deed.masks as masks_module
 import deed.staircase as staircase_module
 from conftest import batch, deed_model
 from deed import FixedSchedule
@@ -50,14 +50,32 @@ def stairs_not_reordered(patch):
 
 
 def cross_rows_not_selected(patch):
-    def mutant(self, layer_idx):
+    def first_rows(self, layer_idx):
         block = self.cache.block
         n = len(block.rows)  # the first n rows, whoever is in work
         return SimpleNamespace(
             keys=self.cache.cross_keys[layer_idx][:n], values=self.cache.cross_values[layer_idx][:n]
         )
 
-    patch.setattr(cache_module._CrossAttentionSide, "__getitem__", mutant)
+    def runs_from_the_first_row(self, q, scale):
+        self.block.__dict__["runs"] = [(0, len(self.block.rows), 0)]
+        return attend(self, q, scale)
+
+    attend = cache_module.StaircaseCache.attend_cross
+    patch.setattr(cache_module._CrossAttentionSide, "__getitem__", first_rows)
+    patch.setattr(cache_module.StaircaseCache, "attend_cross", runs_from_the_first_row)
+
+
+def own_rows_not_selected(patch):
+    put = staircase_module.Staircase.put
+
+    def mutant(self, block, keys, values):
+        found = put(self, block, keys, values)
+        if len(block.rows) < self.n_rows:
+            found = tuple(x.roll(1, 0) for x in found)
+        return found
+
+    patch.setattr(staircase_module.Staircase, "put", mutant)
 
 
 def cross_ready_for_all_once_ready_for_some(patch):
@@ -71,22 +89,24 @@ def cross_ready_for_all_once_ready_for_some(patch):
 
 
 def cross_mask_rows_not_selected(patch):
-    mask_for = decode_module.mask_for
+    mask_for = masks_module.mask_for
 
-    def mutant(model, keep, dtype):
-        mask = mask_for(model, keep, dtype)
+    def mutant(*arguments, **options):
+        mask = mask_for(*arguments, **options)
         return mask[:1].expand_as(mask) if mask.shape[0] > 1 else mask
 
-    patch.setattr(decode_module, "mask_for", mutant)
+    patch.setattr(masks_module, "mask_for", mutant)
 
 
 def no_catch_up_mask(patch):
-    original = decode_module._self_attention
+    separate = masks_module.separate
 
-    def mutant(model, family, cache, block, decoder_mask):
-        return None, original(model, family, cache, block, decoder_mask)[1]
+    def folded(model, family, cache, block, decoder_mask):
+        bias = family.position_bias(model, block.stop)
+        return None if bias is None else bias[:, :, block.start :]
 
-    patch.setattr(decode_module, "_self_attention", mutant)
+    patch.setattr(masks_module, "separate", lambda *arguments: (None, separate(*arguments)[1]))
+    patch.setattr(masks_module, "folded", folded)
 
 
 def padding_cells_written(patch):
@@ -94,7 +114,7 @@ def padding_cells_written(patch):
 
     def mutant(self, layer, rows):
         made = block(self, layer, rows)
-        made.fresh = None
+        made.__dict__["spans"] = [(i, j, row, made.start) for i, j, row in made.runs]
         return made
 
     patch.setattr(staircase_module.Staircase, "block", mutant)
@@ -117,6 +137,7 @@ MUTATIONS = {
     pending_states_not_reordered: "beam",
     stairs_not_reordered: "beam",
     cross_rows_not_selected: "greedy",
+    own_rows_not_selected: "greedy",
     cross_ready_for_all_once_ready_for_some: "greedy",
     cross_mask_rows_not_selected: "greedy",
     no_catch_up_mask: "greedy",
@@ -125,8 +146,11 @@ MUTATIONS = {
 }
 
 
+@pytest.mark.parametrize("path", ["parts", "layers"])
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda f: f.__name__)
-def test_mutation_is_noticed(kind, mutation, monkeypatch):
+def test_mutation_is_noticed(kind, mutation, path, monkeypatch):
+    if path == "layers":  # each layer by its own forward
+        monkeypatch.setattr(type(deed_model(kind).deed_family), "parts", lambda self, model: None)
     check(kind, MUTATIONS[mutation])
     mutation(monkeypatch)
     with pytest.raises((AssertionError, RuntimeError, IndexError)):

@@ -140,10 +140,10 @@ def test_cells_are_counted():
         stairs.widen(block, block.hidden + 1)
     stairs.extend(torch.zeros(2, 1, 3))
     block = stairs.block(0, [0, 1])
-    assert (block.start, block.stop, block.fresh, block.index) == (1, 2, None, None)
+    assert (block.start, block.stop, block.index, block.spans) == (1, 2, None, [(0, 2, 0, 1)])
     stairs.widen(block, block.hidden + 1)
     block = stairs.block(1, [0, 1])  # row 0 lacks one position, row 1 two: one padding cell
-    assert block.fresh.tolist() == [[False, True], [True, True]]
+    assert block.spans == [(0, 1, 0, 1), (1, 2, 1, 0)] and block.runs == [(0, 2, 0)]
     before = stairs.hidden.clone()
     stairs.widen(block, block.hidden + 1)
     assert torch.equal(stairs.hidden[0, 0], before[0, 0]), "a padding cell is not written"

@@ -46,9 +46,13 @@ class StaircaseCache(EncoderDecoderCache):
         self.cross_values: list[torch.Tensor | None] = [None] * n_layers
         self.cross_ready: list[list[bool]] = [[] for _ in range(n_layers)]
         self.block: Block | None = None
+        self.own_mask: torch.Tensor | None = None  # of the block in work, `[r or 1, heads or 1, width, stop]`
         self.encoder_mask: torch.Tensor | None = None  # [rows, 1, 1, source]; None where nothing is masked
         self.encoder_seen = False
-        self.bias: torch.Tensor | None = None
+        self.bias: torch.Tensor | None = None  # position bias, `[1, heads, n, n]`
+        self.causal: torch.Tensor | None = None  # the same with later positions masked, `[1, heads or 1, n, n]`
+        self.has_bias = False
+        self.plan: Any = None  # what decode.py looks up once per generation
         self.begin()
 
     # -- one generation -------------------------------------------------------------------------------------------
@@ -56,6 +60,7 @@ class StaircaseCache(EncoderDecoderCache):
     def begin(self, processors: Any = (), may_skip_finished: bool = False) -> None:
         """Start counting steps anew (a cache may be continued by another `generate()`)."""
         self.step = 0
+        self.plan = None
         self.depths: list[list[int]] = []  # [steps][rows]: depth of the row that gave each token, 0 once finished
         self.asked_rows = 0  # rows whose logits an exit computed only to ask (and answer)
         self.finished: list[bool] | None = None
@@ -127,6 +132,28 @@ class StaircaseCache(EncoderDecoderCache):
         for r in missing:
             ready[r] = True
 
+    def attend_own(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        """Take in the block's keys and values, and attend to all its rows have: `families.parts.Attends`."""
+        block = self.block
+        assert block is not None
+        keys, values = (x.narrow(2, 0, block.stop) for x in self.stairs.put(block, k, v))
+        if len(block.rows) == block.n_rows:
+            return _attend(q, keys, values, self.own_mask, scale)
+        return _attend_by_runs(q, keys, values, block, self.own_mask, scale)
+
+    def attend_cross(self, q: torch.Tensor, scale: float) -> torch.Tensor:
+        """Attend to the source: `families.parts.Attends`."""
+        block = self.block
+        assert block is not None
+        keys, values = self.cross_keys[block.layer], self.cross_values[block.layer]
+        assert keys is not None and values is not None
+        mask = self.encoder_mask
+        if len(block.rows) == block.n_rows:
+            return _attend(q, keys, values, mask, scale)
+        if mask is not None and block.index is not None:
+            mask = mask.index_select(0, block.index)
+        return _attend_by_runs(q, keys, values, block, mask, scale)
+
     # -- what Transformers calls ----------------------------------------------------------------------------------
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -190,6 +217,28 @@ class StaircaseCache(EncoderDecoderCache):
     @property
     def is_croppable(self) -> bool:
         return True
+
+
+def _attend(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    return nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scale)
+
+
+def _attend_by_runs(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, block: Block, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """Some rows of a batch: slices of keys and values, which are large, one call per run; nothing is gathered.
+
+    Args:
+        keys, values: `[rows, heads, length, head_dim]` of the whole batch.
+        mask: `[r or 1, heads or 1, width or 1, length]` of the block's rows.
+    """
+    found = []
+    for i, j, row in block.runs:
+        part = mask if mask is None or mask.shape[0] == 1 else mask[i:j]
+        found.append(_attend(q[i:j], keys[row : row + j - i], values[row : row + j - i], part, scale))
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 class _AlwaysTrue(dict):

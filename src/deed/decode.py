@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from . import masks
 from .cache import StaircaseCache
 from .confidence import Ask
+from .families.parts import run_parts
 from .staircase import Block
 
 
@@ -34,74 +36,82 @@ def decode_step(
         encoder_mask: `[rows, source]`, 1 keeps.
         decoder_mask: `[rows, length so far]`, 1 keeps; None keeps all.
     """
-    family, stairs, policy = model.deed_family, cache.stairs, cache.policy
-    exit_of = {depth: i for i, depth in enumerate(model.deed_config.exit_layers)}
+    stairs, policy = cache.stairs, cache.policy
+    plan = cache.plan = cache.plan or Plan(model)
+    family = plan.family
     stairs.extend(family.embed(model, decoder_input_ids, stairs.length))
     if not cache.encoder_seen:
         cache.encoder_seen = True
         if encoder_mask is not None and not bool(encoder_mask.all()):
-            cache.encoder_mask = mask_for(model, encoder_mask[:, None, None, :], encoder_hidden.dtype)
-    vocab = family.vocab_size(model)
-    allowed = cache.allowed(vocab, encoder_hidden.device)
+            cache.encoder_mask = masks.mask_for(model, encoder_mask[:, None, None, :], encoder_hidden.dtype)
+    if decoder_mask is not None and bool(decoder_mask.all()):
+        decoder_mask = None
+    allowed = cache.allowed(plan.vocab, encoder_hidden.device)
 
     live = cache.live_rows()
     rows = torch.tensor(live, device=encoder_hidden.device)
     depths = [0] * stairs.n_rows
     leavers: list[tuple[list[int], torch.Tensor]] = []
     earlier: list[torch.Tensor] = []  # argmax of the exits asked in this step, for measures that remember
-    masks: dict[tuple[int, int], tuple[torch.Tensor | None, torch.Tensor | None]] = {}
-    n_layers = stairs.n_layers
 
-    for depth, layer in enumerate(family.layers(model), 1):
+    for depth, layer in enumerate(plan.layers, 1):
         if not live:
             break
         block = stairs.block(depth - 1, live)
         cache.enter(block, layer, family, encoder_hidden)
-        key = (block.start, len(live))
-        if key not in masks:
-            masks[key] = _self_attention(model, family, cache, block, decoder_mask)
-        self_mask, bias = masks[key]
-        cross_mask = cache.encoder_mask
-        if cross_mask is not None and block.index is not None:
-            cross_mask = cross_mask.index_select(0, block.index)
-        output = family.run(layer, block.hidden, self_mask, bias, encoder_hidden, cross_mask, cache)
-
-        if depth in exit_of:
-            hidden = output[:, -1]
-            ask = Ask(
-                depth=depth,
-                exit_index=exit_of[depth],
-                is_last=depth == n_layers,
-                step=cache.step,
-                rows=rows,
-                hidden=hidden,
-                previous=block.hidden[:, -1] if depth > 1 else None,
-                head=lambda h=hidden, d=depth: _logits(model, d, h),  # type: ignore[misc]
-                allowed=None if allowed is None else allowed[live],
-                earlier=earlier,
-            )
-            leave = [True] * len(live) if ask.is_last else policy.leaves(ask).tolist()
-            if any(leave):
-                going = [r for r, gone in zip(live, leave, strict=True) if gone]
-                leavers.append((going, _leaving_logits(model, ask, leave)))
-                for r in going:
-                    depths[r] = depth
-            if ask.looked:
-                cache.asked_rows += len(live)
-            stairs.widen(block, output)
-            if policy.remembers and not all(leave):
-                token = ask.masked_logits.argmax(-1)
-                stay = torch.tensor([not gone for gone in leave], device=token.device)
-                earlier = [t[stay] for t in [*earlier, token]]
-            if any(leave):
-                live = [r for r, gone in zip(live, leave, strict=True) if not gone]
-                rows = torch.tensor(live, device=encoder_hidden.device)
+        if plan.parts is None:
+            output = _run_layer(model, plan, cache, layer, block, encoder_hidden, decoder_mask)
         else:
+            cache.own_mask = masks.folded(model, family, cache, block, decoder_mask)
+            output = run_parts(plan.parts[depth - 1], block.hidden, cache)
+        exit_index = plan.exit_of.get(depth)
+        if exit_index is None:
             stairs.widen(block, output)
+            continue
+        hidden = output[:, -1]
+        ask = Ask(
+            depth=depth,
+            exit_index=exit_index,
+            is_last=depth == stairs.n_layers,
+            step=cache.step,
+            rows=rows,
+            hidden=hidden,
+            previous=block.hidden[:, -1] if depth > 1 else None,
+            head=lambda h=hidden, d=depth: _logits(model, d, h),  # type: ignore[misc]
+            allowed=None if allowed is None else allowed[live],
+            earlier=earlier,
+        )
+        leave = [True] * len(live) if ask.is_last else policy.leaves(ask).tolist()
+        if any(leave):
+            going = [r for r, gone in zip(live, leave, strict=True) if gone]
+            leavers.append((going, _leaving_logits(model, ask, leave)))
+            for r in going:
+                depths[r] = depth
+        if ask.looked:
+            cache.asked_rows += len(live)
+        stairs.widen(block, output)
+        if policy.remembers and not all(leave):
+            token = ask.masked_logits.argmax(-1)
+            stay = torch.tensor([not gone for gone in leave], device=token.device)
+            earlier = [t[stay] for t in [*earlier, token]]
+        if any(leave):
+            live = [r for r, gone in zip(live, leave, strict=True) if not gone]
+            rows = torch.tensor(live, device=encoder_hidden.device)
 
     cache.block = None
     cache.record(depths)
-    return _assemble(leavers, stairs.n_rows, vocab, encoder_hidden)[:, None]
+    return _assemble(leavers, stairs.n_rows, plan.vocab, encoder_hidden)[:, None]
+
+
+class Plan:
+    """What a generation looks up once: layers, their parts where the family knows them, and which depths are exits."""
+
+    def __init__(self, model: Any) -> None:
+        self.family = model.deed_family
+        self.layers = list(self.family.layers(model))
+        self.parts = self.family.parts(model)
+        self.exit_of = {depth: i for i, depth in enumerate(model.deed_config.exit_layers)}
+        self.vocab = self.family.vocab_size(model)
 
 
 def _logits(model: Any, depth: int, hidden: torch.Tensor) -> torch.Tensor:
@@ -130,35 +140,18 @@ def _assemble(
     return logits
 
 
-def _self_attention(
-    model: Any, family: Any, cache: StaircaseCache, block: Block, decoder_mask: torch.Tensor | None
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Causal mask `[rows or 1, 1, width, stop]` (None where every key is visible) and position bias of a block.
-
-    A block wider than one position needs its mask spelled out: given None, sdpa would align its own causal mask to the
-    top left and silently read the wrong keys.
-    """
-    device, dtype = block.hidden.device, block.hidden.dtype
-    visible = None
-    if block.stop - block.start > 1:
-        keys = torch.arange(block.stop, device=device)
-        visible = (keys[None, :] <= keys[block.start :, None])[None, None]
-    if decoder_mask is not None and not bool(decoder_mask.all()):
-        rows = decoder_mask if block.index is None else decoder_mask.index_select(0, block.index)
-        padding = rows[:, None, None, : block.stop].to(torch.bool)
-        visible = padding if visible is None else visible & padding
-    bias = None
-    if cache.bias is None or cache.bias.shape[-1] < block.stop:
-        cache.bias = family.position_bias(model, max(2 * block.stop, 32))
-    if cache.bias is not None:
-        bias = cache.bias[:, :, block.start : block.stop, : block.stop]
-    return (None if visible is None else mask_for(model, visible, dtype)), bias
-
-
-def mask_for(model: Any, keep: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`keep` in the form that the model's attention gets from Transformers: bool for sdpa; for eager 0 where kept and the
-    dtype's lowest value elsewhere. They differ only for a row that keeps nothing."""
-    keep = keep.to(torch.bool)
-    if model.config._attn_implementation == "sdpa":
-        return keep
-    return torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill(~keep, torch.finfo(dtype).min)
+def _run_layer(
+    model: Any,
+    plan: Plan,
+    cache: StaircaseCache,
+    layer: Any,
+    block: Block,
+    encoder_hidden: torch.Tensor,
+    decoder_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """A layer by its own `forward`, through Transformers' cache interface."""
+    self_mask, bias = masks.separate(model, plan.family, cache, block, decoder_mask)
+    cross_mask = cache.encoder_mask
+    if cross_mask is not None and block.index is not None:
+        cross_mask = cross_mask.index_select(0, block.index)
+    return plan.family.run(layer, block.hidden, self_mask, bias, encoder_hidden, cross_mask, cache)

@@ -1,7 +1,8 @@
 """`generate()` with early exit: checks the options, makes the cache, and reports who left where.
 
-All decoding loops are Transformers' own. `generate()` gets a `StaircaseCache` to carry through them; `_sample` and
-`_beam_search` are entered after all preparation, when processors, stopping criteria and the number of rows are known.
+`generate()` gets a `StaircaseCache` to carry through Transformers' own code; `_sample` and `_beam_search` are entered after
+all preparation, when processors, stopping criteria and the number of rows are known. Beam search is Transformers' loop;
+greedy search and sampling have one of ours (`loop.py`), with the same results.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .cache import StaircaseCache
 from .confidence import ExitPolicy, FixedSchedule, ThresholdPolicy, build_confidence
 from .config import DeedConfig
 from .families import DecoderFamily
+from .loop import sample
 from .outputs import DeedGenerateBeamOutput, DeedGenerateOutput
 
 
@@ -109,18 +111,41 @@ class EarlyExitGeneration:
 
     # Transformers' decoding loops, entered after all preparation: here processors, criteria and rows are known.
 
-    def _sample(self, input_ids: Any, logits_processor: Any, stopping_criteria: Any, *args: Any, **kwargs: Any) -> Any:
+    def _sample(
+        self,
+        input_ids: Any,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         cache = kwargs.get("past_key_values")
+        arguments = (generation_config, synced_gpus, streamer)
         if not isinstance(cache, StaircaseCache):
-            return super()._sample(input_ids, logits_processor, stopping_criteria, *args, **kwargs)  # type: ignore[misc]
+            return super()._sample(input_ids, logits_processor, stopping_criteria, *arguments, **kwargs)  # type: ignore[misc]
         has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
         self._begin(cache, input_ids.shape[0], logits_processor, has_eos)
+        if not synced_gpus and self._steps_directly():
+            return sample(self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs)
         watched = _WatchedCriteria(stopping_criteria, cache)
-        result = super()._sample(input_ids, logits_processor, watched, *args, **kwargs)  # type: ignore[misc]
+        result = super()._sample(input_ids, logits_processor, watched, *arguments, **kwargs)  # type: ignore[misc]
         if isinstance(result, torch.Tensor):
             return result
         depths = torch.tensor(cache.depths, device=result.sequences.device).T
         return DeedGenerateOutput(**result, exit_layers=depths)  # type: ignore[arg-type]
+
+    def _steps_directly(self) -> bool:
+        """Whether nothing but this class says how a step is prepared and run: then `loop.py` decodes."""
+        ours = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
+        return (
+            all(getattr(type(self), name) is getattr(EarlyExitGeneration, name) for name in ours)
+            and hasattr(type(self), "deed_base")
+            and "forward" not in vars(self)  # as accelerate leaves it for autocast
+            and not self._forward_hooks  # type: ignore[attr-defined]
+            and not self._forward_pre_hooks  # type: ignore[attr-defined]
+        )
 
     def _beam_search(self, input_ids: Any, logits_processor: Any, *args: Any, **kwargs: Any) -> Any:
         cache = kwargs.get("past_key_values")

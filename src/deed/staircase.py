@@ -9,14 +9,14 @@ A step appends new positions (`extend`) and walks down the layers. At layer l it
 
 Rows have stairs of their own. A block is right-aligned: it spans positions start..length for all its rows, start being
 the lowest stair among them, so that mask, bias and positions are shared. Where a row's stair is higher, its cells in
-the block are *padding*: the layer computes them (from deeper states, so the values mean nothing), and both `store` and
+the block are *padding*: the layer computes them (from deeper states, so the values mean nothing), and both `put` and
 `widen` drop them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -27,19 +27,51 @@ class Block:
 
     Attributes:
         layer: 0-based layer.
-        rows: row numbers, ascending; `index` is the same as a tensor, or None where it is every row in order.
+        rows: row numbers, ascending.
+        n_rows: rows of the whole batch.
+        stairs: where each of the rows' stair stands.
         start, stop: the positions spanned.
-        fresh: `[r, stop - start]` bool, False on padding cells; None where there are none.
         hidden: `[r, stop - start, d_model]`, the layer's input. May be a view of the buffer: read before `widen`.
     """
 
     layer: int
     rows: list[int]
-    index: torch.Tensor | None
+    n_rows: int
+    stairs: list[int]
     start: int
     stop: int
-    fresh: torch.Tensor | None
     hidden: torch.Tensor
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int, int]]:
+        """Rows that follow each other in the batch, as `(i, j, row)`: block rows i..j are the batch's row, row + 1 …
+        What is sliced by runs is not copied."""
+        count = len(self.rows)
+        if self.rows[-1] - self.rows[0] + 1 == count:
+            return [(0, count, self.rows[0])]
+        return [(i, j, row) for i, j, row, _ in _runs(self.rows, [0] * count)]
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int, int, int]]:
+        """Runs of rows whose stairs stand equal, as `(i, j, row, stair)`: positions stair..stop of them are new."""
+        if len(self.runs) == 1 and max(self.stairs) == self.start:
+            return [(*self.runs[0], self.start)]
+        return _runs(self.rows, self.stairs)
+
+    @cached_property
+    def index(self) -> torch.Tensor | None:
+        """`rows` as a tensor, or None where it is every row in order."""
+        return None if len(self.rows) == self.n_rows else torch.tensor(self.rows, device=self.hidden.device)
+
+
+def _runs(rows: list[int], stairs: list[int]) -> list[tuple[int, int, int, int]]:
+    found = []
+    i = 0
+    for j in range(1, len(rows) + 1):
+        if j == len(rows) or rows[j] != rows[j - 1] + 1 or stairs[j] != stairs[i]:
+            found.append((i, j, rows[i], stairs[i]))
+            i = j
+    return found
 
 
 class Staircase:
@@ -80,24 +112,23 @@ class Staircase:
         self.hidden[:, self.length : self.length + new] = embedded
         self.length += new
 
-    def block(self, layer: int, rows: Sequence[int]) -> Block:
-        """The block of all positions that `rows` still lack at `layer`, under the layer below's finished stair."""
+    def block(self, layer: int, rows: list[int]) -> Block:
+        """The block of all positions that `rows` (ascending) lack at `layer`, under the layer below's finished stair."""
         assert self.hidden is not None, "extend() first"
-        rows = list(rows)
-        stairs = [self.filled[layer][r] for r in rows]
+        filled = self.filled[layer]
+        stairs = [filled[r] for r in rows]
         start = min(stairs)
-        index = None if len(rows) == self.n_rows else torch.tensor(rows, device=self.hidden.device)
-        fresh = None
-        if max(stairs) != start:
-            columns = torch.arange(start, self.length, device=self.hidden.device)
-            fresh = columns >= torch.tensor(stairs, device=self.hidden.device)[:, None]
-        hidden = self.hidden[:, start : self.length]
-        if index is not None:
-            hidden = hidden.index_select(0, index)
-        return Block(layer, rows, index, start, self.length, fresh, hidden)
+        first, count = rows[0], len(rows)
+        hidden = self.hidden.narrow(1, start, self.length - start)
+        if rows[-1] - first + 1 > count:
+            hidden = hidden.index_select(0, torch.tensor(rows, device=self.hidden.device))
+        elif count < self.n_rows:
+            hidden = hidden.narrow(0, first, count)
+        return Block(layer, rows, self.n_rows, stairs, start, self.length, hidden)
 
-    def store(self, block: Block, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the block's keys and values `[r, heads, width, head_dim]`; returns all of the rows', `[…, stop, …]`."""
+    def put(self, block: Block, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the block's keys and values `[r, heads, width, head_dim]`; returns the layer's buffers
+        `[rows, heads, capacity, head_dim]`, of which `runs` and `stop` say what concerns the block."""
         return self._put(self.keys, block, keys), self._put(self.values, block, values)
 
     def _put(self, buffers: list[torch.Tensor | None], block: Block, new: torch.Tensor) -> torch.Tensor:
@@ -105,34 +136,39 @@ class Staircase:
         if buffer is None:  # a layer nobody has reached costs no memory
             _, heads, _, width = new.shape
             buffer = buffers[block.layer] = new.new_zeros(self.n_rows, heads, self._capacity, width)
+        for i, j, row, stair in block.spans:
+            # narrow() where a slice would do: this runs twice per layer and token, and slicing costs twice as much.
+            place = buffer.narrow(2, stair, block.stop - stair)
+            if j - i < self.n_rows:
+                place = place.narrow(0, row, j - i)
+            place.copy_(
+                new if j - i == len(block.rows) and stair == block.start else new[i:j, :, stair - block.start :]
+            )
+        return buffer
+
+    def store(self, block: Block, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `put`; returns all keys and values of the block's rows, `[r, heads, stop, head_dim]` each."""
+        whole = self.put(block, keys, values)
         if block.index is None:
-            whole = buffer[:, :, : block.stop]
-        else:
-            whole = buffer.index_select(0, block.index)[:, :, : block.stop]
-        span = whole[:, :, block.start :]
-        if block.fresh is not None:
-            new = torch.where(block.fresh[:, None, :, None], new, span)
-        span.copy_(new)
-        if block.index is not None:
-            buffer[block.index, :, block.start : block.stop] = new
-        return whole
+            return whole[0][:, :, : block.stop], whole[1][:, :, : block.stop]
+        return tuple(w.index_select(0, block.index)[:, :, : block.stop] for w in whole)  # type: ignore[return-value]
 
     def widen(self, block: Block, output: torch.Tensor) -> None:
         """Take the layer's output `[r, width, d_model]`: it becomes the positions' deepest state, the stair rises."""
         assert self.hidden is not None
-        if block.fresh is not None:
-            output = torch.where(block.fresh[:, :, None], output, block.hidden)
-        if block.index is None:
-            self.hidden[:, block.start : block.stop] = output
-        else:
-            self.hidden[block.index, block.start : block.stop] = output
-        stairs = self.filled[block.layer]
-        pending = 0
+        for i, j, row, stair in block.spans:
+            place = self.hidden.narrow(1, stair, block.stop - stair)
+            if j - i < self.n_rows:
+                place = place.narrow(0, row, j - i)
+            place.copy_(
+                output if j - i == len(block.rows) and stair == block.start else output[i:j, stair - block.start :]
+            )
+        filled = self.filled[block.layer]
         for r in block.rows:
-            pending += block.stop - stairs[r]
             if self.writes is not None:
-                self.writes[block.layer, r, stairs[r] : block.stop] += 1
-            stairs[r] = block.stop
+                self.writes[block.layer, r, filled[r] : block.stop] += 1
+            filled[r] = block.stop
+        pending = block.stop * len(block.rows) - sum(block.stairs)
         self.computed_cells += pending
         self.padding_cells += len(block.rows) * (block.stop - block.start) - pending
 

@@ -12,6 +12,7 @@ from torch import nn
 from transformers.cache_utils import EncoderDecoderCache
 
 from .base import DecoderFamily, register_family
+from .parts import AttentionParts, LayerParts, direct, plain
 
 
 @register_family("BartForConditionalGeneration")
@@ -43,6 +44,23 @@ class BartFamily(DecoderFamily):
     ) -> torch.Tensor:
         return layer(hidden, self_mask, encoder_hidden, encoder_mask, past_key_values=cache, use_cache=True)
 
+    def parts(self, model: Any) -> list[LayerParts] | None:
+        found = []
+        layers: list[Any] = list(self.layers(model))
+        for layer in layers:
+            if type(layer).__name__ != "BartDecoderLayer" or not plain((layer, layer.self_attn, layer.encoder_attn)):
+                return None
+            found.append(
+                LayerParts(
+                    _attention(layer.self_attn_layer_norm, layer.self_attn),
+                    _attention(layer.encoder_attn_layer_norm, layer.encoder_attn),
+                    layer.final_layer_norm,
+                    _FeedForward(layer),
+                    post_norm=True,
+                )
+            )
+        return found
+
     def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         attention = layer.encoder_attn
         shape = (*encoder_hidden.shape[:2], -1, attention.head_dim)
@@ -51,3 +69,21 @@ class BartFamily(DecoderFamily):
 
     def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         return model.lm_head(hidden) + model.final_logits_bias
+
+    def head_parts(self, model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float]:
+        return model.lm_head.weight, model.final_logits_bias[0], 1.0
+
+
+class _FeedForward:
+    """A BART layer's feed-forward, which its layer spells out."""
+
+    def __init__(self, layer: Any) -> None:
+        self.up, self.act, self.down = direct(layer.fc1), direct(layer.activation_fn), direct(layer.fc2)
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.down(self.act(self.up(hidden)))
+
+
+def _attention(norm: Any, attention: Any) -> AttentionParts:
+    q, k, v, out = (direct(x) for x in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj))
+    return AttentionParts(norm, q, k, v, out, attention.num_heads, attention.head_dim, attention.scaling)

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from transformers.cache_utils import EncoderDecoderCache
 
+from .parts import LayerParts
+
 
 class DecoderFamily:
     """One kind of decoder. Subclass, fill in, and `@register_family("ClassName", …)`."""
@@ -53,6 +55,11 @@ class DecoderFamily:
         """One decoder layer on `[rows, q, d_model]`; masks are as Transformers makes them, `[rows or 1, 1, q, keys]`."""
         raise NotImplementedError
 
+    def parts(self, model: Any) -> list[LayerParts] | None:
+        """The layers as their modules, which the engine then runs without the layers' own overhead (`parts.py`). None
+        where a layer has to be run by itself: `run` is called then. Asked once per generation."""
+        return None
+
     def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-attention keys and values `[rows, heads, source, head_dim]` of a layer, by its own projections."""
         raise NotImplementedError
@@ -63,6 +70,11 @@ class DecoderFamily:
 
     def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         """The model's own generation head on finished features: scaling, projection, bias."""
+        raise NotImplementedError
+
+    def head_parts(self, model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float]:
+        """The head as numbers: weight `[vocab, d_model]`, bias `[vocab]` or None, and the factor on the features. What
+        `head` computes is `weight @ (factor * features) + bias`."""
         raise NotImplementedError
 
     def vocab_size(self, model: Any) -> int:

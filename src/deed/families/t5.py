@@ -13,6 +13,7 @@ from torch import nn
 from transformers.cache_utils import EncoderDecoderCache
 
 from .base import DecoderFamily, register_family
+from .parts import AttentionParts, LayerParts, Module, direct, direct_rms_norm, plain
 
 
 @register_family("T5ForConditionalGeneration", "MT5ForConditionalGeneration")
@@ -46,6 +47,27 @@ class T5Family(DecoderFamily):
         zero = hidden.new_zeros(1, 1, 1, 1)
         return layer(hidden, self_mask, bias, encoder_hidden, encoder_mask, zero, past_key_values=cache)[0]
 
+    def parts(self, model: Any) -> list[LayerParts] | None:
+        blocks: list[Any] = list(self.layers(model))
+        if any(type(block).__name__ != "T5Block" and type(block).__name__ != "MT5Block" for block in blocks):
+            return None
+        found = []
+        for block in blocks:
+            own, cross, feed = block.layer
+            containers = (block, own, own.SelfAttention, cross, cross.EncDecAttention, feed)
+            # In fp16 the blocks clamp what overflows.
+            if not plain(containers) or own.layer_norm.weight.dtype == torch.float16:
+                return None
+            found.append(
+                LayerParts(
+                    _attention(own.layer_norm, own.SelfAttention),
+                    _attention(cross.layer_norm, cross.EncDecAttention),
+                    _norm(feed.layer_norm),
+                    _feed(feed.DenseReluDense),
+                )
+            )
+        return found
+
     def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         attention = layer.layer[1].EncDecAttention
         shape = (*encoder_hidden.shape[:2], -1, attention.key_value_proj_dim)
@@ -56,7 +78,41 @@ class T5Family(DecoderFamily):
         return model.decoder.dropout(model.decoder.final_layer_norm(hidden))
 
     def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
-        # vars(): the configuration's own attribute lookup takes as long as the projection. MT5Config has no such field.
-        if vars(model.config).get("scale_decoder_outputs", False):
+        if _scaled(model):
             hidden = hidden * (model.model_dim**-0.5)
         return model.lm_head(hidden)
+
+    def head_parts(self, model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float]:
+        return model.lm_head.weight, None, model.model_dim**-0.5 if _scaled(model) else 1.0
+
+
+def _scaled(model: Any) -> bool:
+    # vars(): the configuration's own attribute lookup takes as long as the projection. MT5Config has no such field.
+    return vars(model.config).get("scale_decoder_outputs", False)
+
+
+def _attention(norm: Any, attention: Any) -> AttentionParts:
+    q, k, v, out = (direct(x) for x in (attention.q, attention.k, attention.v, attention.o))
+    heads, width = attention.n_heads, attention.key_value_proj_dim
+    return AttentionParts(_norm(norm), q, k, v, out, heads, width, attention.scaling)
+
+
+def _norm(norm: Any) -> Module:
+    known = type(norm).__name__ in ("T5LayerNorm", "MT5LayerNorm")
+    return direct_rms_norm(norm, norm.variance_epsilon) if known else norm
+
+
+def _feed(feed: Any) -> Module:
+    """The feed-forward without its dropout and its casts, where there is nothing to cast."""
+    kind = type(feed).__name__.removeprefix("M")
+    weight = getattr(feed.wo, "weight", None)
+    if not plain([feed]) or not isinstance(weight, torch.Tensor) or weight.dtype not in (torch.float32, torch.float64):
+        return feed
+    act, down = direct(feed.act), direct(feed.wo)
+    if kind == "T5DenseActDense":
+        up = direct(feed.wi)
+        return lambda x: down(act(up(x)))
+    if kind == "T5DenseGatedActDense":
+        gate, linear = direct(feed.wi_0), direct(feed.wi_1)
+        return lambda x: down(act(gate(x)) * linear(x))
+    return feed

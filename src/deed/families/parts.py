@@ -1,0 +1,128 @@
+"""A decoder layer as its own modules in the order of their use, and the one function that runs it.
+
+Transformers' layers carry arguments, checks and conversions for training, tracing and every kind of cache. At decoding
+time that costs four times the arithmetic of a small layer. A family that can say which modules a layer consists of
+(`LayerParts`) has its layers run here instead: the same modules in the same order, so that weights, quantised linears and
+LoRA are what they are in the model, and only what stands between them is ours.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+Module = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class AttentionParts:
+    """One attention: its norm, projections, number and width of heads, and factor on the scores."""
+
+    norm: Module
+    q: Module
+    k: Module
+    v: Module
+    out: Module
+    heads: int
+    width: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """One decoder layer: attention to what was decoded, attention to the source, feed-forward.
+
+    Args:
+        post_norm: norms follow the residual sums (BART) instead of preceding each part (T5).
+    """
+
+    own: AttentionParts
+    cross: AttentionParts
+    feed_norm: Module
+    feed: Module
+    post_norm: bool = False
+
+
+class Attends(Protocol):
+    """Whoever keeps keys and values: the cache, for the block in work."""
+
+    def attend_own(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        """`[r, heads, q, width]`: take in new keys and values, attend to all so far."""
+        ...
+
+    def attend_cross(self, q: torch.Tensor, scale: float) -> torch.Tensor:
+        """`[r, heads, q, width]`: attend to the source."""
+        ...
+
+
+def run_parts(parts: LayerParts, hidden: torch.Tensor, cache: Attends) -> torch.Tensor:
+    """One layer on `[r, q, d_model]`."""
+    own, cross, post = parts.own, parts.cross, parts.post_norm
+    x = hidden if post else own.norm(hidden)
+    attended = cache.attend_own(_split(own.q(x), own), _split(own.k(x), own), _split(own.v(x), own), own.scale)
+    hidden = hidden + own.out(_merge(attended))
+    if post:
+        hidden = own.norm(hidden)
+    x = hidden if post else cross.norm(hidden)
+    hidden = hidden + cross.out(_merge(cache.attend_cross(_split(cross.q(x), cross), cross.scale)))
+    if post:
+        hidden = cross.norm(hidden)
+        return parts.feed_norm(hidden + parts.feed(hidden))
+    return hidden + parts.feed(parts.feed_norm(hidden))
+
+
+def _split(x: torch.Tensor, attention: AttentionParts) -> torch.Tensor:
+    rows, length, _ = x.shape
+    return x.view(rows, length, attention.heads, attention.width).transpose(1, 2)
+
+
+def _merge(x: torch.Tensor) -> torch.Tensor:
+    rows, heads, length, width = x.shape
+    return x.transpose(1, 2).reshape(rows, length, heads * width)
+
+
+def direct(module: Any) -> Module:
+    """A linear layer or an activation as the bare function it is, since at small widths calling the module takes longer
+    than the arithmetic; anything else (LoRA, quantised, hooked) as it is."""
+    if not _bare(module):
+        return module
+    if type(module) is nn.Linear:
+        return functools.partial(_linear, module.weight, module.bias)
+    return nn.functional.relu if type(module) is nn.ReLU else module
+
+
+def _linear(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.linear(x, weight, bias)
+
+
+def direct_rms_norm(module: Any, eps: float) -> Module:
+    """T5's norm by torch's fused function. Only in float32: the module computes the variance in float32 whatever it is
+    given, and so must who compares with it."""
+    if module.weight.dtype != torch.float32 or not _bare(module):
+        return module
+    return functools.partial(_rms_norm, (module.weight.shape[0],), module.weight, eps)
+
+
+def _rms_norm(shape: tuple[int], weight: torch.Tensor, eps: float, x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.rms_norm(x, shape, weight, eps)
+
+
+def _bare(module: Any) -> bool:
+    hooks = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    return isinstance(module, nn.Module) and not hooks and "parametrizations" not in module._modules
+
+
+def plain(modules: Iterable[Any]) -> bool:
+    """Whether these containers do nothing but call what is in them: in evaluation mode, no hooks, no other `forward`.
+
+    Their leaves are called as modules, so hooks on those work in any case.
+    """
+    everywhere = nn.modules.module
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        return False
+    return not any(m.training or m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in modules)
