@@ -54,8 +54,8 @@ def sample(
         scores = logits[:, -1].to(torch.float32)
         if keeps_logits:
             all_logits.append(scores.clone())
-        if logits_processor:
-            scores = logits_processor(input_ids, scores)
+        if logits_processor or keeps_scores:
+            scores = logits_processor(input_ids, scores.clone())
         if keeps_scores:
             all_scores.append(scores)
         if generation_config.do_sample:

@@ -172,7 +172,8 @@ def _decode_forward(self: Any, kwargs: dict[str, Any]) -> Any:
         kwargs.get("attention_mask"),
         kwargs.get("decoder_attention_mask"),
     )
-    return DeedSeq2SeqLMOutput(logits=logits, past_key_values=cache, encoder_last_hidden_state=encoder_hidden)
+    # Copied, so that the caller may write into them: a step's tensors are inference tensors.
+    return DeedSeq2SeqLMOutput(logits=logits.clone(), past_key_values=cache, encoder_last_hidden_state=encoder_hidden)
 
 
 # What a decoding step reads, and what generate() passes along that changes nothing here.

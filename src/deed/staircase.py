@@ -172,6 +172,7 @@ class Staircase:
         self.computed_cells += pending
         self.padding_cells += len(block.rows) * (block.stop - block.start) - pending
 
+    @torch.inference_mode()  # as what it moves was made
     def select(self, indices: torch.Tensor) -> None:
         """Row i becomes what row `indices[i]` was: beam reorder, expansion, or keeping some rows."""
         order = indices.tolist()
@@ -190,6 +191,7 @@ class Staircase:
             self.writes = self.writes[:, order]
         self.n_rows = len(order)
 
+    @torch.inference_mode()
     def rollback(self, positions: int) -> None:
         """Forget the newest `positions` of every row; what lies below keeps its stair and its deepest state."""
         if not 0 <= positions <= self.length:
