@@ -1,6 +1,7 @@
 """The recipe of the shipped LaTr++: its batches, and that a resumed run is the unbroken one."""
 
 import json
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -127,3 +128,44 @@ def test_a_resumed_run_is_the_unbroken_one(tmp_path, conventional):
         assert (a.keys() == b.keys() and any("vit" in k for k in a)) or "exits" in file
         for key in a:
             torch.testing.assert_close(a[key], b[key], rtol=0, atol=1e-7, msg=key)
+
+
+@pytest.mark.parametrize("conventional", (False, True))
+def test_going_on_from_a_finished_model(tmp_path, conventional):
+    first, second = tmp_path / "first", tmp_path / "second"
+    recipe = replace(TINY, conventional=conventional)
+    train_pages(first, recipe, lambda: [READ], limit=3)
+    Mastery(top=8).save(first / "model")
+    state = json.loads((first / "model" / "curriculum.json").read_text())
+    (first / "model" / "curriculum.json").write_text(json.dumps({**state, "level": 8, "risen": [[8, 5]]}))
+    onward = replace(recipe, start=str(first / "model"), learning_rate=0.0, weight_decay=0.0)
+    result = train_pages(second, onward, lambda: [READ], limit=3)
+    assert result["level"] == 8 and result["risen"] == [(8, 5)]
+    for file in ["model.safetensors"] + ([] if conventional else ["deed_exits.safetensors"]):
+        a, b = (load_file(folder / "model" / file) for folder in (first, second))
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), "it starts where the other ended"
+    with pytest.raises(ValueError, match=r"is a (conventional|deed) model"):
+        start_pages(replace(onward, conventional=not conventional))
+
+
+def test_going_on_from_nothing(tmp_path):
+    with pytest.raises(ValueError, match="folder of a saved model"):
+        start_pages(replace(TINY, start=str(tmp_path)))
+
+
+def test_a_run_that_goes_on_has_its_first_stages_behind_it(batches):
+    data, processor = batches
+    recipe = replace(data.recipe, start="somewhere")
+    onward = PageBatches(recipe, processor, data.level, data.read, (data.images, data.questions))
+    assert (onward.denoise_steps, onward.real_start) == (0, 0) and onward[0]["source"] != "denoise"
+
+
+def test_shape_names_are_asked_more_often(batches):
+    data, processor = batches
+    questions = [("is it red?", "no", 0)] * 30 + [("what shape?", "circle", 1)]
+    named = PageBatches(data.recipe, processor, data.level, data.read, (data.images, questions))
+    rng = random.Random(0)
+    labels = [row for _ in range(20) for row in named.look(rng)["labels"].tolist()]
+    circle = processor.encode_answer("circle")
+    share = sum(row[: len(circle)] == circle for row in labels) / len(labels)
+    assert 0.2 < share < 0.5

@@ -48,7 +48,7 @@ def train(
     dropout_stop: Annotated[int | None, typer.Option(help="g2p: first step without again.")] = None,
     start: Annotated[
         Path | None,
-        typer.Option("--from", help="g2p: go on from this saved model, with a fresh optimizer and schedule."),
+        typer.Option("--from", help="g2p, pages: go on from this saved model, with a fresh optimizer and schedule."),
     ] = None,
     conventional: Annotated[
         bool | None, typer.Option("--conventional", help="Train the plain model, for comparison.")

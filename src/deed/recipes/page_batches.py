@@ -21,6 +21,8 @@ from ..tasks.base import Example, Word
 if TYPE_CHECKING:
     from .pages import PagesRecipe
 
+SHAPES = ("circle", "rectangle", "triangle")
+NAMING = 0.3  # share of picture questions that ask for a shape's name: a tenth of easy-vqa's, and the hardest to learn
 POOL = 6  # batches drawn at once and sorted by length, so that little of a batch is padding
 
 
@@ -45,7 +47,10 @@ class PageBatches(Dataset):
         self.read, (self.images, self.questions) = real, pictures
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.pooled: tuple[Any, list[Any]] = (None, [])
+        self.naming = [question for question in self.questions if question[1] in SHAPES] or self.questions
         self.layouts = list(pages.KNOWN)
+        # A run that goes on from a finished model has its first stages behind it.
+        self.denoise_steps, self.real_start = (0, 0) if recipe.start else (recipe.denoise_steps, recipe.real_start)
 
     def __len__(self) -> int:
         # A few more than are used, since Trainer fetches ahead.
@@ -57,7 +62,7 @@ class PageBatches(Dataset):
         # Processes wait for each other, so that in one step all of them get work of like size.
         step, process = divmod(index, self.processes)
         kind = random.Random(f"{recipe.seed}/kind/{step}")
-        if step < recipe.denoise_steps:
+        if step < self.denoise_steps:
             return self.collate([self.masked(rng) for _ in range(recipe.batch_size)], "denoise")
         # Pictures cost a third of the work of whole pages, and several times that of pages of one field: they mostly wait.
         share = 1.0 if int(self.level) >= recipe.top_level else 0.2
@@ -71,7 +76,7 @@ class PageBatches(Dataset):
     def draw(self, pool: int, process: int = 0) -> list[list[dict[str, Any]]]:
         """`POOL` batches of pages at the present level, like lengths together; in the same order for every process."""
         rng = random.Random(f"{self.recipe.seed}/pool/{pool}/{process}")
-        real = self.recipe.real_share if pool * POOL >= self.recipe.real_start else 0.0
+        real = self.recipe.real_share if pool * POOL >= self.real_start else 0.0
         rows = []
         for _ in range(POOL * self.recipe.batch_size):
             if rng.random() < real:
@@ -115,7 +120,8 @@ class PageBatches(Dataset):
         return self.encode(Example("read", [target], [Word(*w) for w in words], example.image))
 
     def look(self, rng: random.Random) -> dict[str, Any]:
-        picked = [rng.choice(self.questions) for _ in range(2 * self.recipe.batch_size)]
+        size = 2 * self.recipe.batch_size
+        picked = [rng.choice(self.naming if rng.random() < NAMING else self.questions) for _ in range(size)]
         rows = []
         for question, answer, image in picked:
             ids, boxes = self.processor.encode(question, [])

@@ -20,8 +20,9 @@ from transformers import Seq2SeqTrainingArguments, set_seed
 from ..config import DeedConfig
 from ..curriculum import Mastery
 from ..model import get_deed_model
-from ..models.latr import LatrProcessor
+from ..models.latr import LatrForConditionalGeneration, LatrProcessor
 from ..models.latr.modeling_latr import quiet
+from ..saving import from_pretrained
 from ..tasks import pages
 from ..tasks.base import Example
 from ..train import DeedTrainer, check_recipe, last_complete_checkpoint, publish
@@ -44,6 +45,8 @@ class PagesRecipe:
         mastery: running loss of the last exit at which pages get one field more.
         top_level: the level of whole pages.
         conventional: train the plain model (last layer's loss only), for comparison.
+        start: go on from this saved model, with a fresh optimizer and schedule, at the level it had reached and without
+            denoising; sizes are the model's own.
     """
 
     steps: int = 5000
@@ -52,7 +55,7 @@ class PagesRecipe:
     warmup_steps: int = 200
     weight_decay: float = 0.02
     denoise_steps: int = 100
-    picture_share: float = 0.25
+    picture_share: float = 0.35
     seen_share: float = 0.5
     real_share: float = 0.25
     real_start: int = 2000
@@ -66,6 +69,7 @@ class PagesRecipe:
     adapter: str = "residual_linear"
     loss: str = "deed"
     conventional: bool = False
+    start: str | None = None
     bf16: bool = True
     seed: int = 0
     save_every: int = 100
@@ -122,9 +126,11 @@ class PagesTrainer(DeedTrainer):
 
 
 def start_pages(recipe: PagesRecipe) -> tuple[Any, Any]:
-    """Fresh model and processor."""
+    """Fresh model and processor, or those of `recipe.start`."""
     from ..tasks import easyvqa, small_latr
 
+    if recipe.start:
+        return started(recipe)
     seen = {w for e in easyvqa.read(None, "train") for w in re.findall(r"\w+", f"{e.question} {e.answers[0]}")}
     words = [*pages.vocabulary_words(), *sorted(seen), "question", "context", "read"]
     tokenizer = small_latr.build_tokenizer(dict.fromkeys(words), pages.KEYS)
@@ -136,6 +142,24 @@ def start_pages(recipe: PagesRecipe) -> tuple[Any, Any]:
     if not recipe.conventional:
         get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=2.0))
     return model, small_latr.build_processor(tokenizer)
+
+
+def started(recipe: PagesRecipe) -> tuple[Any, Any]:
+    """The saved model to go on from, and its processor.
+
+    Raises:
+        ValueError: not the folder of a saved model, or one that was trained in the other way.
+    """
+    folder = Path(recipe.start or "")
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"--from needs the folder of a saved model; got {folder}")
+    if (folder / "deed_exits.safetensors").is_file() == recipe.conventional:
+        raise ValueError(f"--from {folder} is {'a deed' if recipe.conventional else 'a conventional'} model")
+    load = LatrForConditionalGeneration.from_pretrained if recipe.conventional else from_pretrained
+    model = load(folder, attn_implementation="eager")
+    if not recipe.conventional:  # what was calibrated no longer holds
+        model.deed_config.threshold, model.deed_config.calibration = 2.0, None
+    return model, LatrProcessor.from_pretrained(folder)
 
 
 def train_pages(
@@ -161,7 +185,7 @@ def train_pages(
         processor.save_pretrained(output)
     mastery = Mastery(recipe.mastery, recipe.top_level)
     checkpoint = last_complete_checkpoint(output)
-    mastery.resume(checkpoint)
+    mastery.resume(checkpoint or recipe.start)
     read = real or functools.partial(real_pages, limit)
     data = PageBatches(recipe, processor, mastery.level, read, load_pictures(limit))
     arguments = Seq2SeqTrainingArguments(

@@ -85,7 +85,7 @@ def simulated(rng: random.Random, n_fields: int | None = None, layouts: Iterable
 
 
 def one_question(page: Page, rng: random.Random) -> questions.Question:
-    """A random question: 35 % short, 25 % longer values, 15 % table lines, 25 % all fields, as far as the page has them."""
+    """A random question, of the kinds that the page has: short 35, longer 25, table lines 35, all fields 25 (shares)."""
     kinds = {"all": 0.25}
     long = [key for key in page.fields if key in LONG]
     short = [key for key in page.fields if key not in LONG]
@@ -94,7 +94,7 @@ def one_question(page: Page, rng: random.Random) -> questions.Question:
     if long:
         kinds["multi"] = 0.25
     if page.rows:
-        kinds["row"] = 0.15
+        kinds["row"] = 0.35
     kind = rng.choices(list(kinds), list(kinds.values()))[0]
     if kind == "all":
         return questions.all_question(page, rng)
