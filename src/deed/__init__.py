@@ -1,5 +1,7 @@
 """deed: dynamic early exit on the decoder of encoder-decoder transformers (DEED, arXiv 2311.08623)."""
 
+import importlib
+
 from .cache import StaircaseCache
 from .calibrate import CalibrationError, calibrate
 from .confidence import (
@@ -17,6 +19,7 @@ from .config import DeedConfig, DeedConfigError
 from .families import DecoderFamily, register_family
 from .model import get_deed_model
 from .models import register_all
+from .quantize import quantize
 from .saving import DeedLoadError, from_pretrained
 
 __version__ = "0.1.0"
@@ -24,12 +27,21 @@ __version__ = "0.1.0"
 register_all()
 
 
-def __getattr__(name: str) -> object:
-    # Trainer takes a second to import, which generating does not need.
-    if name == "DeedTrainer":
-        from .train import DeedTrainer
+# What generating does not need is imported when first asked for (Trainer takes a second).
+_LATER = {
+    "DeedTrainer": "train",
+    "ExitStatistics": "exit_statistics",
+    "ExitsCostMore": "targets",
+    "measure_costs": "step_costs",
+    "record_curve": "targets",
+    "record_exits": "exit_statistics",
+    "set_target": "targets",
+}
 
-        return DeedTrainer
+
+def __getattr__(name: str) -> object:
+    if name in _LATER:
+        return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -43,6 +55,8 @@ __all__ = [
     "DeedTrainer",
     "Entropy",
     "ExitPolicy",
+    "ExitStatistics",
+    "ExitsCostMore",
     "FixedSchedule",
     "Margin",
     "MaxProb",
@@ -53,5 +67,10 @@ __all__ = [
     "calibrate",
     "from_pretrained",
     "get_deed_model",
+    "measure_costs",
+    "quantize",
+    "record_curve",
+    "record_exits",
     "register_family",
+    "set_target",
 ]

@@ -39,6 +39,7 @@ class DeedConfig:
             training, for comparison), `"distill"` self-distillation: every other exit matches the last exit's
             probabilities (for a frozen backbone, see `DeedMixin.freeze_backbone`).
         calibration (`dict`, *optional*): the report of `deed.calibrate`, kept with the model.
+        curve (`dict`, *optional*): the score-latency curve of `deed.record_curve`, which `deed.set_target` reads.
     """
 
     exit_layers: list[int] | None = None
@@ -50,6 +51,7 @@ class DeedConfig:
     threshold_decay: dict[str, float] | None = None
     loss: str = "deed"
     calibration: dict[str, Any] | None = field(default=None, repr=False)
+    curve: dict[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.validate()

@@ -156,7 +156,7 @@ def started(recipe: PagesRecipe) -> tuple[Any, Any]:
     if (folder / "deed_exits.safetensors").is_file() == recipe.conventional:
         raise ValueError(f"--from {folder} is {'a deed' if recipe.conventional else 'a conventional'} model")
     load = LatrForConditionalGeneration.from_pretrained if recipe.conventional else from_pretrained
-    model = load(folder, attn_implementation="eager")
+    model: Any = load(folder, attn_implementation="eager")
     if not recipe.conventional:  # what was calibrated no longer holds
         model.deed_config.threshold, model.deed_config.calibration = 2.0, None
     return model, LatrProcessor.from_pretrained(folder)

@@ -1,0 +1,118 @@
+"""Quality of the shipped models in int8 and bf16 against float32, on the held-out sets that g2p_quality.py and
+documents_quality.py use: full depth and at the calibrated threshold. Writes benchmarks/results/quantised_quality.json.
+
+int8 quantises every linear here (min_weights=0), decoder, head and encoder: at the shipped models' size that is slower than
+float32, but it is the most that quantising can cost them.
+
+    python benchmarks/quantised_quality.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from deed.bench.compare import machine, versions
+from deed.quantize import PARTS, kernel, quantize
+from deed.tasks import document_run, g2p, g2p_run
+from deed.tasks.held_out import examples_of
+
+CHECKPOINTS = Path(__file__).parents[1] / "src/deed/checkpoints"
+SETS = {"pages test": ("pages", "test"), "pages unseen": ("pages", "unseen"), "easyvqa test": ("easyvqa", "test")}
+VARIANTS: dict[str, Callable[[Any], Any]] = {
+    "float32": lambda model: model,
+    "int8 decoder + head": lambda model: quantize(model, parts=("decoder", "head"), min_weights=0),
+    "int8 everywhere": lambda model: quantize(model, parts=PARTS, min_weights=0),
+    "bf16": lambda model: quantize(model, "bf16"),
+}
+
+Measure = Callable[[Any, float | list[float]], tuple[list[str], float, dict[str, float]]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--g2p", type=Path, default=CHECKPOINTS / "g2p")
+    parser.add_argument("--latr", type=Path, default=CHECKPOINTS / "latr")
+    parser.add_argument("--count", type=int, default=None, help="only so many words and questions of each set")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/quantised_quality.json"))
+    options = parser.parse_args()
+    started = time.time()
+    result: dict[str, Any] = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": versions(),
+        "machine": machine(),
+        "settings": {"kernel": kernel()[0].__name__, "levels": kernel()[1], "min_weights": 0},
+        "rows": [*words(options.g2p, options.count), *documents(options.latr, options.count)],
+    }
+    result["seconds"] = round(time.time() - started)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = options.output.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    temporary.replace(options.output)
+
+
+def words(folder: Path, count: int | None) -> list[dict[str, Any]]:
+    """CMUdict's held-out words."""
+    model, tokenizer = g2p_run.load(folder)
+    rows = g2p.load_split("test")[:count]
+    asked, references = [w for w, _ in rows], [a for _, a in rows]
+
+    def measure(subject: Any, threshold: float | list[float]) -> tuple[list[str], float, dict[str, float]]:
+        predictions, depth = g2p_run.answer(subject, tokenizer, asked, threshold)
+        return predictions, depth, g2p.score(predictions, references)
+
+    return compare_variants("g2p test", model, measure)
+
+
+def documents(folder: Path, count: int | None) -> list[dict[str, Any]]:
+    """Generated pages read by the OCR engine, and easy-vqa."""
+    model, processor = document_run.load(folder)
+    results = []
+    for name, (task, split) in SETS.items():
+        metric, found = examples_of(task, None, split, split, count)
+        encoded, examples = [], []
+        for example in found:
+            encoded.append(document_run.encode(processor, example))
+            examples.append(document_run.without_picture(example))
+
+        def measure(
+            subject: Any, threshold: float | list[float], encoded=encoded, examples=examples, metric=metric
+        ) -> tuple[list[str], float, dict[str, float]]:
+            predictions, depth = document_run.answer(subject, processor, encoded, threshold)
+            scores = document_run.score(examples, predictions, metric)
+            return predictions, depth, {k: scores[k] for k in (metric, "exact_match")}
+
+        results += compare_variants(name, model, measure)
+    return results
+
+
+def compare_variants(name: str, model: Any, measure: Measure) -> list[dict[str, Any]]:
+    """One row per variant: scores and mean depth, and how many answers are float32's own."""
+    rows, first = [], {}
+    for variant, change in VARIANTS.items():
+        subject = change(copy.deepcopy(model))
+        row: dict[str, Any] = {"set": name, "variant": variant}
+        for label, threshold in (("full_depth", 2.0), ("calibrated", model.deed_config.threshold)):
+            predictions, depth, scores = measure(subject, threshold)
+            same = sum(a == b for a, b in zip(predictions, first.setdefault(label, predictions), strict=True))
+            row[label] = {
+                "answers": len(predictions),
+                "mean_depth": round(depth, 3),
+                **{k: round(v, 4) for k, v in scores.items()},
+                "same_as_float32": round(same / len(predictions), 4),
+            }
+            shown = "  ".join(f"{k} {v}" for k, v in row[label].items())
+            print(f"{name:13} {variant:20} {label:10} {shown}", flush=True)
+        rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
