@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check
+.PHONY: install demo test check bench
 
 # Stamped, so that a second `make` does not reinstall; touched pyproject or constraints do.
 .venv/.installed: pyproject.toml constraints.txt
@@ -24,3 +24,8 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Everything that decodes the same weights, interleaved; e.g. make bench ARGS="--shape t5-small --batch 8".
+bench: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(BIN)/deed bench speed $(ARGS)

@@ -1,0 +1,122 @@
+"""What a decoding step should cost: the bytes it has to read, and how fast this machine reads them.
+
+At batch 1 a decoder multiplies matrices by single vectors, so a step takes at least as long as reading every weight it
+uses once. Counted are the layers run, the heads asked, and the caches attended to; whatever else is read comes on top.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .shapes import Scene
+from .subjects import ASKINGS
+
+READ = 2**28  # bytes: far more than any cache holds
+ENCODER_SIDE = ("EncDecAttention.k.", "EncDecAttention.v.", "encoder_attn.k_proj.", "encoder_attn.v_proj.")
+
+Depths = Sequence[Sequence[int]]
+
+
+class Memory:
+    """A buffer to read and to copy, by as many threads as torch uses."""
+
+    def __init__(self, size: int = READ) -> None:
+        self.buffer = torch.ones(size // 4)
+        self.copy = torch.empty_like(self.buffer)
+
+    def measure(self) -> dict[str, float]:
+        """`{"read", "copy", "best"}` in bytes per second; a copy reads and writes."""
+        size = self.buffer.numel() * 4
+        start = time.perf_counter()
+        self.buffer.sum()
+        middle = time.perf_counter()
+        self.copy.copy_(self.buffer)
+        read, copy = size / (middle - start), 2 * size / (time.perf_counter() - middle)
+        return {"read": read, "copy": copy, "best": max(read, copy)}
+
+
+def layer_weights(scene: Scene) -> float:
+    """Weights that a decoder layer reads at a step, on average: all but the projections of the encoder's states."""
+    layers = scene.base_layers
+    counted = (
+        weight.numel()
+        for layer in layers
+        for name, weight in layer.named_parameters()
+        if not any(part in f"{name}." for part in ENCODER_SIDE)
+    )
+    return sum(counted) / len(layers)
+
+
+def step_counts(depths: Depths) -> list[dict[str, int]]:
+    """Of every step but the first: layers run (as deep as its deepest row), and how many different depths rows left at."""
+    steps = [[row[t] for row in depths] for t in range(1, len(depths[0]))]
+    return [{"layers": max(step), "exits": len(set(step))} for step in steps]
+
+
+def asks_on_the_way(depths: Depths) -> float:
+    """Exits per step, the first apart, that were passed without anybody leaving there."""
+    counts = step_counts(depths)
+    return sum(c["layers"] - c["exits"] for c in counts) / len(counts)
+
+
+def head_weights(scene: Scene, asking: str | None, layers: int, exits: int) -> float:
+    """Weights read at a step's exits: adaptation modules (the last exit has none) and heads.
+
+    Args:
+        layers: exits passed, those that somebody left by included.
+        exits: those that somebody left by.
+    """
+    width, vocab = scene.width, scene.vocab
+    first = next(iter(scene.model.deed_exits.values()), None)
+    adapter = 0 if first is None else sum(p.numel() for p in first.parameters())
+    last = int(layers == scene.n_layers)
+    left = exits * width * vocab  # heads that gave a token
+    if asking in (None, "gate"):  # a gate is a vector
+        return left + (exits - last) * adapter
+    adapters = (layers - last) * adapter
+    if asking == "plain":
+        return layers * width * vocab + adapters
+    if asking == "screen":
+        return left + (layers - last) * ASKINGS["screen"]["rank"] * (width + vocab) + adapters
+    assert asking == "shortlist", asking
+    return width * vocab + (layers - 1) * ASKINGS["shortlist"]["size"] * width + adapters
+
+
+def step_bytes(scene: Scene, depths: Depths | None, asking: str | None, weight_bytes: int) -> float:
+    """Bytes that a step reads, on average over the steps after the first.
+
+    Args:
+        depths: `[rows][steps]`; None: all at the last layer.
+        weight_bytes: of a weight; keys and values have four.
+    """
+    table = depths if depths is not None else [[scene.n_layers] * scene.new_tokens] * scene.rows
+    heads, head_width = scene.model.deed_family.heads(scene.model)
+    position = 2 * heads * head_width * 4  # a key and a value
+    lengths = scene.mask.sum(1).tolist()
+    per_layer = layer_weights(scene)
+    total = 0.0
+    for t, count in enumerate(step_counts(table), 1):
+        weights = count["layers"] * per_layer + head_weights(scene, asking, count["layers"], count["exits"])
+        caches = sum(row[t] * (t + 1 + source) * position for row, source in zip(table, lengths, strict=True))
+        total += weights * weight_bytes + caches
+    return total / (len(table[0]) - 1)
+
+
+def describe(scene: Scene) -> dict[str, Any]:
+    """Sizes of a scene, for the record."""
+    return {
+        "shape": scene.shape,
+        "batch": scene.rows,
+        "model": type(scene.base).__name__,
+        "layers": scene.n_layers,
+        "d_model": scene.width,
+        "vocab": scene.vocab,
+        "source": scene.mask.sum(1).tolist(),
+        "new_tokens": scene.new_tokens,
+        "layer_mb": layer_weights(scene) * 4 / 1e6,
+        "head_mb": scene.width * scene.vocab * 4 / 1e6,
+    }

@@ -1,0 +1,137 @@
+"""Other runtimes on the same weights: CTranslate2 and ONNX Runtime, each by its own converter, loop and kernels.
+
+Both run the encoder inside, so their time to the first token has it in it; steps do not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .shapes import NotAvailable, Scene
+from .subjects import Subject, Timing, check_baseline
+
+INSTALL = 'pip install "deed-transformers[bench]"'
+
+
+def ctranslate2(scene: Scene, compute_type: str) -> Subject:
+    """CTranslate2, converted by its own converter; quantised when it is loaded. Tokens are timed as they come."""
+    try:
+        import ctranslate2 as ct2
+    except ImportError:
+        raise NotAvailable(f"not installed: {INSTALL}") from None
+    folder = scene.workplace / "ctranslate2"
+    if not folder.exists():
+        converter = ct2.converters.TransformersConverter(str(plain_folder(scene)))
+        try:
+            converter.convert(str(folder))
+        except ValueError as error:  # it lists all it knows in brackets
+            raise NotAvailable(str(error).split(" (")[0]) from None
+    threads = torch.get_num_threads()
+    translator = ct2.Translator(
+        str(folder), device="cpu", compute_type=compute_type, inter_threads=1, intra_threads=threads
+    )
+    source = [[f"t{i}" for i in row] for row in unpadded(scene)]
+
+    def run() -> Timing:
+        stamps: dict[int, float] = {}
+
+        def note(result: Any) -> bool:
+            stamps[result.step] = time.perf_counter()
+            return False
+
+        start = time.perf_counter()
+        n = scene.new_tokens
+        results = translator.translate_batch(
+            source, beam_size=1, max_decoding_length=n, min_decoding_length=n, callback=note
+        )
+        first, last = stamps[min(stamps)], stamps[max(stamps)]
+        tokens = torch.tensor([[int(token[1:]) for token in r.hypotheses[0]] for r in results])
+        return Timing((first - start) * 1e3, (last - first) * 1e3 / (n - 1), tokens)
+
+    size = {"float32": 4, "int8": 1}[compute_type]
+    name = f"ctranslate2 {'int8' if size == 1 else 'fp32'}"
+    return Subject(name, run, partial(check_baseline, scene), weight_bytes=size, with_encoder=True)
+
+
+def onnxruntime(scene: Scene) -> Subject:
+    """ONNX Runtime with the exporter it brings along, whose graph holds the generation loop. That exporter knows T5.
+
+    The other well-kept one, optimum-onnx (0.1.0), does not import beside Transformers 5.
+    """
+    import numpy as np
+
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime as ort
+        from onnxruntime.transformers import convert_generation as exporter
+    except ImportError as error:
+        raise NotAvailable(f"{error.name} is not installed: {INSTALL}") from None
+    if type(scene.base.config).__name__ != "T5Config":
+        raise NotAvailable("its exporter with a generation loop knows T5 only; optimum-onnx needs Transformers 4")
+    path = scene.workplace / "onnx" / "model.onnx"
+    if not path.exists():
+        path.parent.mkdir()
+        given = ["-m", str(plain_folder(scene)), "--model_type", "t5", "--output", str(path), "--num_beams", "1"]
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            exporter.convert_generation_model(exporter.parse_arguments(given))
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads, settings.inter_op_num_threads = torch.get_num_threads(), 1
+    session = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    ids = scene.inputs["input_ids"].numpy().astype(np.int32)
+    constants = {"num_beams": 1, "num_return_sequences": 1, "length_penalty": 1.0, "repetition_penalty": 1.0}
+    fixed = {k: np.array([v], dtype=np.float32 if isinstance(v, float) else np.int32) for k, v in constants.items()}
+
+    def answer(new_tokens: int) -> Any:
+        length = np.array([new_tokens + 1], dtype=np.int32)
+        return session.run(None, {"input_ids": ids, "max_length": length, "min_length": length, **fixed})[0]
+
+    def run() -> Timing:
+        start = time.perf_counter()
+        answer(1)
+        middle = time.perf_counter()
+        sequences = answer(scene.new_tokens)
+        first, whole = middle - start, time.perf_counter() - middle
+        tokens = torch.from_numpy(sequences[:, 0, 1:]).long()
+        return Timing(first * 1e3, (whole - first) * 1e3 / (scene.new_tokens - 1), tokens)
+
+    return Subject("onnxruntime fp32", run, partial(check_baseline, scene), with_encoder=True)
+
+
+def plain_folder(scene: Scene) -> Path:
+    """The plain model saved as converters want it: with a tokenizer, which calls id 7 "t7", and attention in the open."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    folder = scene.workplace / "plain"
+    if folder.exists():
+        return folder
+    scene.base.save_pretrained(folder)
+    config = scene.base.config
+    ids = {f"t{i}": i for i in range(config.vocab_size)}
+    special = {
+        f"{kind}_token": f"t{getattr(config, f'{kind}_token_id')}"
+        for kind in ("bos", "eos", "pad")
+        if getattr(config, f"{kind}_token_id", None) is not None
+    }
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="t3"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="t3", **special).save_pretrained(folder)
+    path = folder / "config.json"
+    # onnxruntime's exporter cannot write sdpa; CTranslate2 asks BART for a field that Transformers 5 has dropped.
+    extra = {"attn_implementation": "eager", "normalize_before": False}
+    path.write_text(json.dumps({**extra, **json.loads(path.read_text(encoding="utf-8"))}), encoding="utf-8")
+    return folder
+
+
+def unpadded(scene: Scene) -> list[list[int]]:
+    ids, mask = scene.inputs["input_ids"], scene.inputs["attention_mask"]
+    return [row[: int(keep.sum())].tolist() for row, keep in zip(ids, mask, strict=True)]

@@ -1,0 +1,317 @@
+"""What is decoded: models by their shape, and inputs for them.
+
+Random weights come from a configuration and a seed, nothing is downloaded; times do not depend on what weights say. The
+plain model and the deed model of a shape hold the same tensors.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import DeedConfig
+from ..model import get_deed_model
+from ..saving import load_exits_into
+
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+SHIPPED = ("g2p", "latr")
+SOURCE = 256  # tokens, unless the shape says otherwise
+FIRST_WORD = 4  # ids below are special in every shape
+
+Inputs = dict[str, torch.Tensor]
+
+
+class NotAvailable(Exception):
+    """Something that cannot be measured here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A plain model and inputs for it.
+
+    Attributes:
+        build: makes the model, in evaluation mode.
+        inputs: `(model, rows, generator)` to encoder inputs `[rows, source]`.
+        exits: folder whose exits and `deed_config` the deed model gets; None: fresh ones, every layer an exit.
+    """
+
+    name: str
+    build: Callable[[], Any]
+    inputs: Callable[[Any, int, torch.Generator], Inputs]
+    exits: Path | None = None
+
+
+@dataclass
+class Scene:
+    """One shape at one batch size, encoded once: every subject decodes from the same states.
+
+    Attributes:
+        base: the plain model.
+        model: the deed model on the same tensors.
+        inputs: encoder inputs, padded at the right.
+        encoded: the encoder's output for them.
+        mask: `[rows, source]`, 1 where there is something to read.
+        new_tokens: every answer is forced to so many.
+        workplace: an empty folder for what other runtimes convert; whoever makes the scene removes it.
+    """
+
+    shape: str
+    base: Any
+    model: Any
+    inputs: Inputs
+    encoded: Any
+    mask: torch.Tensor
+    new_tokens: int
+    workplace: Path
+    made: dict[str, Any] = field(default_factory=dict)  # of the models, once
+    references: dict[Any, torch.Tensor] = field(default_factory=dict)  # tokens by the reference without a cache
+
+    @property
+    def rows(self) -> int:
+        return self.mask.shape[0]
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.model.deed_family.layers(self.model))
+
+    @property
+    def width(self) -> int:
+        return self.model.deed_family.d_model(self.model)
+
+    @property
+    def vocab(self) -> int:
+        return self.model.deed_family.vocab_size(self.model)
+
+    @property
+    def base_layers(self) -> Any:
+        return self.model.deed_family.layers(self.base)
+
+    def decoder_inputs(self, rows: int | None = None) -> dict[str, Any]:
+        """Arguments of `generate()` that leave the encoder out of it; those of the first `rows` only, if asked for."""
+        hidden = type(self.encoded)(last_hidden_state=self.encoded[0][:rows])
+        return {"encoder_outputs": hidden, "attention_mask": self.mask[:rows]}
+
+
+def make_scene(shape: str | Shape, rows: int, new_tokens: int, workplace: Path, like: Scene | None = None) -> Scene:
+    """A shape's models and inputs, encoded.
+
+    Args:
+        shape: one of your own, or the name of one of `SHAPES`.
+        like: a scene with the same models, which are used again, and so is what was made of them.
+
+    Raises:
+        ValueError: no such shape.
+        NotAvailable: real inputs that cannot be had here.
+    """
+    chosen = shape_of(shape) if isinstance(shape, str) else shape
+    base, model = (like.base, like.model) if like is not None else build(chosen)
+    inputs = chosen.inputs(base, rows, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        encoded = base.get_encoder()(**inputs)
+    mask = getattr(encoded, "attention_mask", None)
+    mask = inputs["attention_mask"] if mask is None else mask
+    made = {} if like is None else like.made
+    return Scene(chosen.name, base, model, inputs, encoded, mask, new_tokens, workplace, made)
+
+
+def shape_of(name: str) -> Shape:
+    """Raises:
+    ValueError: no such shape.
+    """
+    if name not in SHAPES:
+        raise ValueError(f"--shape must be one of {', '.join(SHAPES)}, got {name!r}")
+    return SHAPES[name]
+
+
+def build(shape: Shape) -> tuple[Any, Any]:
+    """`(plain model, deed model on the same tensors)`."""
+    base = shape.build()
+    config = None
+    if shape.exits is not None:
+        raw = json.loads((shape.exits / "config.json").read_text(encoding="utf-8"))
+        config = DeedConfig.from_dict(raw["deed_config"])
+    model = twin(base, config)
+    if shape.exits is not None:
+        load_exits_into(model, shape.exits)
+    return base, model
+
+
+def twin(base: Any, config: DeedConfig | None = None) -> Any:
+    """A deed model of the same tensors; `base` stays the plain model it is."""
+    return get_deed_model(copied(base), config).eval()
+
+
+def copied(model: Any) -> Any:
+    """A copy with modules of its own and the same tensors."""
+    return copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
+
+
+# -- random weights ---------------------------------------------------------------------------------------------------
+
+
+def t5(layers: int, width: int, feed: int, heads: int, vocab: int = 32128, head_width: int = 64) -> Any:
+    """A T5 of as many encoder as decoder layers, tied and ReLU as the published v1.0 checkpoints are, seed 0."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = T5Config(  # type: ignore[call-arg]
+        vocab_size=vocab,
+        d_model=width,
+        d_kv=head_width,
+        d_ff=feed,
+        num_heads=heads,
+        num_layers=layers,
+        decoder_start_token_id=0,
+    )
+    return _varied_t5(T5ForConditionalGeneration(config).eval())
+
+
+def latr(layers: int, width: int, feed: int, heads: int, vocab: int = 32128, head_width: int = 64) -> Any:
+    """A LaTr++ without ViT: words and boxes; seed 0."""
+    from ..models.latr import LatrConfig, LatrForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = LatrConfig(  # type: ignore[call-arg]
+        vocab_size=vocab,
+        d_model=width,
+        d_kv=head_width,
+        d_ff=feed,
+        num_heads=heads,
+        num_layers=layers,
+        decoder_start_token_id=0,
+        vision_config=None,
+    )
+    return _varied_t5(LatrForConditionalGeneration(config).eval())
+
+
+@torch.no_grad()
+def _varied_t5(model: Any) -> Any:
+    # Fresh tied weights answer with the token they were given, over and over, which would hide a wrong cache. Random signs
+    # on the final norm take that away; larger outputs of the layers let what stands before count.
+    for name, weight in model.decoder.named_parameters():
+        if name.endswith("o.weight"):
+            weight.mul_(4.0)
+    signs = torch.randint(0, 2, model.decoder.final_layer_norm.weight.shape)
+    model.decoder.final_layer_norm.weight.copy_(2.0 * signs - 1)
+    return model
+
+
+@torch.no_grad()
+def bart(layers: int, width: int, feed: int, heads: int, vocab: int = 50265) -> Any:
+    """A BART of as many encoder as decoder layers, seed 0."""
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=vocab,
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=feed,
+        decoder_ffn_dim=feed,
+        max_position_embeddings=1024,
+        forced_eos_token_id=None,  # the number of tokens is forced, the last one is not
+    )
+    model = BartForConditionalGeneration(config).eval()
+    for weight in model.model.decoder.layers.parameters():
+        if weight.ndim > 1:
+            weight.mul_(2.2 / (config.init_std * width**0.5))  # as for T5: so that answers vary
+    return model
+
+
+def random_ids(source: int) -> Callable[[Any, int, torch.Generator], Inputs]:
+    """Inputs of random ids without padding."""
+
+    def inputs(model: Any, rows: int, generator: torch.Generator) -> Inputs:
+        ids = torch.randint(FIRST_WORD, model.config.vocab_size, (rows, source), generator=generator)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    return inputs
+
+
+def random_page(words: int) -> Callable[[Any, int, torch.Generator], Inputs]:
+    """The same with boxes."""
+
+    def inputs(model: Any, rows: int, generator: torch.Generator) -> Inputs:
+        corner = torch.randint(0, 900, (rows, words, 2), generator=generator)
+        size = torch.randint(0, 100, (rows, words, 2), generator=generator)
+        return {
+            **random_ids(words)(model, rows, generator),
+            "bbox": torch.cat([corner, corner + size], -1),
+        }
+
+    return inputs
+
+
+# -- shipped models and real inputs -----------------------------------------------------------------------------------
+
+
+def shipped(name: str) -> Any:
+    """The plain model of a checkpoint that comes with the package."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM.from_pretrained(CHECKPOINTS / name).eval()
+
+
+def real_words(model: Any, rows: int, generator: torch.Generator) -> Inputs:
+    """Words of CMUdict's test split."""
+    from transformers import AutoTokenizer
+
+    from ..tasks import g2p
+
+    try:
+        words = [word for word, _ in g2p.load_split("test")]
+    except ValueError as error:  # DataError: the dictionary's wheel is not installed
+        raise NotAvailable(str(error)) from None
+    random.Random(0).shuffle(words)
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINTS / "g2p")
+    return dict(tokenizer(words[:rows], return_tensors="pt", padding=True))
+
+
+def real_pages(model: Any, rows: int, generator: torch.Generator) -> Inputs:
+    """The question for all main fields (long answers) of pages of the test split, with the picture and the words as OCR
+    might read them: no OCR engine needed."""
+    from dataclasses import replace
+
+    from ..tasks import document_run
+
+    try:
+        from ..tasks import pages
+        from ..tasks.pages.simulate import ocr_words
+
+        processor = document_run.load_processor(CHECKPOINTS / "latr")
+        encoded = []
+        for index in range(rows):
+            words = ocr_words(pages.page_of("test", index), random.Random(index))
+            asked = pages.examples_of("test", index, words)
+            longest = next((e for e in asked if e.kind == "all"), asked[-1])
+            encoded.append(document_run.encode(processor, replace(longest, image=pages.image_of("test", index))))
+    except (ImportError, ValueError, OSError) as error:  # fonts or libraries of the extra "documents" are missing
+        raise NotAvailable(" ".join(str(error).split())) from None
+    return document_run.inputs_of(processor, encoded)
+
+
+SHAPES: dict[str, Shape] = {
+    shape.name: shape
+    for shape in (
+        Shape("t5-small", lambda: t5(6, 512, 2048, 8), random_ids(SOURCE)),
+        Shape("t5-base", lambda: t5(12, 768, 3072, 12), random_ids(SOURCE)),
+        Shape("bart-base", lambda: bart(6, 768, 3072, 12), random_ids(SOURCE)),
+        Shape("latr-base", lambda: latr(12, 768, 3072, 12), random_page(512)),
+        Shape("g2p", lambda: shipped("g2p"), real_words, CHECKPOINTS / "g2p"),
+        Shape("latr", lambda: shipped("latr"), real_pages, CHECKPOINTS / "latr"),
+        # For trying things out.
+        Shape("tiny-t5", lambda: t5(4, 32, 64, 4, vocab=100, head_width=8), random_ids(12)),
+        Shape("tiny-bart", lambda: bart(4, 32, 64, 4, vocab=100), random_ids(12)),
+        Shape("tiny-latr", lambda: latr(4, 32, 64, 4, vocab=100, head_width=8), random_page(12)),
+    )
+}

@@ -1,0 +1,294 @@
+"""`deed bench speed`: every subject on the same weights in one run, in turns, and what follows from the times.
+
+Only ratios within a run mean anything, so every ratio is taken round by round and reported as median and quartiles.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .compare import interleave, machine, now, spread, versions
+from .costs import Memory, asks_on_the_way, describe, step_bytes, step_counts
+from .shapes import NotAvailable, Scene, make_scene, shape_of
+from .subjects import ASK_MEAN, ASKINGS, BASELINE, Subject, Timing, catalogue, mean_name
+
+PEER = "ctranslate2 int8"  # a ratio to it is recorded beside the one to Transformers
+PEERS = ("ctranslate2", "onnxruntime")
+
+Progress = Callable[[str, float], None]  # what is done now, and the share of the whole that is done
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Args:
+        shapes: names of `shapes.SHAPES`.
+        batches: rows decoded at once, each a table of its own.
+        subjects: names or patterns; none: all.
+        rounds: every subject's turns, after a warm one.
+        new_tokens: forced length of every answer.
+        threads: of every runtime; None: as torch is set.
+        compile_limit: seconds that `torch.compile` may take.
+    """
+
+    shapes: tuple[str, ...] = ("t5-base",)
+    batches: tuple[int, ...] = (1,)
+    subjects: tuple[str, ...] = ()
+    rounds: int = 5
+    new_tokens: int = 32
+    threads: int | None = None
+    compile_limit: float = 120.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("rounds", 1), ("new_tokens", 2), ("threads", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        if not self.shapes or not self.batches or min(self.batches) < 1:
+            raise ValueError(f"--shape and --batch need one value of at least 1 each, got {list(self.batches)}")
+        for name in self.shapes:
+            shape_of(name)
+        catalogue(self.subjects)
+
+
+def measure_speed(settings: Settings, progress: Progress | None = None) -> dict[str, Any]:
+    """Everything asked for, one shape and batch size after the other.
+
+    Returns:
+        JSON values: `settings`, `command`, `versions`, `machine`; `scenes` (sizes, encoder, memory), `rows` (one per scene
+        and subject) and `asking` (what one ask costs).
+    """
+    report = header("speed", asdict(settings))
+    threads = torch.get_num_threads()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    report["machine"] = machine()
+    report.update({"scenes": [], "rows": [], "asking": []})
+    parts = len(settings.shapes) * len(settings.batches)
+    done = 0
+    try:
+        for shape in settings.shapes:
+            scene = None
+            with tempfile.TemporaryDirectory(prefix="deed-bench-") as folder:
+                for rows in settings.batches:
+                    base = done / parts
+
+                    def tell(
+                        line: str, share: float, base: float = base, name: str = f"{shape}, batch {rows}"
+                    ) -> None:
+                        if progress is not None:
+                            progress(f"{name}: {line}", base + share / parts)
+
+                    done += 1
+                    tell("building", 0.0)
+                    try:
+                        scene = make_scene(shape, rows, settings.new_tokens, Path(folder), scene)
+                    except NotAvailable as missing:
+                        report["rows"].append(absent(shape, rows, BASELINE, str(missing)))
+                        continue
+                    found = measure_scene(scene, settings, tell)
+                    for key, values in found.items():
+                        report[key] += values
+            del scene
+            forget_compiled()
+    finally:
+        torch.set_num_threads(threads)
+    return report
+
+
+def header(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """How a result came about: `kind`, command, date, versions, settings."""
+    peers = {}
+    for name in PEERS:
+        try:
+            peers[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            peers[name] = "not installed"
+    return {
+        "kind": kind,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {**versions(), **peers},
+        "settings": settings,
+    }
+
+
+def measure_scene(scene: Scene, settings: Settings, tell: Progress) -> dict[str, list[dict[str, Any]]]:
+    """`{"scenes", "rows", "asking"}` of one shape at one batch size."""
+    makers = catalogue(settings.subjects, settings.compile_limit)
+    subjects: dict[str, Subject] = {}
+    missing: dict[str, str] = {}
+    # Compiled code last: it is thrown away when Transformers meets another class of model, as recorded depths need.
+    for i, name in enumerate(sorted(makers, key=lambda n: "compiled" in n)):
+        tell(f"preparing {name}", 0.4 * i / len(makers))
+        try:
+            subjects[name] = makers[name](scene)
+        except NotAvailable as why:
+            missing[name] = str(why)
+    memory = Memory()
+    turns: dict[str, Any] = {name: lambda _, s=s: s.run() for name, s in subjects.items()}
+    turns["encoder"] = lambda _: encoder_ms(scene)
+    turns["memory"] = lambda _: memory.measure()
+    taken = 0
+
+    def tick(n: int) -> None:
+        nonlocal taken
+        taken += n
+        tell("measuring", 0.4 + 0.5 * taken / (len(turns) * settings.rounds))
+
+    # Subjects are warm: making one runs it. The encoder has run as well.
+    rounds: Any = range(settings.rounds)
+    timings: dict[str, Any] = interleave(turns, rounds, warmup=0, tick=tick)
+    speeds = timings.pop("memory")
+    speed = spread([s["best"] for s in speeds])["median"]
+    size = {
+        **describe(scene),
+        "encoder_ms": spread(timings.pop("encoder")),
+        "memory_gb_s": {k: spread([s[k] / 1e9 for s in speeds]) for k in ("read", "copy")},
+    }
+    rows = []
+    for i, name in enumerate(makers):
+        tell(f"checking {name}", 0.9 + 0.1 * i / len(makers))
+        if name in missing:
+            rows.append(absent(scene.shape, scene.rows, name, missing[name]))
+        else:
+            rows.append(result_row(scene, name, subjects[name], timings, speed))
+    return {"scenes": [size], "rows": rows, "asking": asking_costs(scene, subjects, timings)}
+
+
+def encoder_ms(scene: Scene) -> float:
+    """Milliseconds of the plain model's encoder."""
+    with torch.no_grad():
+        start = now(scene.base.device)
+        scene.base.get_encoder()(**scene.inputs)
+        return (now(scene.base.device) - start) * 1e3
+
+
+def absent(shape: str, batch: int, subject: str, reason: str) -> dict[str, Any]:
+    """The row of a subject that could not be measured."""
+    return {"shape": shape, "batch": batch, "subject": subject, "available": False, "reason": reason}
+
+
+def result_row(
+    scene: Scene, name: str, subject: Subject, timings: dict[str, list[Timing]], speed: float
+) -> dict[str, Any]:
+    """Times, ratios, work, bytes and parity of one subject.
+
+    Args:
+        speed: of memory, bytes per second.
+    """
+    own = timings[name]
+    steps = [t.step_ms for t in own]
+    others = {BASELINE: BASELINE, "full depth of its runtime": f"{subject.runtime} full", PEER: PEER}
+    ratios = {
+        label: spread([t.step_ms / s for t, s in zip(timings[other], steps, strict=True)])
+        for label, other in others.items()
+        if other in timings
+    }
+    touched = step_bytes(scene, subject.depths, subject.asking, subject.weight_bytes)
+    floor = touched / speed * 1e3
+    counts = step_counts(subject.depths) if subject.depths is not None else None
+    return {
+        "shape": scene.shape,
+        "batch": scene.rows,
+        "subject": name,
+        "available": True,
+        "runtime": subject.runtime,
+        "step_ms": spread(steps),
+        "first_token_ms": {**spread([t.first_ms for t in own]), "with_encoder": subject.with_encoder},
+        "tokens_per_s": spread([scene.rows * 1e3 / s for s in steps]),
+        "times_faster_than": ratios,
+        "asking": subject.asking,
+        "layers_per_step": scene.n_layers if counts is None else sum(c["layers"] for c in counts) / len(counts),
+        "work": subject.work,
+        "mb_per_step": touched / 1e6,
+        "floor_ms": floor,
+        "over_floor": spread([s / floor for s in steps]),
+        "parity": subject.check(own[-1].tokens),
+    }
+
+
+def asking_costs(scene: Scene, subjects: dict[str, Subject], timings: dict[str, list[Timing]]) -> list[dict[str, Any]]:
+    """What one ask costs, in ms and as a fraction of a layer, per precision and way of asking: from three subjects of the
+    same run, the same depths asked and not asked, and full depth against depth 1 for a layer."""
+    found = []
+    for precision in ("fp32", "int8"):
+        silent = mean_name(precision, ASK_MEAN, None)
+        needed = (f"deed {precision} full", f"deed {precision} depth 1 not asked", silent)
+        if not all(name in timings for name in needed) or scene.n_layers < 2:
+            continue
+        full, shallow, unasked = ([t.step_ms for t in timings[name]] for name in needed)
+        layer = [(a - b) / (scene.n_layers - 1) for a, b in zip(full, shallow, strict=True)]
+        asks = asks_on_the_way(subjects[silent].depths or [])
+        for asking in ASKINGS:
+            name = mean_name(precision, ASK_MEAN, asking)
+            if name not in timings or not asks:
+                continue
+            cost = [(t.step_ms - u) / asks for t, u in zip(timings[name], unasked, strict=True)]
+            found.append(
+                {
+                    "shape": scene.shape,
+                    "batch": scene.rows,
+                    "precision": precision,
+                    "asking": asking,
+                    "asks_per_step": asks,
+                    "layer_ms": spread(layer),
+                    "ask_ms": spread(cost),
+                    # Where layers cost less than times waver, there is nothing to compare with.
+                    "of_a_layer": spread([c / m for c, m in zip(cost, layer, strict=True)])
+                    if min(layer) > 0
+                    else None,
+                }
+            )
+    return found
+
+
+def forget_compiled() -> None:
+    """Let go of models, and of what `torch.compile` keeps of them."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+    gc.collect()
+
+
+# -- against a recorded run -------------------------------------------------------------------------------------------
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Raises:
+    ValueError: not a result of `deed bench speed`.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--compare {path} cannot be read: {error}") from None
+    if not isinstance(report, dict) or report.get("kind") != "speed" or "rows" not in report:
+        raise ValueError(f"--compare {path} is not a result of `deed bench speed`")
+    return report
+
+
+def compare_reports(then: dict[str, Any], now_: dict[str, Any]) -> list[dict[str, Any]]:
+    """Per shape, batch and subject measured in either run: times faster than Transformers, then and now (None: not
+    measured)."""
+
+    def ratios(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, int, str], dict[str, float]]:
+        return {
+            (r["shape"], r["batch"], r["subject"]): r["times_faster_than"][BASELINE] for r in rows if r["available"]
+        }
+
+    old, new = ratios(then["rows"]), ratios(now_["rows"])
+    here = {(r["shape"], r["batch"]) for r in now_["rows"]}
+    keys = [*new, *(k for k in old if k not in new and k[:2] in here)]
+    return [{"shape": k[0], "batch": k[1], "subject": k[2], "then": old.get(k), "now": new.get(k)} for k in keys]

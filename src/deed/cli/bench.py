@@ -1,0 +1,231 @@
+"""`deed bench`: decoding speed side by side with other runtimes, how cost grows, and score against time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXAMPLE = "Example: deed bench speed --shape t5-small --rounds 3"
+SPEED_EXAMPLE = "Example: deed bench speed --shape t5-base --batch 1 --batch 8 --compare runs/bench/speed.json"
+SCALING_EXAMPLE = "Example: deed bench scaling --sweep source --sweep batch"
+OUT = Path("runs/bench")
+EVERY_SHAPE = ("t5-small", "t5-base", "bart-base", "latr-base", "g2p", "latr")
+
+group = typer.Typer(help=__doc__, epilog=EXAMPLE, no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option(help="Folder for the result (JSON) and its plots.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Of every runtime.", show_default="torch's")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def speed(
+    shape: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(EVERY_SHAPE)}, or all.", show_default="t5-base")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Rows decoded at once.", show_default="1")] = None,
+    subject: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these (and Transformers); * stands for anything.", show_default="all"),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each subject, after a warm one.")] = 5,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Forced length of every answer.")] = 32,
+    threads: Threads = None,
+    compile_limit: Annotated[float, typer.Option(min=1, help="Seconds that torch.compile may take.")] = 120,
+    out: Out = OUT,
+    compare: Annotated[
+        Path | None, typer.Option(help="A recorded speed.json: its ratios beside those of this run.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Every subject on the same weights in one run, in turns: Transformers (eager, static cache, compiled), CTranslate2,
+    ONNX Runtime, and deed at full depth, at random depths and at those of real answers. Weights are random, from a seed;
+    nothing is downloaded."""
+    from ..bench.plots import speed_figure, write_result
+    from ..bench.speed import Settings, compare_reports, measure_speed, read_report
+    from .shared import check_output, progress_bars, quiet_libraries
+
+    quiet_libraries()
+    names = EVERY_SHAPE if shape and "all" in shape else tuple(dict.fromkeys(shape or ["t5-base"]))
+    settings = Settings(
+        names, tuple(dict.fromkeys(batch or [1])), tuple(subject or ()), rounds, new_tokens, threads, compile_limit
+    )
+    before = read_report(compare) if compare is not None else None  # read now: the result may take its place
+    check_output(out)
+    with progress_bars(as_json) as bars:
+        bar = bars.add_task("starting", total=1.0)
+        report = measure_speed(settings, lambda line, share: bars.update(bar, description=line, completed=share))
+        bars.update(bar, completed=1.0)
+    report["compared"] = compare_reports(before, report) if before is not None else None
+    paths = write_result(report, out, "speed", speed_figure)
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        show_speed(report, paths)
+
+
+def scaling(
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="source, answer, batch, layers, vocab.", show_default="all")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each subject, after a warm one.")] = 3,
+    width: Annotated[int, typer.Option(min=64, help="d_model, a multiple of 64.")] = 256,
+    threads: Threads = None,
+    out: Out = OUT,
+    as_json: Json = False,
+) -> None:
+    """Cost against source length, answer length, batch, layers and vocabulary, one swept at a time: Transformers, deed
+    never leaving, deed at a mean depth of a quarter of the layers. Also the work done and the memory of caches."""
+    from ..bench.plots import scaling_figure, write_result
+    from ..bench.scaling import SWEEPS, Point, check, measure_scaling
+    from .shared import check_output, progress_bars, quiet_libraries
+
+    quiet_libraries()
+    if width % 64:
+        raise ValueError(f"--width must be a multiple of 64, got {width}")
+    check({name: SWEEPS.get(name, (1,)) for name in sweep or SWEEPS}, rounds)
+    check_output(out)
+    sweeps = {name: SWEEPS[name] for name in dict.fromkeys(sweep or SWEEPS)}
+    with progress_bars(as_json) as bars:
+        bar = bars.add_task("starting", total=1.0)
+        report = measure_scaling(
+            sweeps,
+            Point(width=width),
+            rounds,
+            threads,
+            lambda line, share: bars.update(bar, description=line, completed=share),
+        )
+        bars.update(bar, completed=1.0)
+    paths = write_result(report, out, "scaling", scaling_figure)
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        show_scaling(report, paths)
+
+
+def show_speed(report: dict[str, Any], paths: list[Path]) -> None:
+    """A table per shape and batch, within 80 columns."""
+    from rich.console import Console
+
+    from .shared import busy_note
+
+    console = Console(highlight=False)
+    for scene in report["scenes"]:
+        rows = [r for r in report["rows"] if (r["shape"], r["batch"]) == (scene["shape"], scene["batch"])]
+        memory = max(values["median"] for values in scene["memory_gb_s"].values())
+        longest = max(scene["source"])
+        console.print(
+            f"\n[bold]{scene['shape']}, batch {scene['batch']}[/bold]: {scene['layers']} layers, {longest} tokens read, "
+            f"{scene['new_tokens']} written; encoder {scene['encoder_ms']['median']:.0f} ms; memory {memory:.1f} GB/s"
+        )
+        console.print(speed_table(rows))
+        missing = [r for r in rows if not r["available"]]
+        for reason in dict.fromkeys(r["reason"] for r in missing):
+            named = ", ".join(r["subject"] for r in missing if r["reason"] == reason)
+            console.print(f"Not available: {named}: {reason}", style="dim")
+        costs = [a for a in report["asking"] if (a["shape"], a["batch"]) == (scene["shape"], scene["batch"])]
+        for cost in costs:
+            share = cost["of_a_layer"]
+            if share is None:
+                continue
+            console.print(
+                f"One ask, {cost['precision']} {cost['asking']}: {share['median']:.2f} of a layer "
+                f"({share['p25']:.2f} to {share['p75']:.2f}; a layer {cost['layer_ms']['median']:.2f} ms)"
+            )
+    measured = {(s["shape"], s["batch"]) for s in report["scenes"]}
+    for row in report["rows"]:
+        if (row["shape"], row["batch"]) not in measured:
+            console.print(f"\n{row['shape']}, batch {row['batch']}: {row['reason']}")
+    if report["compared"] is not None:
+        console.print("\n[bold]Times faster than Transformers, then and now[/bold]")
+        console.print(compared_table(report["compared"]))
+    note = busy_note(report["machine"])
+    if note:
+        console.print(f"\nNote: {note}")
+    console.print(f"\nWritten: {', '.join(map(str, paths))}", soft_wrap=True)
+
+
+def plain_table(first: str, *headers: str) -> Any:
+    """An empty table without lines: text in the first column, numbers in the others."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(first, overflow="fold")
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
+
+
+def speed_table(rows: list[dict[str, Any]]) -> Any:
+    """Subjects that were measured. "floor": step time over that of reading the bytes it needs; "same": share of tokens that
+    are those of the subject's reference."""
+    from ..bench.subjects import BASELINE
+
+    table = plain_table("subject", "ms/step", "quartiles", "times", "floor", "same")
+    for row in rows:
+        if not row["available"]:
+            continue
+        step = row["step_ms"]
+        table.add_row(
+            row["subject"],
+            f"{step['median']:.2f}",
+            f"{step['p25']:.2f}-{step['p75']:.2f}",
+            f"{row['times_faster_than'][BASELINE]['median']:.2f}",
+            f"{row['over_floor']['median']:.2f}",
+            f"{row['parity']['equal']:.2f}",
+        )
+    return table
+
+
+def compared_table(rows: list[dict[str, Any]]) -> Any:
+    """Medians of the ratios, side by side."""
+    table = plain_table("subject", "then", "now")
+    for row in rows:
+        values = [f"{row[k]['median']:.2f}" if row[k] is not None else "-" for k in ("then", "now")]
+        table.add_row(f"{row['shape']}, batch {row['batch']}, {row['subject']}", *values)
+    return table
+
+
+def show_scaling(report: dict[str, Any], paths: list[Path]) -> None:
+    """A row per point."""
+    from rich.console import Console
+
+    from ..bench.scaling import EARLY, FULL
+    from ..bench.subjects import BASELINE
+    from .shared import busy_note
+
+    console = Console(highlight=False)
+    table = plain_table("", "ms/token", "full", "mean 1/4", "cells", "padding", "memory")
+    for row in report["rows"]:
+        times, work = row["times"], row["work"][EARLY]
+        ratios = [times[n]["times_faster_than_transformers"]["median"] for n in (FULL, EARLY)]
+        table.add_row(
+            f"{row['sweep']} {row['value']}",
+            f"{times[BASELINE]['token_ms']['median']:.2f}",
+            *(f"{r:.2f}" for r in ratios),
+            f"{work['computed_cells'] / work['full_depth_cells']:.2f}",
+            f"{work['padding_cells'] / work['full_depth_cells']:.2f}",
+            f"{row['memory']['over']:+.1%}",
+        )
+    console.print(table)
+    console.print(
+        "\nms/token: Transformers' decoder. full, mean 1/4: how many times faster deed is at full depth and at a quarter of "
+        "it.\ncells, padding: computed at a quarter, as shares of full depth's. memory: deed's caches beyond Transformers' "
+        "and one hidden buffer."
+    )
+    note = busy_note(report["machine"])
+    if note:
+        console.print(f"\nNote: {note}")
+    console.print(f"\nWritten: {', '.join(map(str, paths))}", soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    from . import bench_curve
+
+    if not group.registered_commands:
+        group.command("speed", epilog=SPEED_EXAMPLE)(speed)
+        group.command("scaling", epilog=SCALING_EXAMPLE)(scaling)
+        bench_curve.register(group)
+    app.add_typer(group, name="bench")

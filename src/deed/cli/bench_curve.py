@@ -1,0 +1,189 @@
+"""`deed bench curve`: how score and decoding time go together, measured at many thresholds and kept with the model.
+
+Held-out examples are answered at full depth and at every threshold in turns, also with thresholds of each exit's own that
+the optimiser chose on other examples. With --score-drop or --speedup the model's threshold is set by the curve, which is
+a measurement and no promise: `deed calibrate` gives one.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXAMPLE = "Example: deed bench curve runs/g2p/model --score-drop 0.01"
+COUNT = 600  # examples, half of them for the optimiser
+SEED = 0  # of their order: dictionaries are sorted, and a page's questions follow one another
+
+
+def curve(
+    model: Annotated[Path, typer.Argument(help="Folder of a saved deed model; its config.json is updated.")],
+    task: Annotated[
+        str | None,
+        typer.Option(help="Whose held-out data: g2p, pages, easyvqa …", show_default="g2p, or for a LaTr++ pages"),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of a data set on disk.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split.", show_default="calibration, or for data on disk val")
+    ] = None,
+    count: Annotated[int, typer.Option(min=2, help="Examples; half of them are for the optimiser.")] = COUNT,
+    timed: Annotated[int, typer.Option(min=1, help="Time so many of the other half; all of it is scored.")] = 100,
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(help="Thresholds for all exits.", show_default="eighteen from 0.9999 to 0.3"),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded at once when timed.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 1,
+    score_drop: Annotated[
+        float | None, typer.Option(help="Then set the fastest point that costs at most so much score.")
+    ] = None,
+    speedup: Annotated[
+        float | None, typer.Option(help="Then set the best-scoring point that decodes so many times faster.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the curve as JSON.")] = False,
+) -> None:
+    from ..saving import save_deed_config
+    from ..targets import ExitsCostMore, record_curve, set_target
+    from .shared import progress_bars
+
+    check_targets(score_drop, speedup)
+    with warnings.catch_warnings(record=True) as caught, progress_bars(as_json) as bars:
+        warnings.simplefilter("always", ExitsCostMore)
+        bar = bars.add_task("reading", total=1.0)
+        loaded, examples, score, options = held_out(
+            model, task, data, split, count, lambda n: bars.update(bar, completed=n / count)
+        )
+        found = record_curve(
+            loaded,
+            examples,
+            score=score,
+            thresholds=threshold,
+            batch_size=batch_size,
+            timed=timed,
+            repeats=repeats,
+            progress=lambda line, share: bars.update(bar, description=line, completed=share),
+            **options,
+        )
+        bars.update(bar, completed=1.0)
+        save_deed_config(loaded, model)  # the curve has taken minutes: it stays, whether the target is reached or not
+        point = None
+        if score_drop is not None or speedup is not None:
+            point = set_target(loaded, score_drop=score_drop, speedup=speedup)
+            save_deed_config(loaded, model)
+    notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, ExitsCostMore)))
+    for other in caught:
+        if not issubclass(other.category, ExitsCostMore):
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    if as_json:
+        typer.echo(json.dumps({**found, "target": point, "notes": notes}))
+    else:
+        show(found, point, notes, model)
+
+
+def check_targets(score_drop: float | None, speedup: float | None) -> None:
+    """Before minutes of measuring.
+
+    Raises:
+        ValueError: both targets, or one out of range.
+    """
+    if score_drop is not None and speedup is not None:
+        raise ValueError("give --score-drop or --speedup, not both")
+    if score_drop is not None and not 0 <= score_drop < 1:
+        raise ValueError(f"--score-drop must lie in [0, 1), got {score_drop}")
+    if speedup is not None and not speedup >= 1:
+        raise ValueError(f"--speedup must be at least 1, got {speedup}")
+
+
+def held_out(
+    folder: Path,
+    task: str | None,
+    data: Path | None,
+    split: str | None,
+    count: int,
+    tick: Callable[[int], None],
+) -> tuple[Any, list[dict[str, Any]], Callable[[list[int], dict[str, Any]], float], dict[str, Any]]:
+    """The model, its task's held-out examples and score as `record_curve` takes them, and options of `generate()`.
+
+    Raises:
+        ValueError: an unknown task or split, missing data, too few examples.
+        DeedLoadError: not the folder of such a model, or a damaged one.
+    """
+    from ..tasks import document_run, g2p, g2p_run, metrics
+    from ..tasks.held_out import check_tasks, examples_of
+
+    name = check_tasks([task] if task else None, folder)[0]
+    if name == "g2p":
+        rows = g2p.load_split(split or "calibration")
+        random.Random(SEED).shuffle(rows)  # before the cut: a smaller sample is the head of a larger one
+        rows = rows[:count]
+        loaded, tokenizer = g2p_run.load(folder)
+        ids = tokenizer([word for word, _ in rows]).input_ids
+        answers = [answers for _, answers in rows]
+        examples: list[dict[str, Any]] = [{"input_ids": i, "answers": a} for i, a in zip(ids, answers, strict=True)]
+        judge, options = (lambda text, references: float(text in references)), {}
+    else:
+        loaded, tokenizer = document_run.load(folder)
+        metric, found = examples_of(name, data, split, "calibration", count, tick)
+        examples = [{**document_run.encode(tokenizer, x), "answers": x.answers} for x in found]
+        random.Random(SEED).shuffle(examples)
+        each, tokenizer, options = getattr(metrics, f"{metric}_each"), tokenizer.tokenizer, document_run.DECODING
+        judge = lambda text, references: each([text], [references])[0]  # noqa: E731
+    if len(examples) < 2:
+        raise ValueError(f"a curve needs at least two examples, {name} has {len(examples)} in this split")
+
+    def score(tokens: list[int], example: dict[str, Any]) -> float:
+        return judge(tokenizer.decode(tokens, skip_special_tokens=True), example["answers"])
+
+    return loaded, examples, score, options
+
+
+def show(found: dict[str, Any], point: dict[str, Any] | None, notes: list[str], folder: Path) -> None:
+    """The curve as a table, fastest last; what does not fit a narrow terminal is folded."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .shared import busy_note
+
+    console = Console(highlight=False)
+    wide, depths = console.width >= 72, found["exit_layers"]
+    table = Table(box=None, padding=(0, 2 if wide else 1, 0, 0), pad_edge=False)
+    table.add_column("threshold", overflow="fold", min_width=9)
+    for header in ("score", "drop", *(["±"] if wide else []), "depth", "speedup", *(["quartiles"] if wide else [])):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in sorted(found["points"], key=lambda p: p["speedup"]["median"]):
+        ratio = row["speedup"]
+        cells = [f"{row['score']:.4f}", f"{row['score_drop']:.4f}", f"{row['score_drop_error']:.4f}"]
+        cells += [f"{row['mean_depth']:.2f}", f"{ratio['median']:.2f}", f"{ratio['p25']:.2f}-{ratio['p75']:.2f}"]
+        shown = cells if wide else [*cells[:2], *cells[3:5]]
+        table.add_row(threshold_text(row["threshold"], depths), *shown, style="bold" if row is point else None)
+    console.print(table)
+    console.print(
+        f"\n{found['examples']} examples scored, {found['timed']} timed (decoding, batch {found['batch_size']}) against "
+        f"the same model at full depth in the same run; saved in {folder / 'config.json'}"
+    )
+    if point is not None:
+        drop, error = point["score_drop"], point["score_drop_error"]
+        console.print(
+            f"Set: threshold {threshold_text(point['threshold'], depths)}; {point['speedup']['median']:.2f} times full "
+            f"depth's speed at a score drop of {drop:.4f} (standard error {error:.4f}). Measured, not promised: "
+            "`deed calibrate` promises."
+        )
+    busy = busy_note(found["machine"])
+    for note in [*notes, *([busy] if busy else [])]:
+        console.print(f"Note: {note}")
+
+
+def threshold_text(value: float | list[float], depths: Sequence[int]) -> str:
+    """`0.9`, `full depth`, or for a threshold per exit `1:0.970 4:0.900` with the depth of each exit that is asked."""
+    if not isinstance(value, list):
+        return "full depth" if value > 1 else f"{value:g}"
+    return " ".join(f"{depth}:{t:.3f}" for depth, t in zip(depths, value, strict=False) if t <= 1)
+
+
+def register(group: typer.Typer) -> None:
+    group.command("curve", epilog=EXAMPLE, help=__doc__)(curve)
