@@ -8,6 +8,7 @@ in throughout. A batch is a function of seed and index, so a resumed run sees wh
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -153,6 +154,8 @@ def started(recipe: PagesRecipe) -> tuple[Any, Any]:
     folder = Path(recipe.start or "")
     if not (folder / "config.json").is_file():
         raise ValueError(f"--from needs the folder of a saved model; got {folder}")
+    if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") != "latr":
+        raise ValueError(f"--from {folder} is not a LaTr++")
     if (folder / "deed_exits.safetensors").is_file() == recipe.conventional:
         raise ValueError(f"--from {folder} is {'a deed' if recipe.conventional else 'a conventional'} model")
     load = LatrForConditionalGeneration.from_pretrained if recipe.conventional else from_pretrained
