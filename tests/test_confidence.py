@@ -100,3 +100,69 @@ def test_bad_thresholds():
         ThresholdPolicy(MaxProb(), float("nan"))
     with pytest.raises(ValueError, match="exit_threshold"):
         ThresholdPolicy(MaxProb(), torch.zeros(2, 2))
+
+
+def counting(rows=4):
+    """An ask whose head notes how many rows it was run on."""
+    table, runs = torch.randn(rows, 6, dtype=torch.float64), []
+    hidden = torch.arange(rows)[:, None].double()
+
+    def head(h=hidden):
+        runs.append(len(h))
+        return table[h[:, 0].long()]
+
+    rows = torch.arange(rows) + 10
+    earlier, allowed = [rows * 2], table > -1
+    return Ask(2, 1, False, 0, rows, hidden, hidden + 1, head, allowed, earlier), table, runs
+
+
+def test_an_ask_of_some_rows():
+    whole, table, runs = counting()
+    some = whole.only(torch.tensor([1, 3]))
+    assert some.rows.tolist() == [11, 13] and some.earlier[0].tolist() == [22, 26] and runs == []
+    assert torch.equal(some.logits, table[[1, 3]]) and runs == [2] and not whole.looked
+    assert torch.equal(some.masked_logits, whole.masked_logits[[1, 3]]) and runs == [2, 4]
+    assert torch.equal(some.previous, whole.previous[[1, 3]])
+    assert torch.equal(some.only(torch.tensor([1])).logits, table[[3]])
+
+
+def test_rows_that_leave_take_no_more_work_than_was_not_yet_done():
+    some = [False, True, False, True]
+    ask, table, runs = counting()
+    assert torch.equal(ask.leaving(some), table[[1, 3]]) and runs == [2]
+    assert torch.equal(ask.leaving([True] * 4), table) and runs == [2, 4]
+    assert torch.equal(ask.leaving(some), table[[1, 3]]) and runs == [2, 4]
+    for positions in ([1, 3], [0, 1, 3], [0, 1, 2, 3]):
+        ask, table, runs = counting()
+        ask.narrowed = torch.tensor(positions), table[positions] + 1
+        assert torch.equal(ask.leaving(some), table[[1, 3]] + 1) and runs == []
+    assert torch.equal(ask.leaving([True] * 4), table + 1)
+
+
+def test_policies_begin_anew_for_their_rows():
+    policy = ThresholdPolicy(MaxProb(), torch.tensor([0.1, 0.9]))
+    assert policy.begin(6).threshold.tolist() == pytest.approx([0.1] * 3 + [0.9] * 3)
+    assert policy.threshold.tolist() == pytest.approx([0.1, 0.9])
+    with pytest.raises(ValueError, match="exit_threshold has 2 values, but 3 rows"):
+        policy.begin(3)
+    assert ThresholdPolicy(MaxProb(), 0.5).begin(3).threshold == 0.5
+    assert FixedSchedule([[1], [2]]).begin(2) == FixedSchedule([[1], [2]])
+    with pytest.raises(ValueError, match="has 2 rows, but 3"):
+        FixedSchedule([[1], [2]]).begin(3)
+
+
+def test_a_schedule_that_asks_computes_its_measure():
+    ask_, _, runs = counting()
+    assert FixedSchedule([3]).leaves(ask_).tolist() == [False] * 4 and runs == []
+    seen = []
+
+    class Own:
+        remembers = False
+
+        def __call__(self, ask):
+            seen.append(ask)
+
+    FixedSchedule([3], ask=True, measure=Own()).leaves(ask_)
+    assert seen[0] is ask_
+    FixedSchedule([3], ask=True).leaves(ask_)
+    assert runs == [4]

@@ -136,6 +136,7 @@ def _learn_then_test(
         "method": "learn-then-test, fixed sequence",
         "examples": len(examples),
         "measure": model.deed_config.confidence,
+        "asking": model.deed_config.asking,
         "full_depth_score": full_mean,
         "score": chosen["score"] if chosen else full_mean,
         "mean_depth": chosen["mean_depth"] if chosen else float(len(model.deed_family.layers(model))),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -29,9 +29,11 @@ class Ask:
         rows: `[r]` long, which rows of the batch are asked.
         hidden: `[r, d_model]`, this layer's output at the newest position.
         previous: `[r, d_model]`, the layer below's output there; None at the first layer.
-        head: gives `[r, vocab]` raw logits for this exit.
+        head: gives this exit's raw logits: `head()` those of `hidden`, `head(rows of it)` of these alone.
         allowed: `[r, vocab]` bool or None; where given, confidence is taken over these tokens only.
         earlier: argmax tokens `[r]` of the exits already asked in this step, oldest first.
+        narrowed: positions in `rows` (ascending) and logits for those alone, left by a policy that computed the
+            answer of no other row (`deed.asking`); every row that leaves is among them.
     """
 
     depth: int
@@ -41,9 +43,10 @@ class Ask:
     rows: torch.Tensor
     hidden: torch.Tensor
     previous: torch.Tensor | None
-    head: Callable[[], torch.Tensor]
+    head: Callable[..., torch.Tensor]
     allowed: torch.Tensor | None = None
     earlier: list[torch.Tensor] = field(default_factory=list)
+    narrowed: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @cached_property
     def logits(self) -> torch.Tensor:
@@ -59,6 +62,36 @@ class Ask:
     def masked_logits(self) -> torch.Tensor:
         """The logits confidence is measured on: -inf where a token is not allowed."""
         return self.logits if self.allowed is None else self.logits.masked_fill(~self.allowed, -math.inf)
+
+    def only(self, picked: torch.Tensor) -> Ask:
+        """The same exit asked about the rows at positions `picked` (long) alone."""
+        hidden = self.hidden[picked]
+        return Ask(
+            self.depth,
+            self.exit_index,
+            self.is_last,
+            self.step,
+            self.rows[picked],
+            hidden,
+            None if self.previous is None else self.previous[picked],
+            lambda rows=hidden: self.head(rows),
+            None if self.allowed is None else self.allowed[picked],
+            [token[picked] for token in self.earlier],
+        )
+
+    def leaving(self, leave: list[bool]) -> torch.Tensor:
+        """Logits `[n, vocab]` of the n rows that leave, with no more work than was not yet done."""
+        if self.narrowed is None and all(leave):
+            return self.logits
+        picked = torch.tensor([i for i, gone in enumerate(leave) if gone], device=self.hidden.device)
+        if self.narrowed is not None:
+            positions, logits = self.narrowed
+            if len(positions) == len(picked):
+                return logits
+            return logits.index_select(0, torch.searchsorted(positions, picked))
+        if self.looked:
+            return self.logits.index_select(0, picked)
+        return self.head(self.hidden.index_select(0, picked))
 
 
 class Confidence(Protocol):
@@ -177,6 +210,8 @@ class ExitPolicy(Protocol):
         """`[r]` bool. Not asked at the last exit, where every row leaves."""
         ...
 
+    # Optional: `begin(n_rows)` gives the policy that a generation of that many decoder rows works with.
+
 
 @dataclass
 class ThresholdPolicy:
@@ -202,6 +237,20 @@ class ThresholdPolicy:
             )
         self.exits_early = bool((values <= 1).any())
         self.remembers = self.confidence.remembers
+
+    def begin(self, n_rows: int) -> ThresholdPolicy:
+        """This policy for `n_rows` decoder rows (requests x beams): a threshold per request becomes one per row.
+
+        Raises:
+            ValueError: the rows are not a multiple of the thresholds.
+        """
+        if not isinstance(self.threshold, torch.Tensor):
+            return self
+        given = self.threshold.numel()
+        if given == 0 or n_rows % given:
+            raise ValueError(f"exit_threshold has {given} values, but {n_rows} rows are decoded")
+        # A copy: the policy may be the caller's own, used again with other beams.
+        return replace(self, threshold=self.threshold.repeat_interleave(n_rows // given))
 
     def at(self, ask: Ask) -> float | torch.Tensor:
         """The threshold in force: a float, or a tensor `[r]`."""
@@ -247,10 +296,12 @@ class FixedSchedule:
     Args:
         depths: `[steps]`, or `[rows][steps]` with one list per decoder row (requests x beams).
         ask: also compute each passed exit's logits and confidence, as a threshold would (for honest timings).
+        measure: the confidence that `ask` computes.
     """
 
     depths: Sequence[int] | Sequence[Sequence[int]]
     ask: bool = False
+    measure: Confidence = MaxProb()
     remembers = False
     exits_early = True
 
@@ -268,9 +319,14 @@ class FixedSchedule:
         if len(self._table) not in (1, n_rows):
             raise ValueError(f"FixedSchedule has {len(self._table)} rows, but {n_rows} rows are decoded")
 
+    def begin(self, n_rows: int) -> FixedSchedule:
+        """This schedule, checked to fit `n_rows` decoder rows."""
+        self.check_rows(n_rows)
+        return self
+
     def leaves(self, ask: Ask) -> torch.Tensor:
         if self.ask:
-            MaxProb()(ask)
+            self.measure(ask)
         if len(self._table) == 1:
             target = self._table[0][ask.step % len(self._table[0])]
             return torch.full((len(ask.rows),), target <= ask.depth, device=ask.hidden.device)

@@ -35,6 +35,9 @@ class DeedConfig:
             gives one value per exit but the last (the last always answers).
         threshold_decay (`dict`, *optional*): `{"temperature": t, "length": n}` loosens the threshold with position,
             0.9 * threshold + 0.1 * exp(-t * position / n) (CALM, Schuster et al. 2022, eq. 5). Values > 1 stay put.
+        asking (`str` or `dict`): how an exit is asked (`deed.asking`). `"plain"`: the model's own head over the whole
+            vocabulary, right where the vocabulary is small. `"screen"`, `"shortlist"` and `"gate"` look at less first;
+            options as `{"name": "screen", "rank": 128}`. Calibrate with the one that will be used.
         loss (`str`): `"deed"` is L_avg + L_N (the paper's), `"mean"` L_avg alone, `"last"` L_N alone (a conventional
             training, for comparison), `"distill"` self-distillation: every other exit matches the last exit's
             probabilities (for a frozen backbone, see `DeedMixin.freeze_backbone`).
@@ -48,6 +51,7 @@ class DeedConfig:
     confidence: str | dict[str, Any] = "max_prob"
     confidence_over: str = "all"
     threshold: float | list[float] = 0.9
+    asking: str | dict[str, Any] = "plain"
     threshold_decay: dict[str, float] | None = None
     loss: str = "deed"
     calibration: dict[str, Any] | None = field(default=None, repr=False)
@@ -58,7 +62,9 @@ class DeedConfig:
 
     def validate(self) -> None:
         """Raises `DeedConfigError` naming the first bad field."""
-        from .confidence import build_confidence  # here, because confidence.py raises DeedConfigError
+        # Here, because these raise DeedConfigError.
+        from .asking.spec import check_asking
+        from .confidence import build_confidence
 
         if self.exit_layers is not None:
             ok = isinstance(self.exit_layers, (list, tuple)) and all(_is_int(x) for x in self.exit_layers)
@@ -85,6 +91,7 @@ class DeedConfig:
                 )
             if self.threshold_decay["length"] <= 0 or self.threshold_decay["temperature"] < 0:
                 raise DeedConfigError("threshold_decay needs length > 0 and temperature >= 0")
+        check_asking(self.asking, self.confidence)
         _one_of("loss", self.loss, LOSSES)
 
     def resolve(self, n_layers: int) -> DeedConfig:

@@ -86,11 +86,13 @@ def decode_step(
         leave = [True] * len(live) if ask.is_last else policy.leaves(ask).tolist()
         if any(leave):
             going = [r for r, gone in zip(live, leave, strict=True) if gone]
-            leavers.append((going, _leaving_logits(model, ask, leave)))
+            leavers.append((going, ask.leaving(leave)))
             for r in going:
                 depths[r] = depth
         if ask.looked:
             cache.asked_rows += len(live)
+        elif ask.narrowed is not None:
+            cache.asked_rows += len(ask.narrowed[0])
         stairs.widen(block, output)
         if policy.remembers and not all(leave):
             token = ask.masked_logits.argmax(-1)
@@ -119,15 +121,6 @@ class Plan:
 def _logits(model: Any, depth: int, hidden: torch.Tensor) -> torch.Tensor:
     logits = model.exit_head(depth, hidden)
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-def _leaving_logits(model: Any, ask: Ask, leave: list[bool]) -> torch.Tensor:
-    if all(leave):
-        return ask.logits
-    picked = torch.tensor([i for i, gone in enumerate(leave) if gone], device=ask.hidden.device)
-    if ask.looked:
-        return ask.logits.index_select(0, picked)
-    return _logits(model, ask.depth, ask.hidden.index_select(0, picked))
 
 
 def _assemble(

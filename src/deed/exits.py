@@ -6,6 +6,8 @@ publish its module; ours is a residual linear map that starts as the identity.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -62,3 +64,36 @@ def build_adapters(config: DeedConfig, d_model: int) -> nn.ModuleDict:
         "none": nn.Identity,
     }[config.adapter]
     return nn.ModuleDict({str(depth): make() for depth in config.exit_layers[:-1]})
+
+
+def exit_features(model: Any, depth: int, hidden: torch.Tensor) -> torch.Tensor:
+    """What the head gets at the exit at `depth`: final norm, then that exit's adaptation module. `[…, d_model]`."""
+    features = model.deed_family.finish(model, hidden)
+    adapter = str(depth)
+    return model.deed_exits[adapter](features) if adapter in model.deed_exits else features
+
+
+class Learned(nn.Module):
+    """What cheap asking learned about this model (`deed.asking`), saved with the exits: named tensors, not trained with it.
+
+    Buffers, so that optimisers, weight decay and DDP pass them by.
+    """
+
+    def __init__(self, **tensors: torch.Tensor) -> None:
+        super().__init__()
+        for name, value in tensors.items():
+            self.register_buffer(name, value)
+
+
+LEARNED = ("gate", "screen")
+
+
+def add_learned(model: Any, stored: dict[str, torch.Tensor]) -> None:
+    """Make room in `model.deed_exits` for what of `LEARNED` is among the `stored` tensors of an exits file, and for
+    nothing else of it."""
+    for name in LEARNED:
+        found = {k[len(name) + 1 :]: v for k, v in stored.items() if k.startswith(f"{name}.")}
+        if found:
+            model.deed_exits[name] = Learned(**{k: torch.empty_like(v, device=model.device) for k, v in found.items()})
+        elif name in model.deed_exits:
+            del model.deed_exits[name]

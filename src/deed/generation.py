@@ -7,14 +7,14 @@ greedy search and sampling have one of ours (`loop.py`), with the same results.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
+from .asking import asked
 from .cache import StaircaseCache
-from .confidence import ExitPolicy, FixedSchedule, ThresholdPolicy, build_confidence
+from .confidence import ExitPolicy, ThresholdPolicy, build_confidence
 from .config import DeedConfig
 from .families import DecoderFamily
 from .loop import sample
@@ -33,6 +33,7 @@ class EarlyExitGeneration:
         exit_threshold: float | list[float] | torch.Tensor | None = None,
         exit_policy: ExitPolicy | None = None,
         confidence_over: str | None = None,
+        asking: str | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Transformers' `generate()`, leaving the decoder early.
@@ -41,6 +42,7 @@ class EarlyExitGeneration:
             exit_threshold: overrides `deed_config.threshold`; a tensor `[requests]` is a threshold per request.
             exit_policy: replaces the threshold altogether, e.g. `deed.FixedSchedule([3, 1, 6])`.
             confidence_over: overrides `deed_config.confidence_over`.
+            asking: overrides `deed_config.asking`.
 
         Returns:
             As Transformers; with `return_dict_in_generate=True` the output has `exit_layers`
@@ -51,6 +53,7 @@ class EarlyExitGeneration:
             ValueError: an option that early exit does not work with, or a threshold that does not fit.
         """
         policy = self._exit_policy(exit_threshold, exit_policy)
+        policy = asked(policy, self.deed_config.asking if asking is None else asking, self)
         over = confidence_over or self.deed_config.confidence_over
         if over not in ("all", "allowed"):
             raise ValueError(f"confidence_over must be 'all' or 'allowed', got {over!r}")
@@ -162,15 +165,8 @@ class EarlyExitGeneration:
         return DeedGenerateBeamOutput(**result, exit_layers=exit_layers)  # type: ignore[arg-type]
 
     def _begin(self, cache: StaircaseCache, n_rows: int, processors: LogitsProcessorList, may_skip: bool) -> None:
-        policy = cache.policy
-        if isinstance(policy, ThresholdPolicy) and isinstance(policy.threshold, torch.Tensor):
-            given = policy.threshold.numel()
-            if given == 0 or n_rows % given:
-                raise ValueError(f"exit_threshold has {given} values, but {n_rows} rows are decoded")
-            # A copy: the policy may be the caller's own, used again with other beams.
-            cache.policy = replace(policy, threshold=policy.threshold.repeat_interleave(n_rows // given))
-        if isinstance(policy, FixedSchedule):
-            policy.check_rows(n_rows)
+        if hasattr(cache.policy, "begin"):
+            cache.policy = cache.policy.begin(n_rows)
         cache.begin(processors, may_skip)
 
     # Between two steps, Transformers prepares for caches, masks and modalities that a StaircaseCache has none of. At small

@@ -17,7 +17,7 @@ from . import saving
 from .cache import StaircaseCache
 from .config import DeedConfig
 from .decode import decode_step
-from .exits import build_adapters
+from .exits import build_adapters, exit_features
 from .families import DecoderFamily, family_of
 from .generation import EarlyExitGeneration
 from .loss import IGNORE, combine, normaliser, token_loss_sum
@@ -207,11 +207,7 @@ class DeedMixin(EarlyExitGeneration):
     def exit_head(self, depth: int, hidden: torch.Tensor) -> torch.Tensor:
         """Logits `[…, vocab]` of the exit at `depth` from its layer's output `[…, d_model]`: final norm, adaptation
         module, the model's own head."""
-        features = self.deed_family.finish(self, hidden)  # type: ignore[arg-type]
-        adapter = str(depth)
-        if adapter in self.deed_exits:
-            features = self.deed_exits[adapter](features)
-        return self.deed_family.head(self, features)  # type: ignore[arg-type]
+        return self.deed_family.head(self, exit_features(self, depth, hidden))  # type: ignore[arg-type]
 
     def exit_logits(self, **inputs: Any) -> torch.Tensor:
         """Logits of every exit, teacher-forced and without a cache: `[n_exits, batch, length, vocab]`.

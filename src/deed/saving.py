@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .config import DeedConfig, DeedConfigError
+from .exits import add_learned
 
 EXITS_FILE = "deed_exits.safetensors"
 PREFIX = "deed_exits."
@@ -138,6 +139,7 @@ def load_exits_into(model: Any, folder: str | os.PathLike[str]) -> None:
 
 
 def _fill_exits(model: Any, exits: dict[str, torch.Tensor], name: str) -> None:
+    add_learned(model, exits)
     expected = model.deed_exits.state_dict()
     missing, extra = sorted(set(expected) - set(exits)), sorted(set(exits) - set(expected))
     if missing or extra:
