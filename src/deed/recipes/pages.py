@@ -145,19 +145,23 @@ def start_pages(recipe: PagesRecipe) -> tuple[Any, Any]:
     return model, small_latr.build_processor(tokenizer)
 
 
-def started(recipe: PagesRecipe) -> tuple[Any, Any]:
-    """The saved model to go on from, and its processor.
-
-    Raises:
-        ValueError: not the folder of a saved model, or one that was trained in the other way.
-    """
-    folder = Path(recipe.start or "")
+def check_start(recipe: PagesRecipe) -> None:
+    """Raises `ValueError` where `recipe.start` is not the folder of a saved LaTr++, or of one trained in the other way."""
+    if not recipe.start:
+        return
+    folder = Path(recipe.start)
     if not (folder / "config.json").is_file():
         raise ValueError(f"--from needs the folder of a saved model; got {folder}")
     if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") != "latr":
         raise ValueError(f"--from {folder} is not a LaTr++")
     if (folder / "deed_exits.safetensors").is_file() == recipe.conventional:
         raise ValueError(f"--from {folder} is {'a deed' if recipe.conventional else 'a conventional'} model")
+
+
+def started(recipe: PagesRecipe) -> tuple[Any, Any]:
+    """The saved model to go on from, and its processor."""
+    check_start(recipe)
+    folder = Path(recipe.start or "")
     load = LatrForConditionalGeneration.from_pretrained if recipe.conventional else from_pretrained
     model: Any = load(folder, attn_implementation="eager")
     if not recipe.conventional:  # what was calibrated no longer holds
@@ -178,6 +182,7 @@ def train_pages(
     Returns:
         `{"steps", "train_loss", "level", "risen"}`.
     """
+    check_start(recipe)
     output.mkdir(parents=True, exist_ok=True)
     check_recipe(output, recipe)
     set_seed(recipe.seed)
