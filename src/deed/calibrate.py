@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from .forced import evaluating
+
 # From strict to loose. Confidence of a trained model crowds near 1, so the grid does too.
 GRID = (0.9999, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.97, 0.95, 0.925, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
@@ -77,12 +79,8 @@ def calibrate(
             f"got {len(examples)}; add examples or promise less"
         )
     say = progress or (lambda line: None)
-    was_training = model.training
-    model.eval()  # dropout would answer at random
-    try:
+    with evaluating(model):
         report = _learn_then_test(model, examples, risk, confidence, score, grid, batch_size, say, generate_kwargs)
-    finally:
-        model.train(was_training)
     model.deed_config.threshold = report["threshold"]
     model.deed_config.calibration = report
     return report

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from .calibrate import _collate
 from .confidence import Ask, Confidence, build_confidence
+from .forced import evaluating, from_answers, from_labels
 from .model import _exit_states
 
 LOGITS_AT_ONCE = 2**23  # logits of one exit held at a time
@@ -119,17 +119,6 @@ class ExitStatistics:
             raise ValueError(f"{path} does not hold exit statistics: {error}") from None
 
 
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """The model in evaluation mode (dropout would answer at random), then as it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
 @torch.no_grad()
 def record_exits(
     model: Any,
@@ -175,7 +164,7 @@ def record_exits(
             part = order[at : at + batch_size]
             rows = [examples[i] for i in part]
             inputs = _collate(model, rows)
-            forced = _labels(model, rows) if tokens == "labels" else _generated(model, inputs, generate_kwargs)
+            forced = from_labels(model, rows) if tokens == "labels" else from_answers(model, inputs, generate_kwargs)
             for i, values in zip(part, _ask_all(model, measure, inputs, *forced), strict=True):
                 found[i] = values
             if progress is not None:
@@ -215,24 +204,6 @@ def _check_asking(config: Any) -> None:
             f"asking={name!r} has a confidence of its own that this does not record; set deed_config.asking to 'plain' "
             "or 'screen', or pass confidence=… to choose by that measure"
         )
-
-
-def _generated(model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decoder inputs `[rows, length]` that full depth gave itself, and `[rows, length]` bool: where a token follows."""
-    out = model.generate(**inputs, **options, exit_threshold=2.0, return_dict_in_generate=True)
-    rows = next(iter(inputs.values())).shape[0]
-    step = len(out.sequences) // rows  # the best of several returned sequences comes first
-    sequences, depths = out.sequences[::step], out.exit_layers[::step]
-    prompt = sequences.shape[1] - depths.shape[1]
-    asked = torch.zeros_like(sequences[:, :-1], dtype=torch.bool)
-    asked[:, prompt - 1 :] = depths > 0
-    return sequences[:, :-1], asked
-
-
-def _labels(model: Any, rows: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
-    values = [torch.as_tensor(x["labels"]) for x in rows]
-    labels = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=-100).to(model.device)
-    return model.prepare_decoder_input_ids_from_labels(labels), labels >= 0
 
 
 def _ask_all(

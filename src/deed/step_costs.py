@@ -11,7 +11,7 @@ import torch
 
 from .bench.compare import now, timed_encoder
 from .confidence import FixedSchedule
-from .exit_statistics import evaluating
+from .forced import evaluating
 
 GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
 

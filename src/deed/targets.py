@@ -15,7 +15,8 @@ from typing import Any
 
 from .bench.compare import Inputs, interleave, machine, now, spread, timed_encoder, versions
 from .calibrate import GRID, _collate, _generate_all, _score
-from .exit_statistics import cannot_record, evaluating, record_exits
+from .exit_statistics import cannot_record, record_exits
+from .forced import evaluating
 from .optimise import NEVER, optimise_all
 from .step_costs import measure_costs
 

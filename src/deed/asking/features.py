@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..calibrate import _collate
+from ..forced import evaluating, from_answers, from_labels
 
 
 @dataclass
@@ -39,9 +40,7 @@ def collect(model: Any, dataset: Iterable[dict[str, Any]], positions: int, batch
     hidden: dict[int, list[torch.Tensor]] = {depth: [] for depth in depths}
     agrees: dict[int, list[torch.Tensor]] = {depth: [] for depth in depths}
     numbers: list[torch.Tensor] = []
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         examples, seen, count = iter(dataset), 0, 0
         while count < positions and (part := list(islice(examples, batch_size))):
             inputs = _collate(model, part)
@@ -55,8 +54,6 @@ def collect(model: Any, dataset: Iterable[dict[str, Any]], positions: int, batch
             row = torch.arange(seen, seen + len(part))[:, None].expand(keep.shape)
             numbers.append(row[keep.cpu()])
             seen, count = seen + len(part), count + len(last)
-    finally:
-        model.train(was_training)
     if count == 0:
         raise ValueError("the data set has no tokens to learn from")
     return Found(
@@ -69,12 +66,5 @@ def _prefixes(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Decoder inputs `[rows, length]` and which of their positions count."""
     if all(example.get("labels") is not None for example in part):
-        labels = torch.nn.utils.rnn.pad_sequence(
-            [torch.as_tensor(example["labels"]) for example in part], batch_first=True, padding_value=-100
-        ).to(model.device)
-        return model.prepare_decoder_input_ids_from_labels(labels), labels != -100
-    out = model.generate(**inputs, exit_threshold=2.0, num_beams=1, do_sample=False, return_dict_in_generate=True)
-    keep = out.exit_layers > 0
-    ids = out.sequences[:, :-1]
-    prompt = ids.shape[1] - keep.shape[1]  # more than the start token where generation was given a decoder prompt
-    return ids, torch.nn.functional.pad(keep, (prompt, 0))
+        return from_labels(model, part)
+    return from_answers(model, inputs, {"num_beams": 1, "do_sample": False})

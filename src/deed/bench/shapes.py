@@ -160,39 +160,34 @@ def t5(layers: int, width: int, feed: int, heads: int, vocab: int = 32128, head_
     """A T5 of as many encoder as decoder layers, tied and ReLU as the published v1.0 checkpoints are, seed 0."""
     from transformers import T5Config, T5ForConditionalGeneration
 
-    torch.manual_seed(0)
-    config = T5Config(  # type: ignore[call-arg]
-        vocab_size=vocab,
-        d_model=width,
-        d_kv=head_width,
-        d_ff=feed,
-        num_heads=heads,
-        num_layers=layers,
-        decoder_start_token_id=0,
-    )
-    return _varied_t5(T5ForConditionalGeneration(config).eval())
+    config = T5Config(**_sizes(layers, width, feed, heads, vocab, head_width))
+    return _varied_t5(T5ForConditionalGeneration, config)
 
 
 def latr(layers: int, width: int, feed: int, heads: int, vocab: int = 32128, head_width: int = 64) -> Any:
     """A LaTr++ without ViT: words and boxes; seed 0."""
     from ..models.latr import LatrConfig, LatrForConditionalGeneration
 
-    torch.manual_seed(0)
-    config = LatrConfig(  # type: ignore[call-arg]
-        vocab_size=vocab,
-        d_model=width,
-        d_kv=head_width,
-        d_ff=feed,
-        num_heads=heads,
-        num_layers=layers,
-        decoder_start_token_id=0,
-        vision_config=None,
-    )
-    return _varied_t5(LatrForConditionalGeneration(config).eval())
+    config = LatrConfig(**_sizes(layers, width, feed, heads, vocab, head_width), vision_config=None)
+    return _varied_t5(LatrForConditionalGeneration, config)
+
+
+def _sizes(layers: int, width: int, feed: int, heads: int, vocab: int, head_width: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocab,
+        "d_model": width,
+        "d_kv": head_width,
+        "d_ff": feed,
+        "num_heads": heads,
+        "num_layers": layers,
+        "decoder_start_token_id": 0,
+    }
 
 
 @torch.no_grad()
-def _varied_t5(model: Any) -> Any:
+def _varied_t5(kind: Any, config: Any) -> Any:
+    torch.manual_seed(0)
+    model = kind(config).eval()
     # Fresh tied weights answer with the token they were given, over and over, which would hide a wrong cache. Random signs
     # on the final norm take that away; larger outputs of the layers let what stands before count.
     for name, weight in model.decoder.named_parameters():
