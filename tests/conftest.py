@@ -94,3 +94,10 @@ def batch(rows: int = 4, length: int = 7, seed: int = 0) -> dict[str, torch.Tens
 @pytest.fixture(params=KINDS)
 def kind(request):
     return request.param
+
+
+@pytest.fixture(params=["padded", "packed"])
+def packing(request, monkeypatch):
+    """Ragged blocks both ways: tiny models would never pack theirs."""
+    monkeypatch.setattr("deed.decode.SPAN", 0.0 if request.param == "packed" else float("inf"))
+    return request.param

@@ -1,5 +1,7 @@
 """Cheap copies, their error bounds, low rank and refined tokens on their own (in decoding: test_asking.py)."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -102,7 +104,7 @@ def test_the_upper_bound_never_says_no_where_the_exact_head_says_yes(
 def test_the_upper_bound_is_no_blanket_yes():
     weight, hidden = numbers(0, 500, 128, scale=0.2), numbers(1, 64, 128)
     screen = Screen(_HeadOnly(weight), None, 16, 0.0, True, True)
-    exact = _ask(hidden, screen.model.head)
+    exact = _ask(hidden, screen.exits.head)
     threshold = float(MaxProb()(exact).quantile(0.7))
     maybe = bounded(ThresholdPolicy(MaxProb(), threshold)).leaves(_look(exact, screen))
     yes = MaxProb()(exact) >= threshold
@@ -203,8 +205,8 @@ def test_what_each_way_promises_and_whom_it_wraps():
 
 
 class _Family:
-    def finish(self, model, hidden):
-        return hidden
+    def ends(self, model):
+        return lambda hidden: hidden, model.head
 
     def head_parts(self, model):
         return model.weight, model.bias, model.scale
@@ -217,6 +219,7 @@ class _HeadOnly(torch.nn.Module):
         super().__init__()
         self.weight, self.bias, self.scale = weight, bias, scale
         self.deed_family, self.deed_exits = _Family(), torch.nn.ModuleDict()
+        self.deed_config = SimpleNamespace(exit_layers=[1, 2, 3])
 
     def head(self, hidden):
         return torch.nn.functional.linear(hidden * self.scale, self.weight, self.bias)

@@ -140,6 +140,15 @@ def test_what_makes_a_layer_run_by_itself(kind):
     assert family.parts(model) is None
 
 
+def test_hooks_that_transformers_leaves_behind_change_nothing(kind):
+    """Whoever trained, calibrated or asked for `exit_logits` would decode slowly from then on."""
+    model = deed_model(kind)
+    model.exit_logits(**batch(), decoder_input_ids=torch.ones(4, 2, dtype=torch.long))
+    layer = model.deed_family.layers(model)[0]
+    assert layer._forward_hooks, "Transformers no longer leaves hooks behind: drop RECORDER"
+    assert model.deed_family.parts(model) is not None
+
+
 def test_a_hook_on_a_leaf_is_heard(kind):
     model, heard = deed_model(kind), []
     linear = next(m for m in model.deed_family.layers(model)[0].modules() if isinstance(m, torch.nn.Linear))

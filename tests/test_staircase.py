@@ -11,6 +11,8 @@ from deed import FixedSchedule, StaircaseCache
 from deed.decode import decode_step
 from deed.staircase import Staircase
 
+pytestmark = pytest.mark.usefixtures("packing")
+
 N_LAYERS = 4
 ROWS = st.integers(0, 5)
 

@@ -13,7 +13,7 @@ from torch import nn
 from transformers.cache_utils import EncoderDecoderCache
 
 from .confidence import ExitPolicy
-from .staircase import Block, Staircase
+from .staircase import STEP, Block, Staircase
 
 
 class StaircaseCache(EncoderDecoderCache):
@@ -32,7 +32,7 @@ class StaircaseCache(EncoderDecoderCache):
         n_layers: int,
         policy: ExitPolicy,
         confidence_over: str = "all",
-        capacity: int = 32,
+        capacity: int = STEP,
         audit: bool = False,
     ) -> None:
         # Not super().__init__(): it wants two Cache objects, while these are two views of this one.
@@ -46,19 +46,23 @@ class StaircaseCache(EncoderDecoderCache):
         self.cross_values: list[torch.Tensor | None] = [None] * n_layers
         self.cross_ready: list[list[bool]] = [[] for _ in range(n_layers)]
         self.block: Block | None = None
-        self.own_mask: torch.Tensor | None = None  # of the block in work, `[r or 1, heads or 1, width, stop]`
+        self.own_mask: torch.Tensor | None = None  # of the block in work, see masks.folded
         self.encoder_mask: torch.Tensor | None = None  # [rows, 1, 1, source]; None where nothing is masked
         self.encoder_seen = False
-        self.bias: torch.Tensor | None = None  # position bias, `[1, heads, n, n]`
-        self.causal: torch.Tensor | None = None  # the same with later positions masked, `[1, heads or 1, n, n]`
-        self.has_bias = False
+        self.tables: dict[Any, Any] = {}  # what masks.py keeps from step to step
         self.plan: Any = None  # what decode.py looks up once per generation
         self.begin()
 
     # -- one generation -------------------------------------------------------------------------------------------
 
-    def begin(self, processors: Any = (), may_skip_finished: bool = False) -> None:
-        """Start counting steps anew (a cache may be continued by another `generate()`)."""
+    def begin(self, processors: Any = (), may_skip_finished: bool = False, max_length: int | None = None) -> None:
+        """Start counting steps anew (a cache may be continued by another `generate()`).
+
+        Args:
+            max_length: of the sequences, where it is known.
+        """
+        # The last token is never fed back.
+        self.stairs.limit = None if max_length is None else max_length - 1
         self.step = 0
         self.plan = None
         self.depths: list[list[int]] = []  # [steps][rows]: depth of the row that gave each token, 0 once finished
@@ -121,13 +125,15 @@ class StaircaseCache(EncoderDecoderCache):
         everyone = len(missing) == self.stairs.n_rows
         at = None if everyone else torch.tensor(missing, device=encoder_hidden.device)
         keys, values = family.cross_kv(layer, encoder_hidden if at is None else encoder_hidden.index_select(0, at))
+        # Heads of a projection lie interleaved; every step reads them, and reads them a third faster one after the other.
+        keys, values = keys.contiguous(), values.contiguous()
         for buffers, new in ((self.cross_keys, keys), (self.cross_values, values)):
             buffer = buffers[block.layer]
             if at is None:
                 buffers[block.layer] = new
                 continue
             if buffer is None:
-                buffer = buffers[block.layer] = new.new_zeros(self.stairs.n_rows, *new.shape[1:])
+                buffer = buffers[block.layer] = new.new_empty(self.stairs.n_rows, *new.shape[1:])
             buffer[at] = new
         for r in missing:
             ready[r] = True
@@ -137,6 +143,8 @@ class StaircaseCache(EncoderDecoderCache):
         block = self.block
         assert block is not None
         keys, values = (x.narrow(2, 0, block.stop) for x in self.stairs.put(block, k, v))
+        if block.packed:
+            return _attend_by_spans(q, keys, values, block, self.own_mask, scale, own=True)
         if len(block.rows) == block.n_rows:
             return _attend(q, keys, values, self.own_mask, scale)
         return _attend_by_runs(q, keys, values, block, self.own_mask, scale)
@@ -148,10 +156,12 @@ class StaircaseCache(EncoderDecoderCache):
         keys, values = self.cross_keys[block.layer], self.cross_values[block.layer]
         assert keys is not None and values is not None
         mask = self.encoder_mask
-        if len(block.rows) == block.n_rows:
+        if len(block.rows) == block.n_rows and not block.packed:
             return _attend(q, keys, values, mask, scale)
         if mask is not None and block.index is not None:
             mask = mask.index_select(0, block.index)
+        if block.packed:
+            return _attend_by_spans(q, keys, values, block, mask, scale, own=False)
         return _attend_by_runs(q, keys, values, block, mask, scale)
 
     # -- what Transformers calls ----------------------------------------------------------------------------------
@@ -239,6 +249,33 @@ def _attend_by_runs(
         part = mask if mask is None or mask.shape[0] == 1 else mask[i:j]
         found.append(_attend(q[i:j], keys[row : row + j - i], values[row : row + j - i], part, scale))
     return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def _attend_by_spans(
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    block: Block,
+    mask: torch.Tensor | None,
+    scale: float,
+    own: bool,
+) -> torch.Tensor:
+    """A packed block: one call per span, `[1, heads, cells, head_dim]` in and out.
+
+    Args:
+        keys, values: `[rows, heads, length, head_dim]` of the whole batch.
+        mask: `[r or 1, heads or 1, width or 1, length]` of the block's rows as if it were not packed.
+        own: attends to what was decoded, where a span's rows of the mask are its last.
+    """
+    found = []
+    for (i, j, row, stair), (a, b) in zip(block.spans, block.ranges, strict=True):
+        part = mask if mask is None or mask.shape[0] == 1 else mask[i:j]
+        if part is not None and own:
+            part = part[:, :, stair - block.start :]
+        rows = q[0, :, a:b].unflatten(1, (j - i, -1)).transpose(0, 1)
+        attended = _attend(rows, keys[row : row + j - i], values[row : row + j - i], part, scale)
+        found.append(attended.transpose(0, 1).flatten(1, 2))
+    return torch.cat(found, 1)[None]
 
 
 class _AlwaysTrue(dict):

@@ -129,7 +129,7 @@ class EarlyExitGeneration:
         if not isinstance(cache, StaircaseCache):
             return super()._sample(input_ids, logits_processor, stopping_criteria, *arguments, **kwargs)  # type: ignore[misc]
         has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
-        self._begin(cache, input_ids.shape[0], logits_processor, has_eos)
+        self._begin(cache, input_ids.shape[0], logits_processor, has_eos, stopping_criteria)
         if not synced_gpus and self._steps_directly():
             return sample(self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs)
         watched = _WatchedCriteria(stopping_criteria, cache)
@@ -154,7 +154,9 @@ class EarlyExitGeneration:
         cache = kwargs.get("past_key_values")
         if not isinstance(cache, StaircaseCache):
             return super()._beam_search(input_ids, logits_processor, *args, **kwargs)  # type: ignore[misc]
-        self._begin(cache, input_ids.shape[0], logits_processor, False)
+        self._begin(
+            cache, input_ids.shape[0], logits_processor, False, args[0] if args else kwargs["stopping_criteria"]
+        )
         result = super()._beam_search(input_ids, logits_processor, *args, **kwargs)  # type: ignore[misc]
         if isinstance(result, torch.Tensor):
             return result
@@ -164,10 +166,12 @@ class EarlyExitGeneration:
         exit_layers = torch.where(rows >= 0, depths[steps, rows.clamp(min=0)], torch.zeros_like(rows))
         return DeedGenerateBeamOutput(**result, exit_layers=exit_layers)  # type: ignore[arg-type]
 
-    def _begin(self, cache: StaircaseCache, n_rows: int, processors: LogitsProcessorList, may_skip: bool) -> None:
+    def _begin(
+        self, cache: StaircaseCache, n_rows: int, processors: LogitsProcessorList, may_skip: bool, criteria: Any
+    ) -> None:
         if hasattr(cache.policy, "begin"):
             cache.policy = cache.policy.begin(n_rows)
-        cache.begin(processors, may_skip)
+        cache.begin(processors, may_skip, criteria.max_length)
 
     # Between two steps, Transformers prepares for caches, masks and modalities that a StaircaseCache has none of. At small
     # model sizes that costs as much as a layer, so what a step needs is handed over directly.

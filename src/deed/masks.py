@@ -6,6 +6,9 @@ top left and silently read the wrong keys.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +16,21 @@ import torch
 from .cache import StaircaseCache
 from .staircase import Block
 
-FIRST = 32  # positions that the first table has; it doubles
+ROOM = 32  # positions beyond the newest that a table has rows for
+
+
+@dataclass
+class _Table:
+    """`values` `[1, heads or 1, hi - lo, hi]` for the positions lo..hi that may still come up in a block."""
+
+    values: torch.Tensor | None
+    lo: int
+    hi: int
+
+    def cut(self, block: Block) -> torch.Tensor | None:
+        if self.values is None:
+            return None
+        return self.values[:, :, block.start - self.lo : block.stop - self.lo, : block.stop]
 
 
 def folded(
@@ -25,24 +42,37 @@ def folded(
         decoder_mask: `[rows, length]`, 1 keeps; None keeps all.
 
     Returns:
-        `[r or 1, heads or 1, width, stop]`, or None where there is nothing to add.
+        `[r or 1, heads or 1, stop - start, stop]`, or None where there is nothing to add.
     """
-    if cache.causal is None or cache.causal.shape[-1] < block.stop:
-        cache.causal, cache.has_bias = _causal(model, family, max(2 * block.stop, FIRST), block.hidden)
+    layer = block.layer if family.bias_per_layer else 0
     mask = None
-    if cache.has_bias or block.stop - block.start > 1:
-        mask = cache.causal[:, :, block.start : block.stop, : block.stop]
+    if family.has_bias or block.stop - block.start > 1:
+        mask = _table(cache, block, layer, lambda lo, hi: _causal(model, family, lo, hi, layer, block.hidden)).cut(
+            block
+        )
     if decoder_mask is None:
         return mask
     padding = mask_for(model, padding_of(decoder_mask, block), block.hidden.dtype, bools=False)
     return padding if mask is None else (mask + padding).clamp(min=torch.finfo(mask.dtype).min)
 
 
-def _causal(model: Any, family: Any, length: int, like: torch.Tensor) -> tuple[torch.Tensor, bool]:
-    bias = family.position_bias(model, length)
-    later = torch.ones(length, length, dtype=torch.bool, device=like.device).triu(1)
-    table = like.new_zeros(1, 1, length, length) if bias is None else bias.to(like.dtype)
-    return table.masked_fill(later, torch.finfo(like.dtype).min), bias is not None
+def _table(cache: StaircaseCache, block: Block, key: Any, make: Callable[[int, int], torch.Tensor | None]) -> _Table:
+    """The table under `key`, made anew when a block lies outside it: from the lowest stair of the rows still in work,
+    below which no block will start, to some way beyond the newest position."""
+    table = cache.tables.get(key)
+    if table is None or block.start < table.lo or block.stop > table.hi:
+        stairs = cache.stairs
+        lo = min(block.start, *(stairs.filled[-1][r] for r in cache.live_rows()))
+        hi = block.stop + ROOM if stairs.limit is None else max(block.stop, min(block.stop + ROOM, stairs.limit))
+        table = cache.tables[key] = _Table(make(lo, hi), lo, hi)
+    return table
+
+
+def _causal(model: Any, family: Any, lo: int, hi: int, layer: int, like: torch.Tensor) -> torch.Tensor:
+    bias = family.position_bias(model, lo, hi, layer)
+    later = torch.ones(hi - lo, hi, dtype=torch.bool, device=like.device).triu(lo + 1)
+    table = like.new_zeros(1, 1, hi - lo, hi) if bias is None else bias.to(like.dtype)
+    return table.masked_fill(later, torch.finfo(like.dtype).min)
 
 
 def separate(
@@ -58,10 +88,10 @@ def separate(
         padding = padding_of(decoder_mask, block)
         visible = padding if visible is None else visible & padding
     bias = None
-    if cache.bias is None or cache.bias.shape[-1] < block.stop:
-        cache.bias = family.position_bias(model, max(2 * block.stop, FIRST))
-    if cache.bias is not None:
-        bias = cache.bias[:, :, block.start : block.stop, : block.stop]
+    if family.has_bias:
+        layer = block.layer if family.bias_per_layer else 0
+        make = partial(family.position_bias, model, layer=layer)
+        bias = _table(cache, block, ("bias", layer), make).cut(block)
     return (None if visible is None else mask_for(model, visible, block.hidden.dtype)), bias
 
 

@@ -10,15 +10,20 @@ A step appends new positions (`extend`) and walks down the layers. At layer l it
 Rows have stairs of their own. A block is right-aligned: it spans positions start..length for all its rows, start being
 the lowest stair among them, so that mask, bias and positions are shared. Where a row's stair is higher, its cells in
 the block are *padding*: the layer computes them (from deeper states, so the values mean nothing), and both `put` and
-`widen` drop them.
+`widen` drop them. Where that would be much waste, a block is *packed*: its rows' cells, without padding, one after the
+other in a single row. Whatever works on positions one by one does not notice; attention goes by `spans`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import torch
+
+STEP = 8  # positions that buffers grow by at least
 
 
 @dataclass
@@ -31,7 +36,9 @@ class Block:
         n_rows: rows of the whole batch.
         stairs: where each of the rows' stair stands.
         start, stop: the positions spanned.
-        hidden: `[r, stop - start, d_model]`, the layer's input. May be a view of the buffer: read before `widen`.
+        hidden: `[r, stop - start, d_model]`, the layer's input; packed: `[1, cells, d_model]`. May be a view of the
+            buffer: read before `widen`.
+        packed: see above.
     """
 
     layer: int
@@ -41,6 +48,28 @@ class Block:
     start: int
     stop: int
     hidden: torch.Tensor
+    packed: bool = False
+
+    @property
+    def cells(self) -> int:
+        """Positions to compute, padding apart."""
+        return self.stop * len(self.rows) - sum(self.stairs)
+
+    @cached_property
+    def ranges(self) -> list[tuple[int, int]]:
+        """Where the cells of each of `spans` lie in a packed block, row after row."""
+        found, a = [], 0
+        for i, j, _, stair in self.spans:
+            found.append((a, a + (j - i) * (self.stop - stair)))
+            a = found[-1][1]
+        return found
+
+    def newest(self, output: torch.Tensor) -> torch.Tensor:
+        """`[r, d_model]`: of a layer's output, or of its input, each row's newest position."""
+        if not self.packed:
+            return output[:, -1]
+        ends = list(accumulate(self.stop - stair for stair in self.stairs))
+        return output[0].index_select(0, torch.tensor(ends, device=output.device) - 1)
 
     @cached_property
     def runs(self) -> list[tuple[int, int, int]]:
@@ -79,11 +108,11 @@ class Staircase:
 
     Args:
         n_layers: decoder layers.
-        capacity: positions to make room for at first; grows by doubling.
+        capacity: positions to make room for at first; grows by an eighth, and by `STEP` at least.
         audit: count how often each (layer, row, position) is written, for tests.
     """
 
-    def __init__(self, n_layers: int, capacity: int = 32, audit: bool = False) -> None:
+    def __init__(self, n_layers: int, capacity: int = STEP, audit: bool = False) -> None:
         self.n_layers = n_layers
         self.length = 0
         self.n_rows = 0
@@ -94,6 +123,7 @@ class Staircase:
         self.computed_cells = 0
         self.padding_cells = 0
         self.writes: torch.Tensor | None = torch.zeros(n_layers, 0, 0, dtype=torch.long) if audit else None
+        self.limit: int | None = None  # positions there will ever be, where that is known: no room is made beyond
         self._capacity = max(1, capacity)
 
     def extend(self, embedded: torch.Tensor) -> None:
@@ -112,13 +142,24 @@ class Staircase:
         self.hidden[:, self.length : self.length + new] = embedded
         self.length += new
 
-    def block(self, layer: int, rows: list[int]) -> Block:
-        """The block of all positions that `rows` (ascending) lack at `layer`, under the layer below's finished stair."""
+    def block(self, layer: int, rows: list[int], span_worth: float = math.inf) -> Block:
+        """The block of all positions that `rows` (ascending) lack at `layer`, under the layer below's finished stair.
+
+        Args:
+            span_worth: padding cells that cost as much as attending to one more span by itself; where there are more of
+                them, the block is packed.
+        """
         assert self.hidden is not None, "extend() first"
         filled = self.filled[layer]
         stairs = [filled[r] for r in rows]
         start = min(stairs)
         first, count = rows[0], len(rows)
+        if span_worth < math.inf and max(stairs) > start:
+            block = Block(layer, rows, self.n_rows, stairs, start, self.length, self.hidden, packed=True)
+            padding = count * (self.length - start) - block.cells
+            if padding > span_worth * (len(block.spans) - 1):
+                block.hidden = torch.cat([self._cells(i, j, row, stair) for i, j, row, stair in block.spans])[None]
+                return block
         hidden = self.hidden.narrow(1, start, self.length - start)
         if rows[-1] - first + 1 > count:
             hidden = hidden.index_select(0, torch.tensor(rows, device=self.hidden.device))
@@ -126,9 +167,17 @@ class Staircase:
             hidden = hidden.narrow(0, first, count)
         return Block(layer, rows, self.n_rows, stairs, start, self.length, hidden)
 
+    def _cells(self, i: int, j: int, row: int, stair: int) -> torch.Tensor:
+        """States of a span's cells, `[cells, d_model]`."""
+        assert self.hidden is not None
+        return self.hidden[row : row + j - i, stair : self.length].reshape(-1, self.hidden.shape[-1])
+
     def put(self, block: Block, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the block's keys and values `[r, heads, width, head_dim]`; returns the layer's buffers
-        `[rows, heads, capacity, head_dim]`, of which `runs` and `stop` say what concerns the block."""
+        """Write the block's keys and values, `[r, heads, width, head_dim]` or packed `[1, heads, cells, head_dim]`.
+
+        Returns:
+            The layer's buffers `[rows, heads, capacity, head_dim]`, of which `runs` and `stop` say what concerns the block.
+        """
         return self._put(self.keys, block, keys), self._put(self.values, block, values)
 
     def _put(self, buffers: list[torch.Tensor | None], block: Block, new: torch.Tensor) -> torch.Tensor:
@@ -136,6 +185,11 @@ class Staircase:
         if buffer is None:  # a layer nobody has reached costs no memory
             _, heads, _, width = new.shape
             buffer = buffers[block.layer] = new.new_zeros(self.n_rows, heads, self._capacity, width)
+        if block.packed:
+            for (i, j, row, stair), (a, b) in zip(block.spans, block.ranges, strict=True):
+                part = new[0, :, a:b].unflatten(1, (j - i, -1)).transpose(0, 1)
+                buffer[row : row + j - i, :, stair : block.stop] = part
+            return buffer
         for i, j, row, stair in block.spans:
             # narrow() where a slice would do: this runs twice per layer and token, and slicing costs twice as much.
             place = buffer.narrow(2, stair, block.stop - stair)
@@ -154,8 +208,14 @@ class Staircase:
         return tuple(w.index_select(0, block.index)[:, :, : block.stop] for w in whole)  # type: ignore[return-value]
 
     def widen(self, block: Block, output: torch.Tensor) -> None:
-        """Take the layer's output `[r, width, d_model]`: it becomes the positions' deepest state, the stair rises."""
+        """Take the layer's output, in the form of `block.hidden`: it becomes the positions' deepest state, the stair
+        rises."""
         assert self.hidden is not None
+        if block.packed:
+            for (i, j, row, stair), (a, b) in zip(block.spans, block.ranges, strict=True):
+                self.hidden[row : row + j - i, stair : block.stop] = output[0, a:b].unflatten(0, (j - i, -1))
+            self._rise(block)
+            return
         for i, j, row, stair in block.spans:
             place = self.hidden.narrow(1, stair, block.stop - stair)
             if j - i < self.n_rows:
@@ -163,14 +223,17 @@ class Staircase:
             place.copy_(
                 output if j - i == len(block.rows) and stair == block.start else output[i:j, stair - block.start :]
             )
+        self._rise(block)
+
+    def _rise(self, block: Block) -> None:
         filled = self.filled[block.layer]
         for r in block.rows:
             if self.writes is not None:
                 self.writes[block.layer, r, filled[r] : block.stop] += 1
             filled[r] = block.stop
-        pending = block.stop * len(block.rows) - sum(block.stairs)
-        self.computed_cells += pending
-        self.padding_cells += len(block.rows) * (block.stop - block.start) - pending
+        self.computed_cells += block.cells
+        if not block.packed:
+            self.padding_cells += len(block.rows) * (block.stop - block.start) - block.cells
 
     @torch.inference_mode()  # as what it moves was made
     def select(self, indices: torch.Tensor) -> None:
@@ -204,7 +267,9 @@ class Staircase:
     def _reserve(self, length: int) -> None:
         if length <= self._capacity:
             return
-        self._capacity = max(length, 2 * self._capacity)
+        self._capacity = max(length, self._capacity + max(STEP, self._capacity // 8))
+        if self.limit is not None:
+            self._capacity = max(length, min(self._capacity, self.limit))
         assert self.hidden is not None
         self.hidden = _grown(self.hidden, 1, self._capacity)
         for buffers in (self.keys, self.values):

@@ -94,13 +94,14 @@ def test_bytes_by_hand():
     assert costs.step_counts(depths) == [{"layers": 2, "exits": 2}, {"layers": 1, "exits": 1}]
     caches = ((2 + 1) * (12 + 2) + (1 + 1) * (12 + 3)) * position
     asked = (3 * layer + 3 * (head + adapter)) * 4 + caches
-    assert costs.step_bytes(scene, depths, "plain", 4) == pytest.approx(asked / 2)
-    assert costs.step_bytes(scene, depths, "plain", 1) == pytest.approx((asked - caches) / 8 + caches / 2)
-    assert costs.step_bytes(scene, depths, None, 4) == pytest.approx(asked / 2), "both exits are also left by"
+    assert costs.step_bytes(scene, depths, "plain", 4, 4) == pytest.approx(asked / 2)
+    assert costs.step_bytes(scene, depths, "plain", 1, 1) == pytest.approx((asked - caches) / 8 + caches / 2)
+    shared = asked - head * 4
+    assert costs.step_bytes(scene, depths, None, 4, 4) == pytest.approx(shared / 2), "both exits are also left by"
     deep = [[4, 4, 4], [4, 4, 4]]
-    silent, plain = (costs.step_bytes(scene, deep, a, 4) for a in (None, "plain"))
+    silent, plain = (costs.step_bytes(scene, deep, a, 4, 4) for a in (None, "plain"))
     assert plain - silent == pytest.approx(3 * (head + adapter) * 4)
-    assert costs.step_bytes(scene, None, None, 4) == silent
+    assert costs.step_bytes(scene, None, None, 4, 4) == silent
     assert costs.asks_on_the_way(deep) == 3 and costs.asks_on_the_way(depths) == 0
 
 
@@ -192,7 +193,7 @@ def test_int8_is_a_copy_and_checked_against_itself(tmp_path, monkeypatch):
     subject = deed(scene, "int8", mean=6, asking="plain")
     parity = subject.check(subject.run().tokens)
     assert subject.weight_bytes == 1 and parity["against"] == "itself without a cache" and parity["equal"] > 0.7
-    assert scene.made["int8"].deed_quantized["replaced"] and not hasattr(scene.model, "deed_quantized")
+    assert scene.made["int8 decoder head"].deed_quantized["replaced"] and not hasattr(scene.model, "deed_quantized")
     assert torch.equal(generate(scene, scene.model, 5, exit_threshold=2.0), generate(scene, scene.base, 5))
 
 

@@ -14,7 +14,7 @@ import torch
 
 from ..confidence import Ask, ExitPolicy
 from ..config import DeedConfigError
-from ..exits import exit_features
+from ..exits import DirectExits
 from .bounds import bounded
 from .cheap import CheapMatrix, built, has_int8
 from .policy import FirstLook, loosen
@@ -38,7 +38,7 @@ class Screen:
     """
 
     def __init__(self, model: Any, rank: int | None, refine: int, slack: float, bound: bool, confirm: bool) -> None:
-        self.model, self.slack, self.bound = model, slack, bound
+        self.exits, self.slack, self.bound = DirectExits(model), slack, bound
         self.equals_plain = bound
         self.confirms = confirm
         self.weight, self.bias, self.scale, quantised = head_parts(model)
@@ -100,7 +100,7 @@ class Screen:
         return bounded(policy) if self.bound else loosen(policy, self.slack)
 
     def logits(self, ask: FirstLook) -> torch.Tensor:
-        features = exit_features(self.model, ask.depth, ask.hidden)
+        features = self.exits.features(ask.depth, ask.hidden)
         x = features if features.dtype == torch.float32 else features.float()
         if self.down is None:
             logits = self.cheap(x)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..confidence import Ask, ExitPolicy
-from ..exits import exit_features
+from ..exits import DirectExits
 from .policy import FirstLook
 from .screen import Screen, exact_dtype, gathered_logits, head_parts
 
@@ -34,7 +34,7 @@ class Shortlist:
     confirms = True
 
     def __init__(self, model: Any, size: int, first: str = "exact", rank: int | None = None) -> None:
-        self.model = model
+        self.exits = DirectExits(model)
         self.weight, self.bias, self.scale, _ = head_parts(model)
         self.size = min(size, len(self.weight))
         screened = first == "screen"
@@ -71,7 +71,7 @@ class Shortlist:
             logits = self.screen.logits(ask)
             self.rows, self.tokens = ask.rows, ask.refined
             return logits
-        features = exit_features(self.model, ask.depth, ask.hidden)
+        features = self.exits.features(ask.depth, ask.hidden)
         tokens = self.tokens if len(self.tokens) == 1 else self.tokens[self._positions(ask.rows)]
         exact = gathered_logits(self.weight, self.bias, self.scale, features, tokens)
         exact = exact.to(exact_dtype(self.weight))

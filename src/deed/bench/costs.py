@@ -63,46 +63,48 @@ def asks_on_the_way(depths: Depths) -> float:
     return sum(c["layers"] - c["exits"] for c in counts) / len(counts)
 
 
-def head_weights(scene: Scene, asking: str | None, layers: int, exits: int) -> float:
-    """Weights read at a step's exits: adaptation modules (the last exit has none) and heads.
+def head_bytes(scene: Scene, asking: str | None, layers: int, exits: int, layer: int, head: int) -> float:
+    """Bytes read at a step's exits: adaptation modules (the last exit has none), heads, and what asks in their place.
 
     Args:
         layers: exits passed, those that somebody left by included.
         exits: those that somebody left by.
+        layer, head: bytes of a weight in adaptation modules and in the head.
     """
     width, vocab = scene.width, scene.vocab
     first = next(iter(scene.model.deed_exits.values()), None)
-    adapter = 0 if first is None else sum(p.numel() for p in first.parameters())
+    adapter = 0 if first is None else sum(p.numel() for p in first.parameters()) * layer
     last = int(layers == scene.n_layers)
-    left = exits * width * vocab  # heads that gave a token
-    if asking in (None, "gate"):  # a gate is a vector
-        return left + (exits - last) * adapter
+    left = exits * width * vocab * head  # heads that gave a token
+    if asking in (None, "gate"):  # a gate is a vector, and rows that leave unseen share one product
+        return width * vocab * head + (exits - last) * adapter
     adapters = (layers - last) * adapter
     if asking == "plain":
-        return layers * width * vocab + adapters
+        return layers * width * vocab * head + adapters
+    look = ASKINGS[asking]["rank"] * (4 * width + vocab)  # the low-rank copy is in int8, the way to it in float32
     if asking == "screen":
-        return left + (layers - last) * ASKINGS["screen"]["rank"] * (width + vocab) + adapters
+        return left + (layers - last) * look + adapters
     assert asking == "shortlist", asking
-    return width * vocab + (layers - 1) * ASKINGS["shortlist"]["size"] * width + adapters
+    return left + look + max(0, layers - last - 1) * ASKINGS["shortlist"]["size"] * 4 * width + adapters
 
 
-def step_bytes(scene: Scene, depths: Depths | None, asking: str | None, weight_bytes: int) -> float:
+def step_bytes(scene: Scene, depths: Depths | None, asking: str | None, layer: int, head: int) -> float:
     """Bytes that a step reads, on average over the steps after the first.
 
     Args:
         depths: `[rows][steps]`; None: all at the last layer.
-        weight_bytes: of a weight; keys and values have four.
+        layer, head: bytes of a weight in layers and in the head; keys and values have four.
     """
     table = depths if depths is not None else [[scene.n_layers] * scene.new_tokens] * scene.rows
     heads, head_width = scene.model.deed_family.heads(scene.model)
     position = 2 * heads * head_width * 4  # a key and a value
     lengths = scene.mask.sum(1).tolist()
-    per_layer = layer_weights(scene)
+    per_layer = layer_weights(scene) * layer
     total = 0.0
     for t, count in enumerate(step_counts(table), 1):
-        weights = count["layers"] * per_layer + head_weights(scene, asking, count["layers"], count["exits"])
-        caches = sum(row[t] * (t + 1 + source) * position for row, source in zip(table, lengths, strict=True))
-        total += weights * weight_bytes + caches
+        total += count["layers"] * per_layer
+        total += head_bytes(scene, asking, count["layers"], count["exits"], layer, head)
+        total += sum(row[t] * (t + 1 + source) * position for row, source in zip(table, lengths, strict=True))
     return total / (len(table[0]) - 1)
 
 

@@ -22,7 +22,7 @@ import torch
 from .compare import interleave, machine, now, spread, versions
 from .costs import Memory, asks_on_the_way, describe, step_bytes, step_counts
 from .shapes import NotAvailable, Scene, make_scene, shape_of
-from .subjects import ASK_MEAN, ASKINGS, BASELINE, Subject, Timing, catalogue, mean_name
+from .subjects import ASK_MEAN, ASKINGS, BASELINE, PRECISIONS, Subject, Timing, catalogue, mean_name
 
 PEER = "ctranslate2 int8"  # a ratio to it is recorded beside the one to Transformers
 PEERS = ("ctranslate2", "onnxruntime")
@@ -198,7 +198,7 @@ def result_row(
         for label, other in others.items()
         if other in timings
     }
-    touched = step_bytes(scene, subject.depths, subject.asking, subject.weight_bytes)
+    touched = step_bytes(scene, subject.depths, subject.asking, subject.weight_bytes, subject.head_bytes)
     floor = touched / speed * 1e3
     counts = step_counts(subject.depths) if subject.depths is not None else None
     return {
@@ -225,7 +225,7 @@ def asking_costs(scene: Scene, subjects: dict[str, Subject], timings: dict[str, 
     """What one ask costs, in ms and as a fraction of a layer, per precision and way of asking: from three subjects of the
     same run, the same depths asked and not asked, and full depth against depth 1 for a layer."""
     found = []
-    for precision in ("fp32", "int8"):
+    for precision in PRECISIONS:
         silent = mean_name(precision, ASK_MEAN, None)
         needed = (f"deed {precision} full", f"deed {precision} depth 1 not asked", silent)
         if not all(name in timings for name in needed) or scene.n_layers < 2:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import inspect
 import signal
 import threading
 import warnings
@@ -22,20 +21,24 @@ from typing import Any
 import torch
 
 from ..confidence import FixedSchedule
+from ..exits import Learned
 from .compare import now
 from .schedules import geometric_schedule, recorded_answers, replayed
 from .shapes import SHIPPED, NotAvailable, Scene, copied
 
 BASELINE = "transformers dynamic"
+# "fp32, int8 head": `deed.quantize(model, parts=["head"])`, what an exit costs beside what a layer costs.
+PRECISIONS = {"fp32": (), "fp32, int8 head": ("head",), "int8": ("decoder", "head")}
 ASKINGS: dict[str, Any] = {
     "plain": "plain",
     "screen": {"name": "screen", "rank": 128},
-    "shortlist": {"name": "shortlist", "size": 256},
+    "shortlist": {"name": "shortlist", "size": 64, "first": "screen", "rank": 128},
     "gate": {"name": "gate"},
 }
 MEANS = (2, 3, 4, 6)  # of 12 layers; of other decoders the same share, but at least 1
 ASK_MEAN = 3  # the cost of asking is taken at this one
 RECORDED_ASKINGS = ("plain", "screen", "shortlist")
+NO_END = 2**31 - 1  # no token: answers end by their length. Forbidding the end token costs Transformers 0.7 ms a step
 CHECKED = (2, 6)  # rows and tokens that the cache-free reference is asked for
 
 
@@ -55,7 +58,7 @@ class Subject:
     Attributes:
         runtime: what it shares with others that are compared at different depths, e.g. `"deed int8"`.
         check: tokens to `{"against", "equal"}`: whose tokens they should be, and the share that is.
-        weight_bytes: of a decoder weight in memory.
+        weight_bytes: of a decoder weight in memory; `head_bytes`: of one in the head.
         depths: forced `[rows][steps]`; None: full depth.
         asking: how exits on the way are asked; None: they are not.
         look: decodes once and says what that took, `StaircaseCache.stats()`; None where there is nothing to report.
@@ -67,6 +70,7 @@ class Subject:
     run: Callable[[], Timing]
     check: Callable[[torch.Tensor], dict[str, Any]]
     weight_bytes: int = 4
+    head_bytes: int = 4
     depths: list[list[int]] | None = None
     asking: str | None = None
     look: Callable[[], dict[str, Any]] | None = None
@@ -121,21 +125,22 @@ def catalogue(patterns: Sequence[str] = (), compile_limit: float = 120.0) -> dic
         "ctranslate2 int8": Maker(partial(ctranslate2, compute_type="int8"), optional=True),
         "onnxruntime fp32": Maker(onnxruntime, optional=True),
     }
-    for precision in ("fp32", "int8"):
+    for precision in PRECISIONS:
         # Only others' work, quantising and cheap asking, may be missing.
         add = partial(partial, deed, precision=precision)
-        found[f"deed {precision} full"] = Maker(add(), optional=precision == "int8")
-        found[f"deed {precision} depth 1 not asked"] = Maker(add(depth=1), optional=precision == "int8")
+        quantised = precision != "fp32"
+        found[f"deed {precision} full"] = Maker(add(), optional=quantised)
+        found[f"deed {precision} depth 1 not asked"] = Maker(add(depth=1), optional=quantised)
         for mean in MEANS:
             for asking in (None, *ASKINGS) if mean == ASK_MEAN else ASKINGS:
                 found[mean_name(precision, mean, asking)] = Maker(
-                    add(mean=mean, asking=asking), optional=precision == "int8" or asking not in (None, "plain")
+                    add(mean=mean, asking=asking), optional=quantised or asking not in (None, "plain")
                 )
         for source in SHIPPED:
             for asking in RECORDED_ASKINGS:
                 make = add(recorded=source, asking=asking)
                 found[f"deed {precision} {source} depths {asking}"] = Maker(
-                    make, optional=precision == "int8" or asking != "plain"
+                    make, optional=quantised or asking != "plain"
                 )
     for pattern in patterns:
         if not fnmatch.filter(found, pattern):
@@ -191,8 +196,8 @@ def generate(scene: Scene, model: Any, new_tokens: int, **options: Any) -> Any:
     return model.generate(
         **scene.decoder_inputs(),
         **{"do_sample": False, "num_beams": 1, **options},
-        min_new_tokens=new_tokens,
         max_new_tokens=new_tokens,
+        eos_token_id=NO_END,
     )
 
 
@@ -235,13 +240,13 @@ def deed(
     """deed at full depth, or at forced depths.
 
     Args:
-        precision: `"fp32"`, or `"int8"` for `deed.quantize`.
+        precision: of `PRECISIONS`.
         mean: independent truncated-geometric depths of this mean, for a decoder of 12 layers; see `MEANS`.
         depth: always this one.
         recorded: the depths of real answers by this shipped model.
         asking: of `ASKINGS`, every exit passed is asked that way; None: none is asked.
     """
-    model = scene.model if precision == "fp32" else quantized(scene)
+    model = scene.model if precision == "fp32" else quantized(scene, PRECISIONS[precision])
     rows, steps, n_layers = scene.rows, scene.new_tokens, scene.n_layers
     schedule = None
     if mean is not None:
@@ -255,10 +260,11 @@ def deed(
     else:
         options = {"exit_policy": FixedSchedule(schedule, ask=asking is not None)}
     if asking is not None:
-        if "asking" in inspect.signature(model.generate).parameters:
-            options["asking"] = ASKINGS[asking]
-        elif asking != "plain":
-            raise NotAvailable("generate() has no asking= here")
+        options["asking"] = ASKINGS[asking]
+        if asking == "gate" and "gate" not in model.deed_exits:
+            exits = len(model.deed_config.exit_layers) - 1  # what gates say is not heard where depths are forced
+            gates = Learned(weight=torch.zeros(exits, scene.width), bias=torch.zeros(exits))
+            model.deed_exits["gate"] = gates.to(model.device)
 
     def look() -> dict[str, Any]:
         out = generate(scene, model, steps, **options, return_dict_in_generate=True)
@@ -266,26 +272,28 @@ def deed(
 
     plain = precision == "fp32" and schedule is None
     check = partial(check_baseline, scene) if plain else partial(check_slowly, scene, model, schedule)
-    size = 4 if precision == "fp32" else 1
+    layer, head = (1 if part in PRECISIONS[precision] else 4 for part in ("decoder", "head"))
     run = partial(timed_generate, scene, model, options)
-    return Subject(f"deed {precision}", run, check, size, schedule, asking, look)
+    return Subject(f"deed {precision}", run, check, layer, head, schedule, asking, look)
 
 
-def quantized(scene: Scene) -> Any:
-    """The scene's deed model in int8, made once; the scene's own stays as it is.
+def quantized(scene: Scene, parts: Sequence[str]) -> Any:
+    """The scene's deed model with these parts in int8, made once; the scene's own stays as it is.
 
     Raises:
         NotAvailable: nothing of it is large enough to be worth it.
     """
-    if "int8" not in scene.made:
+    made = scene.made
+    key = f"int8 {' '.join(parts)}"
+    if key not in made:
         from ..quantize import quantize
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that nothing was quantised is said below
-            scene.made["int8"] = quantize(copied(scene.model))
-    if not scene.made["int8"].deed_quantized["replaced"]:
+            made[key] = quantize(copied(scene.model), parts=parts)
+    if not made[key].deed_quantized["replaced"]:
         raise NotAvailable("at this size int8 is slower, so deed.quantize leaves all as it is")
-    return scene.made["int8"]
+    return made[key]
 
 
 # -- parity -----------------------------------------------------------------------------------------------------------
@@ -309,19 +317,17 @@ def check_slowly(scene: Scene, model: Any, depths: list[list[int]] | None, token
 
 @torch.no_grad()
 def slow_tokens(scene: Scene, model: Any, depths: list[list[int]] | None, rows: int, steps: int) -> torch.Tensor:
-    """Tokens `[rows, steps]` by brute force: `exit_logits` on the growing prefix, no cache, the end token forbidden.
+    """Tokens `[rows, steps]` by brute force: `exit_logits` on the growing prefix, no cache, no end token.
 
     Args:
         depths: `[rows][steps]`; a depth that is no exit counts as the next exit. None: the last.
     """
     exits = model.deed_config.exit_layers
-    ends = model.generation_config.eos_token_id
     ids = torch.full((rows, 1), model.generation_config.decoder_start_token_id)
     for step in range(steps):
         logits = model.exit_logits(**scene.decoder_inputs(rows), decoder_input_ids=ids)[:, :, -1]
         wanted = [exits[-1] if depths is None else depths[r][step] for r in range(rows)]
         at = [next(i for i, d in enumerate(exits) if d >= depth) for depth in wanted]
         chosen = logits[at, range(rows)]
-        chosen[:, ends] = -torch.inf
         ids = torch.cat([ids, chosen.argmax(-1, keepdim=True)], dim=1)
     return ids[:, 1:]

@@ -5,6 +5,7 @@ Read in transformers 5.23, models/bart/modeling_bart.py.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from transformers.cache_utils import EncoderDecoderCache
 
 from .base import DecoderFamily, register_family
-from .parts import AttentionParts, LayerParts, direct, plain
+from .parts import AttentionParts, LayerParts, Module, direct, joined, plain
 
 
 @register_family("BartForConditionalGeneration")
@@ -64,11 +65,15 @@ class BartFamily(DecoderFamily):
     def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         attention = layer.encoder_attn
         shape = (*encoder_hidden.shape[:2], -1, attention.head_dim)
-        keys = attention.k_proj(encoder_hidden).view(shape).transpose(1, 2)
-        return keys, attention.v_proj(encoder_hidden).view(shape).transpose(1, 2)
+        keys = direct(attention.k_proj)(encoder_hidden).view(shape).transpose(1, 2)
+        return keys, direct(attention.v_proj)(encoder_hidden).view(shape).transpose(1, 2)
 
     def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         return model.lm_head(hidden) + model.final_logits_bias
+
+    def ends(self, model: Any) -> tuple[Module, Module]:
+        head, bias = direct(model.lm_head), model.final_logits_bias
+        return functools.partial(self.finish, model), lambda x: head(x) + bias
 
     def head_parts(self, model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float]:
         return model.lm_head.weight, model.final_logits_bias[0], 1.0
@@ -86,4 +91,5 @@ class _FeedForward:
 
 def _attention(norm: Any, attention: Any) -> AttentionParts:
     q, k, v, out = (direct(x) for x in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj))
-    return AttentionParts(norm, q, k, v, out, attention.num_heads, attention.head_dim, attention.scaling)
+    heads, width = attention.num_heads, attention.head_dim
+    return AttentionParts(norm, q, k, v, out, heads, width, attention.scaling, joined(attention.q_proj))

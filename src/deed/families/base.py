@@ -5,6 +5,7 @@ A family knows its model's modules and nothing of exits, rows or caches. It hold
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -12,11 +13,14 @@ import torch
 from torch import nn
 from transformers.cache_utils import EncoderDecoderCache
 
-from .parts import LayerParts
+from .parts import LayerParts, Module
 
 
 class DecoderFamily:
     """One kind of decoder. Subclass, fill in, and `@register_family("ClassName", …)`."""
+
+    has_bias = False
+    bias_per_layer = False
 
     def decoder(self, model: Any) -> nn.Module:
         """The module that holds the decoder layers."""
@@ -38,8 +42,9 @@ class DecoderFamily:
         """`[rows, q]` ids at positions start.. to the first layer's input `[rows, q, d_model]`."""
         raise NotImplementedError
 
-    def position_bias(self, model: Any, length: int) -> torch.Tensor | None:
-        """`[1, heads, length, length]` added to every layer's self-attention scores, or None."""
+    def position_bias(self, model: Any, start: int, stop: int, layer: int = 0) -> torch.Tensor | None:
+        """What is added to the self-attention scores of positions start..stop: `[1, heads, stop - start, stop]`, a function
+        of positions alone. Set `has_bias` where there is one, and `bias_per_layer` where it differs by layer (0-based)."""
         return None
 
     def run(
@@ -71,6 +76,11 @@ class DecoderFamily:
     def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         """The model's own generation head on finished features: scaling, projection, bias."""
         raise NotImplementedError
+
+    def ends(self, model: Any) -> tuple[Module, Module]:
+        """`finish` and `head` as functions of the features alone. Asked once per generation, so that what the two look up
+        anew each time, and the overhead of calling modules, can be left out."""
+        return functools.partial(self.finish, model), functools.partial(self.head, model)
 
     def head_parts(self, model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float]:
         """The head as numbers: weight `[vocab, d_model]`, bias `[vocab]` or None, and the factor on the features. What

@@ -13,11 +13,13 @@ from torch import nn
 from transformers.cache_utils import EncoderDecoderCache
 
 from .base import DecoderFamily, register_family
-from .parts import AttentionParts, LayerParts, Module, direct, direct_rms_norm, plain
+from .parts import AttentionParts, LayerParts, Module, direct, direct_rms_norm, joined, plain
 
 
 @register_family("T5ForConditionalGeneration", "MT5ForConditionalGeneration")
 class T5Family(DecoderFamily):
+    has_bias = True
+
     def decoder(self, model: Any) -> nn.Module:
         return model.decoder
 
@@ -30,8 +32,9 @@ class T5Family(DecoderFamily):
     def embed(self, model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
         return model.decoder.dropout(model.decoder.embed_tokens(ids))
 
-    def position_bias(self, model: Any, length: int) -> torch.Tensor | None:
-        return model.decoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
+    def position_bias(self, model: Any, start: int, stop: int, layer: int = 0) -> torch.Tensor | None:
+        attention = model.decoder.block[0].layer[0].SelfAttention  # the first block's serves all
+        return attention.compute_bias(stop - start, stop, past_seen_tokens=start)
 
     def run(
         self,
@@ -71,8 +74,8 @@ class T5Family(DecoderFamily):
     def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         attention = layer.layer[1].EncDecAttention
         shape = (*encoder_hidden.shape[:2], -1, attention.key_value_proj_dim)
-        keys = attention.k(encoder_hidden).view(shape).transpose(1, 2)
-        return keys, attention.v(encoder_hidden).view(shape).transpose(1, 2)
+        keys = direct(attention.k)(encoder_hidden).view(shape).transpose(1, 2)
+        return keys, direct(attention.v)(encoder_hidden).view(shape).transpose(1, 2)
 
     def finish(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         return model.decoder.dropout(model.decoder.final_layer_norm(hidden))
@@ -81,6 +84,13 @@ class T5Family(DecoderFamily):
         if _scaled(model):
             hidden = hidden * (model.model_dim**-0.5)
         return model.lm_head(hidden)
+
+    def ends(self, model: Any) -> tuple[Module, Module]:
+        if model.decoder.dropout.training:
+            return super().ends(model)
+        head, factor = direct(model.lm_head), model.model_dim**-0.5
+        scaled = (lambda x: head(x * factor)) if _scaled(model) else head
+        return _norm(model.decoder.final_layer_norm), scaled
 
     def head_parts(self, model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float]:
         return model.lm_head.weight, None, model.model_dim**-0.5 if _scaled(model) else 1.0
@@ -94,7 +104,7 @@ def _scaled(model: Any) -> bool:
 def _attention(norm: Any, attention: Any) -> AttentionParts:
     q, k, v, out = (direct(x) for x in (attention.q, attention.k, attention.v, attention.o))
     heads, width = attention.n_heads, attention.key_value_proj_dim
-    return AttentionParts(_norm(norm), q, k, v, out, heads, width, attention.scaling)
+    return AttentionParts(_norm(norm), q, k, v, out, heads, width, attention.scaling, joined(attention.q))
 
 
 def _norm(norm: Any) -> Module:
