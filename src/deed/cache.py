@@ -47,6 +47,7 @@ class StaircaseCache(EncoderDecoderCache):
         self.cross_ready: list[list[bool]] = [[] for _ in range(n_layers)]
         self.block: Block | None = None
         self.own_mask: torch.Tensor | None = None  # of the block in work, see masks.folded
+        self.cross_mask: torch.Tensor | None = None  # the same towards the source, of all rows, see masks.cross
         self.encoder_mask: torch.Tensor | None = None  # [rows, 1, 1, source]; None where nothing is masked
         self.encoder_seen = False
         self.tables: dict[Any, Any] = {}  # what masks.py keeps from step to step
@@ -144,7 +145,7 @@ class StaircaseCache(EncoderDecoderCache):
         assert block is not None
         keys, values = (x.narrow(2, 0, block.stop) for x in self.stairs.put(block, k, v))
         if block.packed:
-            return _attend_by_spans(q, keys, values, block, self.own_mask, scale, own=True)
+            return _attend_by_spans(q, keys, values, block, self.own_mask, scale)
         if len(block.rows) == block.n_rows:
             return _attend(q, keys, values, self.own_mask, scale)
         return _attend_by_runs(q, keys, values, block, self.own_mask, scale)
@@ -155,13 +156,13 @@ class StaircaseCache(EncoderDecoderCache):
         assert block is not None
         keys, values = self.cross_keys[block.layer], self.cross_values[block.layer]
         assert keys is not None and values is not None
-        mask = self.encoder_mask
+        mask = self.cross_mask
         if len(block.rows) == block.n_rows and not block.packed:
             return _attend(q, keys, values, mask, scale)
-        if mask is not None and block.index is not None:
+        if mask is not None and mask.shape[0] > 1 and block.index is not None:
             mask = mask.index_select(0, block.index)
         if block.packed:
-            return _attend_by_spans(q, keys, values, block, mask, scale, own=False)
+            return _attend_by_spans(q, keys, values, block, mask, scale)
         return _attend_by_runs(q, keys, values, block, mask, scale)
 
     # -- what Transformers calls ----------------------------------------------------------------------------------
@@ -258,19 +259,18 @@ def _attend_by_spans(
     block: Block,
     mask: torch.Tensor | None,
     scale: float,
-    own: bool,
 ) -> torch.Tensor:
     """A packed block: one call per span, `[1, heads, cells, head_dim]` in and out.
 
     Args:
         keys, values: `[rows, heads, length, head_dim]` of the whole batch.
-        mask: `[r or 1, heads or 1, width or 1, length]` of the block's rows as if it were not packed.
-        own: attends to what was decoded, where a span's rows of the mask are its last.
+        mask: `[r or 1, heads or 1, width or 1, length]` of the block's rows as if it were not packed: a span's positions
+            are its last.
     """
     found = []
     for (i, j, row, stair), (a, b) in zip(block.spans, block.ranges, strict=True):
         part = mask if mask is None or mask.shape[0] == 1 else mask[i:j]
-        if part is not None and own:
+        if part is not None and part.shape[2] > 1:
             part = part[:, :, stair - block.start :]
         rows = q[0, :, a:b].unflatten(1, (j - i, -1)).transpose(0, 1)
         attended = _attend(rows, keys[row : row + j - i], values[row : row + j - i], part, scale)

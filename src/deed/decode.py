@@ -75,6 +75,7 @@ def decode_step(
             output = _run_layer(model, plan, cache, layer, block, encoder_hidden, decoder_mask)
         else:
             cache.own_mask = masks.folded(model, family, cache, block, decoder_mask)
+            cache.cross_mask = masks.cross(model, family, cache, block)
             output = run_parts(plan.parts[depth - 1], block.hidden, cache)
         exit_index = plan.exit_of.get(depth)
         if exit_index is None:
@@ -128,8 +129,9 @@ def decode_step(
 class Plan:
     """What a generation looks up once: layers, their parts where the family knows them, and which depths are exits."""
 
-    def __init__(self, model: Any) -> None:
-        self.family = model.deed_family
+    def __init__(self, model: Any, encoder_outputs: Any = None) -> None:
+        family = model.deed_family
+        self.family = family if encoder_outputs is None else family.for_source(model, encoder_outputs)
         self.layers = list(self.family.layers(model))
         self.parts = self.family.parts(model)
         self.exit_of = {depth: i for i, depth in enumerate(model.deed_config.exit_layers)}
@@ -167,7 +169,7 @@ def _run_layer(
 ) -> torch.Tensor:
     """A layer by its own `forward`, through Transformers' cache interface."""
     self_mask, bias = masks.separate(model, plan.family, cache, block, decoder_mask)
-    cross_mask = cache.encoder_mask
-    if cross_mask is not None and block.index is not None:
+    cross_mask = masks.cross(model, plan.family, cache, block)
+    if cross_mask is not None and cross_mask.shape[0] > 1 and block.index is not None:
         cross_mask = cross_mask.index_select(0, block.index)
     return plan.family.run(layer, block.hidden, self_mask, bias, encoder_hidden, cross_mask, cache)

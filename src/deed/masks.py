@@ -95,6 +95,24 @@ def separate(
     return (None if visible is None else mask_for(model, visible, block.hidden.dtype)), bias
 
 
+def cross(model: Any, family: Any, cache: StaircaseCache, block: Block) -> torch.Tensor | None:
+    """What a block's scores towards the source get, for all rows of the batch: the encoder's mask, as `mask_for` makes it,
+    or the family's bias with that folded in. `[rows or 1, heads or 1, width or 1, source]`, or None where all is seen."""
+    mask = cache.encoder_mask
+    if not family.has_cross_bias:
+        return mask
+    span, made = (block.start, block.stop), cache.tables.get("cross rows")
+    if made is None or made[0] != span or made[1] is not mask:  # the layers of a step mostly ask for the same
+        table = _table(cache, block, "cross", partial(family.cross_bias, model))
+        assert table.values is not None, "a family with has_cross_bias gives one"
+        bias = table.values[:, :, block.start - table.lo : block.stop - table.lo]
+        if mask is not None:
+            keep = mask if mask.dtype == torch.bool else mask == 0
+            bias = bias.masked_fill(~keep, torch.finfo(bias.dtype).min)
+        made = cache.tables["cross rows"] = (span, mask, bias)
+    return made[2]
+
+
 def padding_of(decoder_mask: torch.Tensor, block: Block) -> torch.Tensor:
     """Which earlier positions of a block's rows are no padding: `[r, 1, 1, stop]` bool."""
     rows = decoder_mask if block.index is None else decoder_mask.index_select(0, block.index)

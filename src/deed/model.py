@@ -16,7 +16,7 @@ import torch
 from . import saving
 from .cache import StaircaseCache
 from .config import DeedConfig
-from .decode import decode_step
+from .decode import Plan, decode_step
 from .exits import build_adapters, exit_features
 from .families import DecoderFamily, family_of
 from .generation import EarlyExitGeneration
@@ -164,6 +164,7 @@ def _decode_forward(self: Any, kwargs: dict[str, Any]) -> Any:
         raise ValueError(f"decoding with early exit does not take {', '.join(unused)}")
     cache = kwargs["past_key_values"]
     encoder_hidden = encoder_outputs[0]
+    cache.plan = cache.plan or Plan(self, encoder_outputs)
     logits = decode_step(
         self,
         cache,

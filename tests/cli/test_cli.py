@@ -13,7 +13,7 @@ from deed import DeedConfig, get_deed_model
 from deed.cli.demo import CHECKPOINT
 from deed.tasks import g2p
 
-VERBS = ["demo", "ask", "train", "tune", "calibrate", "evaluate", "bench"]
+VERBS = ["demo", "ask", "train", "tune", "calibrate", "evaluate", "bench", "convert"]
 
 
 def deed(*arguments, **environment):

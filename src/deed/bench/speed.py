@@ -198,6 +198,18 @@ def result_row(
         for label, other in others.items()
         if other in timings
     }
+    # The whole answer: what deed puts off to later steps, others do before the first token.
+    answers = [t.first_ms + (scene.new_tokens - 1) * t.step_ms for t in own]
+    whole = {
+        label: spread(
+            [
+                (t.first_ms + (scene.new_tokens - 1) * t.step_ms) / a
+                for t, a in zip(timings[other], answers, strict=True)
+            ]
+        )
+        for label, other in others.items()
+        if other in timings and label != PEER and not subject.with_encoder
+    }
     touched = step_bytes(scene, subject.depths, subject.asking, subject.weight_bytes, subject.head_bytes)
     floor = touched / speed * 1e3
     counts = step_counts(subject.depths) if subject.depths is not None else None
@@ -209,8 +221,9 @@ def result_row(
         "runtime": subject.runtime,
         "step_ms": spread(steps),
         "first_token_ms": {**spread([t.first_ms for t in own]), "with_encoder": subject.with_encoder},
-        "tokens_per_s": spread([scene.rows * 1e3 / s for s in steps]),
+        "tokens_per_s": spread([scene.rows * scene.new_tokens * 1e3 / a for a in answers]),
         "times_faster_than": ratios,
+        "answer_times_faster_than": whole,
         "asking": subject.asking,
         "layers_per_step": scene.n_layers if counts is None else sum(c["layers"] for c in counts) / len(counts),
         "work": subject.work,

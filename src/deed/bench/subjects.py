@@ -131,12 +131,13 @@ def catalogue(patterns: Sequence[str] = (), compile_limit: float = 120.0) -> dic
         quantised = precision != "fp32"
         found[f"deed {precision} full"] = Maker(add(), optional=quantised)
         found[f"deed {precision} depth 1 not asked"] = Maker(add(depth=1), optional=quantised)
-        for mean in MEANS:
+        mixed = 0 < len(PRECISIONS[precision]) < 2  # measured for what asking costs, not for all else again
+        for mean in (ASK_MEAN,) if mixed else MEANS:
             for asking in (None, *ASKINGS) if mean == ASK_MEAN else ASKINGS:
                 found[mean_name(precision, mean, asking)] = Maker(
                     add(mean=mean, asking=asking), optional=quantised or asking not in (None, "plain")
                 )
-        for source in SHIPPED:
+        for source in () if mixed else SHIPPED:
             for asking in RECORDED_ASKINGS:
                 make = add(recorded=source, asking=asking)
                 found[f"deed {precision} {source} depths {asking}"] = Maker(

@@ -23,9 +23,9 @@ def main() -> None:
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # of reading weights: the verbs have bars of their own
-    from . import ask, bench, calibrate, demo, evaluate, train, tune
+    from . import ask, bench, calibrate, convert, demo, evaluate, train, tune
 
-    for verb in (demo, ask, train, tune, calibrate, evaluate, bench):
+    for verb in (demo, ask, train, tune, calibrate, evaluate, bench, convert):
         verb.register(app)
     try:
         app()

@@ -21,6 +21,12 @@ class DecoderFamily:
 
     has_bias = False
     bias_per_layer = False
+    has_cross_bias = False
+
+    def for_source(self, model: Any, encoder_outputs: Any) -> DecoderFamily:
+        """This family for one generation, whose encoder outputs these are. A family that needs more of them than their
+        states (OFA: where things are in the source) answers with one that remembers it, the others with themselves."""
+        return self
 
     def decoder(self, model: Any) -> nn.Module:
         """The module that holds the decoder layers."""
@@ -47,6 +53,11 @@ class DecoderFamily:
         of positions alone. Set `has_bias` where there is one, and `bias_per_layer` where it differs by layer (0-based)."""
         return None
 
+    def cross_bias(self, model: Any, start: int, stop: int) -> torch.Tensor | None:
+        """What is added to every layer's scores of positions start..stop towards the source: `[1, heads, stop - start,
+        source]`. Set `has_cross_bias` where there is one. Asked of what `for_source` answered."""
+        return None
+
     def run(
         self,
         layer: Any,
@@ -57,7 +68,9 @@ class DecoderFamily:
         encoder_mask: torch.Tensor | None,
         cache: EncoderDecoderCache,
     ) -> torch.Tensor:
-        """One decoder layer on `[rows, q, d_model]`; masks are as Transformers makes them, `[rows or 1, 1, q, keys]`."""
+        """One decoder layer on `[rows, q, d_model]`; masks are as Transformers makes them, `[rows or 1, 1, q, keys]`.
+        Where there is a `cross_bias`, the encoder's mask is that with padding masked, to be added to the scores:
+        `[rows or 1, heads, q, source]`."""
         raise NotImplementedError
 
     def parts(self, model: Any) -> list[LayerParts] | None:

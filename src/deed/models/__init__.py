@@ -5,6 +5,7 @@ from __future__ import annotations
 
 def register_all() -> None:
     """Make `AutoConfig`, `AutoModelForSeq2SeqLM` and `AutoProcessor` know the models of this package."""
-    from . import latr
+    from . import latr, ofa
 
     latr.register()
+    ofa.register()
