@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from ofa_models import ofa_batch, ofa_model, plain_ofa
+from transformers.modeling_outputs import BaseModelOutput
 
 import deed
 import oracle as ref
@@ -154,6 +155,9 @@ def test_images_as_codes():
     assert torch.equal(none, model.generate(**ofa_batch(), exit_threshold=0.5, max_new_tokens=19, min_new_tokens=19))
     with pytest.raises(ValueError, match="code_masks"):
         model.generate(**ofa_batch(), code_masks=CODES, max_new_tokens=3)
+    bare = BaseModelOutput(last_hidden_state=torch.zeros(4, 9, 32, dtype=torch.float64))
+    with pytest.raises(ValueError, match="position_embeddings"):
+        model.generate(encoder_outputs=bare, max_new_tokens=3)
 
 
 @pytest.mark.parametrize("mode", ({}, {"num_beams": 3}, {"do_sample": True, "top_k": 0}), ids=str)

@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import multiprocessing
 import time
 import warnings
+import weakref
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ import torch
 
 from .shapes import NotAvailable, Scene
 from .subjects import Subject, Timing, check_baseline
+
+Answer = tuple[float, float, list[list[int]]]  # ms to the first token, ms per further step, tokens
 
 INSTALL = 'pip install "deed-transformers[bench]"'
 
@@ -35,14 +40,25 @@ def ctranslate2(scene: Scene, compute_type: str) -> Subject:
             converter.convert(str(folder))
         except ValueError as error:  # it lists all it knows in brackets
             raise NotAvailable(str(error).split(" (")[0]) from None
-    threads = torch.get_num_threads()
-    translator = ct2.Translator(
-        str(folder), device="cpu", compute_type=compute_type, inter_threads=1, intra_threads=threads
-    )
     source = [[f"t{i}" for i in row] for row in unpadded(scene)]
     end = f"t{scene.base.config.pad_token_id}"  # what the minimal length forbids: nothing a model says
+    answer = Apart(_ctranslate2, str(folder), compute_type, torch.get_num_threads(), source, end, scene.new_tokens)
+    size = {"float32": 4, "int8": 1}[compute_type]
+    name = f"ctranslate2 {'int8' if size == 1 else 'fp32'}"
+    check = partial(check_baseline, scene)
+    return Subject(name, answer, check, weight_bytes=size, head_bytes=size, with_encoder=True)
 
-    def run() -> Timing:
+
+def _ctranslate2(
+    folder: str, compute_type: str, threads: int, source: list[list[str]], end: str, n: int
+) -> Callable[[], Answer]:
+    import ctranslate2 as ct2
+
+    translator = ct2.Translator(
+        folder, device="cpu", compute_type=compute_type, inter_threads=1, intra_threads=threads
+    )
+
+    def run() -> Answer:
         stamps: dict[int, float] = {}
 
         def note(result: Any) -> bool:
@@ -50,17 +66,14 @@ def ctranslate2(scene: Scene, compute_type: str) -> Subject:
             return False
 
         start = time.perf_counter()
-        n = scene.new_tokens
         results = translator.translate_batch(
             source, beam_size=1, max_decoding_length=n, min_decoding_length=n, end_token=end, callback=note
         )
         first, last = stamps[min(stamps)], stamps[max(stamps)]
-        tokens = torch.tensor([[int(token[1:]) for token in r.hypotheses[0]] for r in results])
-        return Timing((first - start) * 1e3, (last - first) * 1e3 / (n - 1), tokens)
+        tokens = [[int(token[1:]) for token in r.hypotheses[0]] for r in results]
+        return (first - start) * 1e3, (last - first) * 1e3 / (n - 1), tokens
 
-    size = {"float32": 4, "int8": 1}[compute_type]
-    name = f"ctranslate2 {'int8' if size == 1 else 'fp32'}"
-    return Subject(name, run, partial(check_baseline, scene), weight_bytes=size, head_bytes=size, with_encoder=True)
+    return run
 
 
 def onnxruntime(scene: Scene) -> Subject:
@@ -68,11 +81,9 @@ def onnxruntime(scene: Scene) -> Subject:
 
     The other well-kept one, optimum-onnx (0.1.0), does not import beside Transformers 5.
     """
-    import numpy as np
-
     try:
         import onnx  # noqa: F401
-        import onnxruntime as ort
+        import onnxruntime  # noqa: F401
         from onnxruntime.transformers import convert_generation as exporter
     except ImportError as error:
         raise NotAvailable(f"{error.name} is not installed: {INSTALL}") from None
@@ -85,27 +96,78 @@ def onnxruntime(scene: Scene) -> Subject:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             exporter.convert_generation_model(exporter.parse_arguments(given))
+    ids = scene.inputs["input_ids"].tolist()
+    answer = Apart(_onnxruntime, str(path), torch.get_num_threads(), ids, scene.new_tokens)
+    return Subject("onnxruntime fp32", answer, partial(check_baseline, scene), with_encoder=True)
+
+
+def _onnxruntime(path: str, threads: int, ids: list[list[int]], n: int) -> Callable[[], Answer]:
+    import numpy as np
+    import onnxruntime as ort
+
     settings = ort.SessionOptions()
-    settings.intra_op_num_threads, settings.inter_op_num_threads = torch.get_num_threads(), 1
-    session = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    ids = scene.inputs["input_ids"].numpy().astype(np.int32)
+    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+    session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
     constants = {"num_beams": 1, "num_return_sequences": 1, "length_penalty": 1.0, "repetition_penalty": 1.0}
     fixed = {k: np.array([v], dtype=np.float32 if isinstance(v, float) else np.int32) for k, v in constants.items()}
+    fixed["input_ids"] = np.array(ids, dtype=np.int32)
 
     def answer(new_tokens: int) -> Any:
         length = np.array([new_tokens + 1], dtype=np.int32)
-        return session.run(None, {"input_ids": ids, "max_length": length, "min_length": length, **fixed})[0]
+        return session.run(None, {"max_length": length, "min_length": length, **fixed})[0]
 
-    def run() -> Timing:
+    def run() -> Answer:
         start = time.perf_counter()
         answer(1)
         middle = time.perf_counter()
-        sequences = answer(scene.new_tokens)
+        sequences = answer(n)
         first, whole = middle - start, time.perf_counter() - middle
-        tokens = torch.from_numpy(sequences[:, 0, 1:]).long()
-        return Timing(first * 1e3, (whole - first) * 1e3 / (scene.new_tokens - 1), tokens)
+        return first * 1e3, (whole - first) * 1e3 / (n - 1), sequences[:, 0, 1:].tolist()
 
-    return Subject("onnxruntime fp32", run, partial(check_baseline, scene), with_encoder=True)
+    return run
+
+
+class Apart:
+    """A runtime in a process of its own, which sleeps between its turns: CTranslate2's OpenMP beside PyTorch's makes int8
+    products of the latter take twice as long once both have run in one process.
+
+    Args:
+        make: a function of this module: from `arguments`, in the other process, to what answers once.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[], Answer]], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+        self.process.start()
+        theirs.close()
+        weakref.finalize(self, self.process.kill)
+
+    def __call__(self) -> Timing:
+        """Raises:
+        NotAvailable: with what went wrong over there.
+        """
+        try:
+            self.pipe.send(None)
+            answer = self.pipe.recv()
+        except (EOFError, OSError):
+            raise NotAvailable("its process died") from None
+        if isinstance(answer, str):
+            raise NotAvailable(answer)
+        first, step, tokens = answer
+        return Timing(first, step, torch.tensor(tokens))
+
+
+def _serve(pipe: Any, make: Callable[..., Callable[[], Answer]], arguments: tuple[Any, ...]) -> None:
+    try:
+        run = make(*arguments)
+        while True:
+            pipe.recv()
+            pipe.send(run())
+    except EOFError:
+        pass
+    except Exception as error:  # whatever it is, it is that library's
+        pipe.send(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
 def plain_folder(scene: Scene) -> Path:

@@ -1,7 +1,8 @@
 """`deed train`: train a task's model with deep supervision; continues where a killed run stopped.
 
---task g2p (words to pronunciations, CMUdict) and --task pages (questions about generated documents and easy-vqa) train a
-small model from scratch. --task docvqa, textvqa, stvqa, ocrvqa or easyvqa fine-tunes a LaTr++ made of a T5 (--base) and a
+--task g2p (words to pronunciations, CMUdict), --task pages (questions about generated documents and easy-vqa) and --task
+scenes (referring expressions, captions and questions about generated pictures, and easy-vqa) train a small model from
+scratch. --task docvqa, textvqa, stvqa, ocrvqa or easyvqa fine-tunes a LaTr++ made of a T5 (--base) and a
 ViT (--vit) on the data set in --data; --objective denoise is layout-aware pre-training on its pages. What is not given is
 the task's own recipe.
 """
@@ -17,12 +18,16 @@ import typer
 
 EXAMPLE = "Example: deed train --task docvqa --data DocVQA --base t5-base --vit vit-base --output runs/docvqa"
 # Options that a recipe calls otherwise.
-RENAMED = {"g2p": {"layers": "n_layers"}, "pages": {"layers": "decoder_layers"}}
+RENAMED = {
+    "g2p": {"layers": "n_layers"},
+    "pages": {"layers": "decoder_layers"},
+    "scenes": {"layers": "decoder_layers"},
+}
 
 
 def train(
     output: Annotated[Path, typer.Option(help="Run folder: checkpoints, log, and the finished model in model/.")],
-    task: Annotated[str, typer.Option(help="g2p, pages, docvqa, textvqa, stvqa, ocrvqa or easyvqa.")] = "g2p",
+    task: Annotated[str, typer.Option(help="g2p, pages, scenes, docvqa, textvqa, stvqa, ocrvqa or easyvqa.")] = "g2p",
     data: Annotated[
         Path | None, typer.Option(help="The data set's folder; for g2p a dictionary file instead of the packaged one.")
     ] = None,
@@ -48,7 +53,9 @@ def train(
     dropout_stop: Annotated[int | None, typer.Option(help="g2p: first step without again.")] = None,
     start: Annotated[
         Path | None,
-        typer.Option("--from", help="g2p, pages: go on from this saved model, with a fresh optimizer and schedule."),
+        typer.Option(
+            "--from", help="g2p, pages, scenes: go on from this saved model, with a fresh optimizer and schedule."
+        ),
     ] = None,
     conventional: Annotated[
         bool | None, typer.Option("--conventional", help="Train the plain model, for comparison.")
@@ -79,8 +86,8 @@ def run(output: Path, task: str, given: dict[str, Any], limit: int | None) -> di
     """
     from ..tasks.registry import READERS
 
-    if task not in ("g2p", "pages", *READERS):
-        raise ValueError(f"--task must be one of g2p, pages, {', '.join(sorted(READERS))}, got {task!r}")
+    if task not in ("g2p", "pages", "scenes", *READERS):
+        raise ValueError(f"--task must be one of g2p, pages, scenes, {', '.join(sorted(READERS))}, got {task!r}")
     if given.get("d_model", 32) % 32:
         raise ValueError(f"--d-model must be a multiple of 32, got {given['d_model']}")
     if task == "g2p":
@@ -95,6 +102,10 @@ def run(output: Path, task: str, given: dict[str, Any], limit: int | None) -> di
         from ..recipes.pages import PagesRecipe, train_pages
 
         return train_pages(output, recipe_of(PagesRecipe, task, given), limit=limit)
+    if task == "scenes":
+        from ..recipes.scenes import ScenesRecipe, train_scenes
+
+        return train_scenes(output, recipe_of(ScenesRecipe, task, given), limit)
     from ..recipes.documents import DocumentRecipe, train_documents
 
     if "base" not in given:

@@ -26,12 +26,15 @@ class OFAFamily(DecoderFamily):
     has_cross_bias = True
 
     def for_source(self, model: Any, encoder_outputs: Any) -> DecoderFamily:
+        positions = getattr(encoder_outputs, "position_embeddings", None)
+        if positions is None:
+            raise ValueError("encoder_outputs must be what the encoder returned: position_embeddings are missing")
         codes = getattr(encoder_outputs, "code_masks", None)
         if codes is not None and bool(codes.any()) and not bool(codes.all()):
             raise ValueError(
                 "code_masks: with early exit, either all rows of a batch write images or none; generate them apart"
             )
-        return OFAWithSource(encoder_outputs.position_embeddings[:1], codes is not None and bool(codes.any()))
+        return OFAWithSource(positions[:1], codes is not None and bool(codes.any()))
 
     def decoder(self, model: Any) -> nn.Module:
         return model.decoder

@@ -1,0 +1,119 @@
+"""What the scenes recipe trains on: batch i of a run, from scenes of two things to scenes of up to five.
+
+Captions are ten times as long as other answers, so a batch is either of captions or of boxes and short answers; pictures
+of easy-vqa are in both kinds alike, so that the stem's batch norms see the same mixture in every batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ..models.latr.processing_latr import pad_lists
+from ..models.ofa import prompts
+from ..models.ofa.processing_ofa import IGNORED
+from ..tasks import scenes
+from ..tasks.small_ofa import PICTURE
+from .page_batches import SHAPES, turned
+
+if TYPE_CHECKING:
+    from .scenes import ScenesRecipe
+
+ENDLESS = 10**12  # training examples there are to draw from
+KINDS = ("refer", "caption", "vqa", "easyvqa")
+NAMING = 0.3  # share of easy-vqa questions that ask for a shape's name: a tenth of the data set's, and the hardest
+
+
+class SceneBatches(Dataset):
+    """Item i is a whole batch: what `OFAForConditionalGeneration.forward` takes, and `kinds` `[batch]`, the place in `KINDS`.
+
+    Args:
+        pictures: `(images uint8 [n, 64, 64, 3], questions [(text, answer, image index)])` of easy-vqa.
+    """
+
+    def __init__(self, recipe: ScenesRecipe, processor: Any, pictures: tuple[Any, Any]) -> None:
+        self.recipe, self.processor, (self.images, self.questions) = recipe, processor, pictures
+        self.naming = [question for question in self.questions if question[1] in SHAPES] or self.questions
+
+    def __len__(self) -> int:
+        return self.recipe.steps + 8  # a few more than are used, since Trainer fetches ahead
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        recipe = self.recipe
+        rng = random.Random(f"{recipe.seed}/scenes/{index}")
+        whole = recipe.caption_share + recipe.refer_share + recipe.vqa_share
+        captions = rng.random() < recipe.caption_share / whole
+        rows = []
+        for _ in range(recipe.batch_size):
+            if rng.random() >= whole:
+                rows.append(self.look(rng))
+            elif captions:
+                rows.append(self.scene("caption", rng, index))
+            else:
+                referring = rng.random() < recipe.refer_share / (recipe.refer_share + recipe.vqa_share)
+                rows.append(self.scene("refer" if referring else "vqa", rng, index))
+        return collate(rows)
+
+    def most_things(self, index: int) -> int:
+        """Things that a scene of batch `index` may have: 2 at first, one more after each quarter of `grow_steps`."""
+        return 5 if self.recipe.grow_steps == 0 else min(5, 2 + 4 * index // self.recipe.grow_steps)
+
+    def scene(self, task: str, rng: random.Random, index: int) -> dict[str, Any]:
+        """An encoded example on a fresh scene."""
+        source = _source(task, self.recipe.seed, self.most_things(index))
+        example = source[rng.randrange(ENDLESS)]
+        answer = example.answer
+        if task == "refer":
+            labels = [
+                *self.processor.encode_box(example.box, example.image.size),
+                self.processor.tokenizer.eos_token_id,
+            ]
+        else:
+            answer = prompts.caption_target(answer) if task == "caption" else answer
+            labels = self.processor.encode_answers([answer])[0]
+        row = {"kind": KINDS.index(task), "input_ids": self.prompt(task, example.text), "labels": labels}
+        return {**row, "image": np.asarray(example.image)}
+
+    def look(self, rng: random.Random) -> dict[str, Any]:
+        """An encoded question on a picture of easy-vqa, turned one of eight ways."""
+        question, answer, image = rng.choice(self.naming if rng.random() < NAMING else self.questions)
+        labels = self.processor.encode_answers([answer])[0]
+        drawn = enlarged(turned(self.images[image], rng.randrange(8)))
+        kind = KINDS.index("easyvqa")
+        return {"kind": kind, "input_ids": self.prompt("vqa", question), "labels": labels, "image": drawn}
+
+    @functools.lru_cache(maxsize=20_000)  # noqa: B019
+    def prompt(self, task: str, text: str) -> list[int]:
+        """Ids of a task's whole prompt."""
+        worded = prompts.CAPTION if task == "caption" else getattr(prompts, task)(text)
+        return self.processor.tokenizer(worded).input_ids
+
+
+@functools.cache
+def _source(task: str, seed: int, most: int) -> scenes.SceneExamples:
+    return scenes.examples(task, "train", ENDLESS, seed, (2, most), side=PICTURE)
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """To the model's side, as the processor does."""
+    return np.asarray(Image.fromarray(image).resize((PICTURE, PICTURE), Image.Resampling.BICUBIC))
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Encoded rows to a padded batch."""
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    input_ids = pad_lists([row["input_ids"] for row in rows], 1)
+    pixels = torch.from_numpy(np.stack([row["image"] for row in rows]))
+    return {
+        "input_ids": input_ids,
+        "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
+        "patch_images": pixels.permute(0, 3, 1, 2).float() / 127.5 - 1,
+        "labels": pad_lists([row["labels"] for row in rows], IGNORED),
+        "kinds": torch.tensor([row["kind"] for row in rows]),
+    }

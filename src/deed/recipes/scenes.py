@@ -1,0 +1,210 @@
+"""`deed train --task scenes`: a small OFA from scratch on scenes and easy-vqa, all tasks at once, in one resumable run.
+
+Referring expressions, captions and questions about generated scenes, whose number of things grows over the first steps,
+and the questions of easy-vqa. A batch is a function of seed and index, so a resumed run sees what an unbroken one would
+have seen, and a conventional run what the one with deep supervision saw.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Seq2SeqTrainingArguments, set_seed
+
+from ..config import DeedConfig
+from ..model import get_deed_model
+from ..models.latr.modeling_latr import quiet
+from ..models.ofa import OFAForConditionalGeneration, OFAProcessor
+from ..models.ofa.processing_ofa import IGNORED
+from ..saving import from_pretrained
+from ..tasks import easyvqa, scenes, small_ofa
+from ..train import DeedTrainer, check_recipe, last_complete_checkpoint, publish
+from .page_batches import load_pictures
+from .pages import only_item
+from .scene_batches import KINDS, SceneBatches
+
+
+@dataclass
+class ScenesRecipe:
+    """What a training run is, saved beside its result.
+
+    Args:
+        steps: optimizer steps; the schedule's length, fixed when a run starts.
+        batch_size: pictures per step.
+        learning_rate: peak of a linear warm-up and a cosine down to nothing.
+        caption_share, refer_share, vqa_share: shares of the tasks on scenes; what is left to 1 is easy-vqa.
+        grow_steps: steps over which scenes grow from two things to up to five.
+        conventional: train the plain model (last layer's loss only), for comparison.
+        start: go on from this saved model, with a fresh optimizer and schedule; sizes are the model's own.
+    """
+
+    steps: int = 12_000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.02
+    caption_share: float = 0.3
+    refer_share: float = 0.38
+    vqa_share: float = 0.2
+    grow_steps: int = 3000
+    encoder_layers: int = 3
+    decoder_layers: int = 8
+    d_model: int = 160
+    d_ff: int = 480
+    stem_blocks: int = 1
+    vocab_size: int = 1024
+    adapter: str = "residual_linear"
+    loss: str = "deed"
+    conventional: bool = False
+    start: str | None = None
+    bf16: bool = False
+    seed: int = 0
+    save_every: int = 250
+    log_every: int = 50
+    workers: int = 1
+
+
+class ScenesTrainer(DeedTrainer):
+    """`DeedTrainer` that logs the last exit's loss of each task beside those of the exits."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sums = torch.zeros(2, len(KINDS))  # losses and tokens since the last log
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        kinds = inputs.pop("kinds")
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        labels = inputs["labels"]
+        with torch.no_grad():
+            logits = outputs["logits"].flatten(0, 1).float()
+            each = torch.nn.functional.cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=IGNORED)
+            rows = torch.stack([each.view_as(labels).sum(1), (labels != IGNORED).sum(1).float()])
+            self.sums.index_add_(1, kinds.cpu(), rows.cpu())
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            for kind, (total, count) in zip(KINDS, self.sums.T.tolist(), strict=True):
+                if count:
+                    logs[f"{kind}_loss"] = round(total / count, 4)
+            self.sums.zero_()
+        super().log(logs, start_time)
+
+
+def vocabulary() -> Iterator[str]:
+    """What the tokenizer learns its pieces from."""
+    yield from scenes.vocabulary_texts(1000)
+    for word in sorted(
+        {w for e in easyvqa.read(None, "train") for w in re.findall(r"\w+", f"{e.question} {e.answers[0]}")}
+    ):
+        yield from [word] * 50
+
+
+def start_scenes(recipe: ScenesRecipe) -> tuple[Any, OFAProcessor]:
+    """Fresh model and processor, or those of `recipe.start`."""
+    if recipe.start:
+        return started(recipe)
+    tokenizer = small_ofa.build_tokenizer(vocabulary(), recipe.vocab_size)
+    model = small_ofa.build_model(
+        tokenizer,
+        recipe.encoder_layers,
+        recipe.decoder_layers,
+        recipe.d_model,
+        recipe.d_ff,
+        stem_depths=(1, recipe.stem_blocks, recipe.stem_blocks),
+    )
+    return prepared(model, recipe), small_ofa.build_processor(tokenizer)
+
+
+def prepared(model: Any, recipe: ScenesRecipe) -> Any:
+    with quiet():
+        model.set_attn_implementation("eager")  # faster at this size on a CPU
+    if not recipe.conventional:
+        get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=2.0))
+    return model
+
+
+def check_start(recipe: ScenesRecipe) -> None:
+    """Raises `ValueError` where `recipe.start` is not the folder of a saved OFA, or of one trained in the other way."""
+    if not recipe.start:
+        return
+    folder = Path(recipe.start)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"--from needs the folder of a saved model; got {folder}")
+    if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") != "ofa":
+        raise ValueError(f"--from {folder} is not an OFA")
+    if (folder / "deed_exits.safetensors").is_file() == recipe.conventional:
+        raise ValueError(f"--from {folder} is {'a deed' if recipe.conventional else 'a conventional'} model")
+
+
+def started(recipe: ScenesRecipe) -> tuple[Any, OFAProcessor]:
+    """The saved model to go on from, and its processor."""
+    check_start(recipe)
+    folder = Path(recipe.start or "")
+    load = OFAForConditionalGeneration.from_pretrained if recipe.conventional else from_pretrained
+    model: Any = load(folder, attn_implementation="eager")
+    if not recipe.conventional:  # what was calibrated no longer holds
+        model.deed_config.threshold, model.deed_config.calibration = 2.0, None
+    return model, OFAProcessor.from_pretrained(folder)
+
+
+def train_scenes(output: Path, recipe: ScenesRecipe, limit: int | None = None) -> dict[str, Any]:
+    """Train; continues from the last complete checkpoint in `output` when there is one.
+
+    Args:
+        output: run folder; the model is written to `output/model`.
+        limit: use only so many pictures of easy-vqa (for tests).
+
+    Returns:
+        `{"steps", "train_loss"}`.
+
+    Raises:
+        ValueError: another recipe in `output`, or a model to go on from that does not fit.
+    """
+    check_start(recipe)
+    output.mkdir(parents=True, exist_ok=True)
+    check_recipe(output, recipe)
+    set_seed(recipe.seed)
+    model, processor = start_scenes(recipe)
+    if (output / "processor_config.json").is_file():  # a resumed run keeps its vocabulary
+        processor = OFAProcessor.from_pretrained(output)
+    else:
+        processor.save_pretrained(output)
+    data = SceneBatches(recipe, processor, load_pictures(limit))
+    arguments = Seq2SeqTrainingArguments(
+        output_dir=str(output),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=1,  # an item of the data set is a batch
+        learning_rate=recipe.learning_rate,
+        warmup_steps=recipe.warmup_steps,
+        lr_scheduler_type="cosine",
+        weight_decay=recipe.weight_decay,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        bf16=recipe.bf16,
+        seed=recipe.seed,
+        logging_steps=recipe.log_every,
+        save_steps=recipe.save_every,
+        save_total_limit=2,
+        dataloader_num_workers=recipe.workers,
+        dataloader_prefetch_factor=2 if recipe.workers else None,
+        remove_unused_columns=False,
+        report_to=[],
+        use_cpu=not torch.cuda.is_available(),
+    )
+    trainer = ScenesTrainer(
+        model=model, args=arguments, train_dataset=data, data_collator=only_item, processing_class=processor
+    )
+    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(data)  # type: ignore[method-assign]
+    result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(output))
+    if trainer.is_world_process_zero():
+        publish(trainer, model, processor, output, recipe)
+    return {"steps": result.global_step, "train_loss": result.training_loss}
