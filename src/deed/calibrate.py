@@ -217,7 +217,10 @@ def _collate(model: Any, examples: list[dict[str, Any]]) -> dict[str, torch.Tens
             continue  # labels are for the score, as is whatever else an example carries
         values = [torch.as_tensor(x[key]) for x in examples]
         pad = model.config.pad_token_id if key == "input_ids" else 0
-        inputs[key] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=pad)
+        if values[0].ndim == 0:  # one number per example, as OFA's patch_masks
+            inputs[key] = torch.stack(values)
+        else:
+            inputs[key] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=pad)
     if "input_ids" in inputs and "attention_mask" not in inputs:
         lengths = torch.tensor([len(x["input_ids"]) for x in examples])
         inputs["attention_mask"] = (torch.arange(inputs["input_ids"].shape[1]) < lengths[:, None]).long()

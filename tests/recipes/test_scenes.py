@@ -73,7 +73,7 @@ def test_a_batch_is_what_the_processor_would_make(batches, monkeypatch):
     assert -1 <= batch["patch_images"].min() < batch["patch_images"].max() <= 1
     assert torch.equal(batch["attention_mask"].bool(), batch["input_ids"] != processor.tokenizer.pad_token_id)
     example = examples("refer", "train", 5)[3]
-    wanted = processor.refer(example.image, example.text, [example.box])
+    wanted = processor.refer(example.image, example.text, example.box)
     monkeypatch.setattr(scene_batches, "_source", lambda *_: [example])
     monkeypatch.setattr(scene_batches, "ENDLESS", 1)
     row = data.scene("refer", random.Random(), 59)
@@ -141,7 +141,7 @@ def test_a_resumed_run_is_the_unbroken_one(tmp_path, conventional):
             torch.testing.assert_close(a[key], b[key], rtol=0, atol=1e-7, msg=key)
     log = [json.loads(line) for line in (tmp_path / "whole" / "model" / "training_log.jsonl").read_text().splitlines()]
     logged = [row for row in log if "loss" in row]
-    assert len(logged) == 3 and {k for row in logged for k in row} >= {"refer_loss", "caption_loss"}
+    assert len(logged) == 3 and {k for row in logged for k in row} >= {"refer_loss", "vqa_loss"}
     assert all(("exit_loss_1" in row) == (not conventional) for row in logged)
 
     model, processor = scenes_run.load(tmp_path / "whole" / "model", plain=conventional)
