@@ -67,7 +67,7 @@ def test_calibrate_is_saved(tmp_path):
     [
         (["evaluate", "/nowhere/at/all"], "is not a folder with a saved model"),
         (["evaluate", "MODEL", "--split", "dev"], "split must be one of"),
-        (["evaluate", "MODEL", "--task", "vqa"], "--task must be one of g2p, pages, scenes, docvqa"),
+        (["evaluate", "MODEL", "--task", "vqa"], "--task must be one of g2p, pages, docvqa"),
         (["evaluate", "MODEL", "--task", "pages"], "questions about images need a LaTr++ model"),
         (["calibrate", "MODEL", "--task", "g2p", "--task", "pages"], "give it alone"),
         (["train", "--task", "vqa", "--output", "OUT"], "--task must be one of g2p, pages, scenes, docvqa"),
