@@ -8,7 +8,6 @@ in throughout. A batch is a function of seed and index, so a resumed run sees wh
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,16 +17,13 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainingArguments, set_seed
 
-from ..config import DeedConfig
 from ..curriculum import Mastery
-from ..model import get_deed_model
 from ..models.latr import LatrForConditionalGeneration, LatrProcessor
-from ..models.latr.modeling_latr import quiet
-from ..saving import from_pretrained
 from ..tasks import pages
 from ..tasks.base import Example
 from ..train import DeedTrainer, check_recipe, last_complete_checkpoint, publish
 from .page_batches import PageBatches, load_pictures, real_pages
+from .starting import check_start, prepared, started
 
 
 @dataclass
@@ -131,42 +127,15 @@ def start_pages(recipe: PagesRecipe) -> tuple[Any, Any]:
     from ..tasks import easyvqa, small_latr
 
     if recipe.start:
-        return started(recipe)
+        check_start(recipe, LatrForConditionalGeneration, "a LaTr++")
+        return started(recipe, LatrForConditionalGeneration), LatrProcessor.from_pretrained(Path(recipe.start))
     seen = {w for e in easyvqa.read(None, "train") for w in re.findall(r"\w+", f"{e.question} {e.answers[0]}")}
     words = [*pages.vocabulary_words(), *sorted(seen), "question", "context", "read"]
     tokenizer = small_latr.build_tokenizer(dict.fromkeys(words), pages.KEYS)
     model = small_latr.build_model(
         tokenizer, recipe.encoder_layers, recipe.decoder_layers, recipe.d_model, recipe.d_ff, recipe.vision_layers
     )
-    with quiet():
-        model.set_attn_implementation("eager")  # a third faster at this size on a CPU
-    if not recipe.conventional:
-        get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=2.0))
-    return model, small_latr.build_processor(tokenizer)
-
-
-def check_start(recipe: PagesRecipe) -> None:
-    """Raises `ValueError` where `recipe.start` is not the folder of a saved LaTr++, or of one trained in the other way."""
-    if not recipe.start:
-        return
-    folder = Path(recipe.start)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"--from needs the folder of a saved model; got {folder}")
-    if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") != "latr":
-        raise ValueError(f"--from {folder} is not a LaTr++")
-    if (folder / "deed_exits.safetensors").is_file() == recipe.conventional:
-        raise ValueError(f"--from {folder} is {'a deed' if recipe.conventional else 'a conventional'} model")
-
-
-def started(recipe: PagesRecipe) -> tuple[Any, Any]:
-    """The saved model to go on from, and its processor."""
-    check_start(recipe)
-    folder = Path(recipe.start or "")
-    load = LatrForConditionalGeneration.from_pretrained if recipe.conventional else from_pretrained
-    model: Any = load(folder, attn_implementation="eager")
-    if not recipe.conventional:  # what was calibrated no longer holds
-        model.deed_config.threshold, model.deed_config.calibration = 2.0, None
-    return model, LatrProcessor.from_pretrained(folder)
+    return prepared(model, recipe), small_latr.build_processor(tokenizer)
 
 
 def train_pages(
@@ -182,7 +151,7 @@ def train_pages(
     Returns:
         `{"steps", "train_loss", "level", "risen"}`.
     """
-    check_start(recipe)
+    check_start(recipe, LatrForConditionalGeneration, "a LaTr++")
     output.mkdir(parents=True, exist_ok=True)
     check_recipe(output, recipe)
     set_seed(recipe.seed)

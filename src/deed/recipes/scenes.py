@@ -7,7 +7,6 @@ have seen, and a conventional run what the one with deep supervision saw.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,17 +16,14 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainingArguments, set_seed
 
-from ..config import DeedConfig
-from ..model import get_deed_model
-from ..models.latr.modeling_latr import quiet
 from ..models.ofa import OFAForConditionalGeneration, OFAProcessor
 from ..models.ofa.processing_ofa import IGNORED
-from ..saving import from_pretrained
 from ..tasks import easyvqa, scenes, small_ofa
 from ..train import DeedTrainer, check_recipe, last_complete_checkpoint, publish
 from .page_batches import load_pictures
 from .pages import only_item
 from .scene_batches import KINDS, SceneBatches
+from .starting import check_start, prepared, started
 
 
 @dataclass
@@ -111,7 +107,8 @@ def vocabulary() -> Iterator[str]:
 def start_scenes(recipe: ScenesRecipe) -> tuple[Any, OFAProcessor]:
     """Fresh model and processor, or those of `recipe.start`."""
     if recipe.start:
-        return started(recipe)
+        check_start(recipe, OFAForConditionalGeneration, "an OFA")
+        return started(recipe, OFAForConditionalGeneration), OFAProcessor.from_pretrained(Path(recipe.start))
     tokenizer = small_ofa.build_tokenizer(vocabulary(), recipe.vocab_size)
     model = small_ofa.build_model(
         tokenizer,
@@ -122,38 +119,6 @@ def start_scenes(recipe: ScenesRecipe) -> tuple[Any, OFAProcessor]:
         stem_depths=(1, recipe.stem_blocks, recipe.stem_blocks),
     )
     return prepared(model, recipe), small_ofa.build_processor(tokenizer)
-
-
-def prepared(model: Any, recipe: ScenesRecipe) -> Any:
-    with quiet():
-        model.set_attn_implementation("eager")  # faster at this size on a CPU
-    if not recipe.conventional:
-        get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=2.0))
-    return model
-
-
-def check_start(recipe: ScenesRecipe) -> None:
-    """Raises `ValueError` where `recipe.start` is not the folder of a saved OFA, or of one trained in the other way."""
-    if not recipe.start:
-        return
-    folder = Path(recipe.start)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"--from needs the folder of a saved model; got {folder}")
-    if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") != "ofa":
-        raise ValueError(f"--from {folder} is not an OFA")
-    if (folder / "deed_exits.safetensors").is_file() == recipe.conventional:
-        raise ValueError(f"--from {folder} is {'a deed' if recipe.conventional else 'a conventional'} model")
-
-
-def started(recipe: ScenesRecipe) -> tuple[Any, OFAProcessor]:
-    """The saved model to go on from, and its processor."""
-    check_start(recipe)
-    folder = Path(recipe.start or "")
-    load = OFAForConditionalGeneration.from_pretrained if recipe.conventional else from_pretrained
-    model: Any = load(folder, attn_implementation="eager")
-    if not recipe.conventional:  # what was calibrated no longer holds
-        model.deed_config.threshold, model.deed_config.calibration = 2.0, None
-    return model, OFAProcessor.from_pretrained(folder)
 
 
 def train_scenes(output: Path, recipe: ScenesRecipe, limit: int | None = None) -> dict[str, Any]:
@@ -169,7 +134,7 @@ def train_scenes(output: Path, recipe: ScenesRecipe, limit: int | None = None) -
     Raises:
         ValueError: another recipe in `output`, or a model to go on from that does not fit.
     """
-    check_start(recipe)
+    check_start(recipe, OFAForConditionalGeneration, "an OFA")
     output.mkdir(parents=True, exist_ok=True)
     check_recipe(output, recipe)
     set_seed(recipe.seed)
