@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from .products import product
+
 Module = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -103,39 +105,8 @@ def direct(module: Any) -> Module:
     if not _bare(module):
         return module
     if type(module) is nn.Linear:
-        multiply = _linear_onednn if _by_onednn(module.weight) else _linear
-        return functools.partial(multiply, module.weight, module.bias)
+        return functools.partial(product(module.weight), module.weight, module.bias)
     return nn.functional.relu if type(module) is nn.ReLU else module
-
-
-def _linear(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
-    return nn.functional.linear(x, weight, bias)
-
-
-# Smaller ones are in the processor's caches, where oneDNN's call (20 us) costs more than it saves.
-ONEDNN_FROM = 2**18  # weights
-
-
-def _by_onednn(weight: torch.Tensor) -> bool:
-    """Whether a float32 product on the CPU is better left to oneDNN than to the BLAS that `linear` calls.
-
-    A decoding step multiplies few rows by large matrices, and should take as long as those take to arrive. PyTorch's BLAS
-    (MKL 2024.2) gets 11 GB/s on a Zen 4, on one thread whatever it is given; oneDNN, part of the same PyTorch and what its
-    compiler calls for linears on the CPU, 25 of the 27 that can be read. Weights stay as they are.
-    """
-    return (
-        weight.dtype == torch.float32
-        and weight.device.type == "cpu"
-        and weight.numel() >= ONEDNN_FROM
-        and weight.is_contiguous()
-        and torch.backends.mkldnn.is_available()
-        and bool(torch.backends.mkldnn.enabled)
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
-
-
-def _linear_onednn(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def direct_rms_norm(module: Any, eps: float) -> Module:
