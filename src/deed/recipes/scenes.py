@@ -40,15 +40,15 @@ class ScenesRecipe:
         start: go on from this saved model, with a fresh optimizer and schedule; sizes are the model's own.
     """
 
-    steps: int = 12_000
+    steps: int = 6000
     batch_size: int = 32
     learning_rate: float = 1e-3
     warmup_steps: int = 200
     weight_decay: float = 0.02
-    caption_share: float = 0.3
-    refer_share: float = 0.38
-    vqa_share: float = 0.2
-    grow_steps: int = 3000
+    caption_share: float = 0.22
+    refer_share: float = 0.47
+    vqa_share: float = 0.13
+    grow_steps: int = 1500
     encoder_layers: int = 3
     decoder_layers: int = 8
     d_model: int = 160
