@@ -21,6 +21,7 @@ TINY = ScenesRecipe(
     batch_size=4,
     warmup_steps=1,
     grow_steps=4,
+    stem_steps=0,
     encoder_layers=1,
     decoder_layers=2,
     d_model=32,

@@ -66,7 +66,7 @@ class SceneBatches(Dataset):
 
     def scene(self, task: str, rng: random.Random, index: int) -> dict[str, Any]:
         """An encoded example on a fresh scene."""
-        source = _source(task, self.recipe.seed, self.most_things(index))
+        source = scene_source(task, self.recipe.seed, self.most_things(index))
         example = source[rng.randrange(ENDLESS)]
         answer = example.answer
         if task == "refer":
@@ -96,7 +96,8 @@ class SceneBatches(Dataset):
 
 
 @functools.cache
-def _source(task: str, seed: int, most: int) -> scenes.SceneExamples:
+def scene_source(task: str, seed: int, most: int) -> scenes.SceneExamples:
+    """Training scenes of two to `most` things."""
     return scenes.examples(task, "train", ENDLESS, seed, (2, most), side=PICTURE)
 
 

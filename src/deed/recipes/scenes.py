@@ -23,6 +23,7 @@ from ..train import DeedTrainer, check_recipe, last_complete_checkpoint, publish
 from .page_batches import load_pictures
 from .pages import only_item
 from .scene_batches import KINDS, SceneBatches
+from .scene_stem import schooled
 from .starting import check_start, prepared, started
 
 
@@ -35,12 +36,14 @@ class ScenesRecipe:
         batch_size: pictures per step.
         learning_rate: peak of a linear warm-up and a cosine down to nothing.
         caption_share, refer_share, vqa_share: shares of the tasks on scenes; what is left to 1 is easy-vqa.
+        stem_steps: steps of the stem's own schooling before (`scene_stem.py`); 0: none.
+        stem_learning_rate: its peak.
         grow_steps: steps over which scenes grow from two things to up to five.
         conventional: train the plain model (last layer's loss only), for comparison.
         start: go on from this saved model, with a fresh optimizer and schedule; sizes are the model's own.
     """
 
-    steps: int = 6000
+    steps: int = 4400
     batch_size: int = 32
     learning_rate: float = 1e-3
     warmup_steps: int = 200
@@ -48,7 +51,9 @@ class ScenesRecipe:
     caption_share: float = 0.22
     refer_share: float = 0.47
     vqa_share: float = 0.13
-    grow_steps: int = 1500
+    stem_steps: int = 1200
+    stem_learning_rate: float = 3e-3
+    grow_steps: int = 800
     encoder_layers: int = 3
     decoder_layers: int = 8
     d_model: int = 160
@@ -143,7 +148,11 @@ def train_scenes(output: Path, recipe: ScenesRecipe, limit: int | None = None) -
         processor = OFAProcessor.from_pretrained(output)
     else:
         processor.save_pretrained(output)
-    data = SceneBatches(recipe, processor, load_pictures(limit))
+    pictures = load_pictures(limit)
+    checkpoint, stem_log = last_complete_checkpoint(output), []
+    if recipe.stem_steps and not recipe.start:
+        stem_log = schooled(model, output, recipe, pictures)
+    data = SceneBatches(recipe, processor, pictures)
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(output),
         max_steps=recipe.steps,
@@ -169,7 +178,8 @@ def train_scenes(output: Path, recipe: ScenesRecipe, limit: int | None = None) -
         model=model, args=arguments, train_dataset=data, data_collator=only_item, processing_class=processor
     )
     trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(data)  # type: ignore[method-assign]
-    result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(output))
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
+        trainer.state.log_history = [*stem_log, *trainer.state.log_history]
         publish(trainer, model, processor, output, recipe)
     return {"steps": result.global_step, "train_loss": result.training_loss}

@@ -1,0 +1,168 @@
+"""The stem's own schooling before the scenes recipe: to name what is at each patch of a picture.
+
+OFA's stem starts from a ResNet that was trained on ImageNet. Ours has no such start, and from whole answers alone it learns
+names and colours far too late: a question says little about a picture. Scenes know what is where, so the stem is told at
+every patch: name, colour, size and edges of the thing there; of easy-vqa's pictures, colour and shape. The linear layers that
+are asked for these are thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.functional import cross_entropy, smooth_l1_loss
+from torch.utils.data import DataLoader, Dataset
+
+from ..tasks import scenes
+from ..tasks.small_ofa import PICTURE
+from .page_batches import SHAPES, turned
+from .scene_batches import enlarged, scene_source
+
+PATCH = 16  # pixels
+THERE, AWAY = 0.35, 0.1  # a thing is at a patch that it covers so much of; with less than the other nothing is there
+SCENES, PICTURES = 32, 8  # in a batch; the latter are easy-vqa's
+IGNORED = -100
+NAMES, COLOURS, SIZES = list(scenes.NAMES), list(scenes.COLOURS), ["small", "large"]
+
+
+class StemBatches(Dataset):
+    """Item i is a batch: `images` uint8 `[batch, side, side, 3]`, scenes first; `patches` `[scenes, h * w, 4]` long, whether
+    a thing is there (1; 0: none; -100: in doubt), and the places of its name, colour and size in their lists; `edges`
+    `[scenes, h * w, 4]`, from the patch's centre to the box's, in patches; `answer` `[PICTURES]` long, of easy-vqa."""
+
+    def __init__(self, recipe: Any, pictures: tuple[Any, Any]) -> None:
+        self.recipe, (self.images, questions) = recipe, pictures
+        self.known = [(image, answer) for _, answer, image in questions if answer not in ("yes", "no")]
+        self.answers = sorted({answer for _, answer in self.known})
+
+    def __len__(self) -> int:
+        return self.recipe.stem_steps
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        rng = random.Random(f"{self.recipe.seed}/stem/{index}")
+        source = scene_source("caption", self.recipe.seed, 5)
+        found = [source[rng.randrange(len(source))].scene for _ in range(SCENES)]
+        seen = [rng.choice(self.known) for _ in range(PICTURES)]
+        images = [np.asarray(one.image) for one in found]
+        images += [enlarged(turned(self.images[image], rng.randrange(8))) for image, _ in seen]
+        labels = [patch_labels(one) for one in found]
+        return {
+            "images": torch.from_numpy(np.stack(images)),
+            "patches": torch.stack([patches for patches, _ in labels]),
+            "edges": torch.stack([edges for _, edges in labels]),
+            "answer": torch.tensor([self.answers.index(answer) for _, answer in seen]),
+        }
+
+
+def patch_labels(scene: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is at each patch of a scene, row by row: `[h * w, 4]` long and `[h * w, 4]`; see `StemBatches`."""
+    side = scene.side // PATCH
+    at = torch.arange(side) * PATCH
+    covered = torch.zeros(side, side)
+    labels = torch.zeros(side, side, 4, dtype=torch.long)
+    edges = torch.zeros(side, side, 4)
+    centre = torch.stack([at[None].expand(side, -1), at[:, None].expand(-1, side)] * 2, dim=-1) + PATCH / 2
+    for thing in scene.things:
+        x0, y0, x1, y1 = thing.box
+        wide = (torch.clamp(at + PATCH, max=x1) - torch.clamp(at, min=x0)).clamp(min=0)
+        high = (torch.clamp(at + PATCH, max=y1) - torch.clamp(at, min=y0)).clamp(min=0)
+        share = high[:, None] * wide[None] / PATCH**2
+        here = share > covered
+        what = [1, NAMES.index(thing.name), COLOURS.index(thing.colour), SIZES.index(thing.size)]
+        labels[here] = torch.tensor(what)
+        edges[here] = ((torch.tensor(thing.box) - centre) / PATCH)[here]
+        covered = torch.maximum(covered, share)
+    labels[..., 0][covered < THERE] = IGNORED
+    labels[..., 0][covered < AWAY] = 0
+    return labels.flatten(0, 1), edges.flatten(0, 1)
+
+
+def schooled(model: Any, output: Path, recipe: Any, pictures: tuple[Any, Any]) -> list[dict[str, float]]:
+    """Give `model` a schooled stem and return the log of its training: that in `output` where there is one, so that a resumed
+    run, or another one that the two files are copied to, has the same."""
+    stem, weights, log = model.get_encoder().embed_images, output / "stem.safetensors", output / "stem_log.json"
+    if not weights.is_file() or not log.is_file():
+        rows = []
+        for row in school_stem(stem, model.get_encoder().image_proj.in_features, recipe, pictures):
+            print(row, flush=True)
+            rows.append(row)
+        log.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        temporary = weights.with_suffix(".tmp")
+        save_file({name: value.contiguous() for name, value in stem.state_dict().items()}, temporary)
+        temporary.replace(weights)
+    stem.load_state_dict(load_file(weights))
+    found: list[dict[str, float]] = json.loads(log.read_text(encoding="utf-8"))
+    return found
+
+
+def school_stem(stem: nn.Module, width: int, recipe: Any, pictures: tuple[Any, Any]) -> Iterator[dict[str, float]]:
+    """Train `stem` for `recipe.stem_steps` steps, in place; yields losses and accuracies over every hundred.
+
+    Args:
+        width: of the stem's features.
+        pictures: of easy-vqa, as `load_pictures` gives them.
+    """
+    data = StemBatches(recipe, pictures)
+    sizes = {
+        "there": 2,
+        "name": len(NAMES),
+        "colour": len(COLOURS),
+        "size": len(SIZES),
+        "edges": 4,
+        "picture": len(data.answers),
+    }
+    asked = nn.ModuleDict({name: nn.Linear(width, n) for name, n in sizes.items()})
+    optimizer = torch.optim.AdamW(
+        [*stem.parameters(), *asked.parameters()], lr=recipe.stem_learning_rate, weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.stem_learning_rate, total_steps=recipe.stem_steps, pct_start=0.1
+    )
+    shapes = torch.tensor([answer in SHAPES for answer in data.answers])
+    loader = DataLoader(data, batch_size=None, num_workers=recipe.workers)
+    stem.train()
+    sums: dict[str, list[float]] = {}
+    for step, batch in enumerate(loader, 1):
+        losses, right = stem_losses(stem, asked, batch, shapes)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()  # type: ignore[union-attr]
+        optimizer.step()
+        schedule.step()
+        for name, value in {**{f"stem_{k}_loss": v.detach() for k, v in losses.items()}, **right}.items():
+            sums.setdefault(name, []).append(float(value))
+        if step % 100 == 0 or step == recipe.stem_steps:
+            yield {"stem_step": step, **{name: round(sum(v) / len(v), 4) for name, v in sums.items()}}
+            sums.clear()
+
+
+def stem_losses(
+    stem: nn.Module, asked: nn.ModuleDict, batch: dict[str, torch.Tensor], shapes: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Losses by what is asked, and shares that are right."""
+    features = stem(batch["images"].permute(0, 3, 1, 2).float() / 127.5 - 1)
+    count = len(batch["patches"])
+    patches = features[:count].flatten(2).transpose(1, 2)
+    losses, right = {}, {}
+    there = batch["patches"][..., 0]
+    losses["there"] = cross_entropy(asked["there"](patches).flatten(0, 1), there.flatten(), ignore_index=IGNORED)
+    there = there == 1
+    for i, name in enumerate(("name", "colour", "size"), 1):
+        logits, labels = asked[name](patches[there]), batch["patches"][there][:, i]
+        losses[name] = cross_entropy(logits, labels)
+        right[f"stem_{name}_right"] = (logits.argmax(-1) == labels).float().mean()
+    losses["edges"] = smooth_l1_loss(asked["edges"](patches)[there], batch["edges"][there])
+    logits = asked["picture"](features[count:].mean((2, 3)))
+    same_kind = shapes[batch["answer"]][:, None] == shapes  # colours against colours, shapes against shapes
+    logits = logits.masked_fill(~same_kind, -torch.inf)
+    losses["picture"] = cross_entropy(logits, batch["answer"])
+    right["stem_picture_right"] = (logits.argmax(-1) == batch["answer"]).float().mean()
+    assert features.shape[-1] == PICTURE // PATCH
+    return losses, right

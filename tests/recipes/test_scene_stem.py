@@ -1,0 +1,86 @@
+"""The stem's schooling: what its patches are told is what the scene says, and it learns; a resumed run has the same stem."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deed.recipes import scene_stem
+from deed.recipes.scene_stem import COLOURS, IGNORED, NAMES, SIZES, StemBatches, patch_labels, school_stem, schooled
+from deed.tasks import scenes
+
+RECIPE = SimpleNamespace(seed=0, stem_steps=6, stem_learning_rate=3e-3, workers=0)
+
+
+@pytest.fixture
+def pictures():
+    images = np.zeros((2, 64, 64, 3), dtype=np.uint8)
+    images[1] = 200
+    return images, [
+        ("what shape?", "circle", 0),
+        ("what colour?", "red", 0),
+        ("what colour?", "teal", 1),
+        ("?", "yes", 1),
+    ]
+
+
+def test_patches_are_told_what_the_scene_says():
+    scene = scenes.scene("labels", (3, 3))
+    labels, edges = patch_labels(scene)
+    assert labels.shape == (64, 4) and edges.shape == (64, 4)
+    grid, edges = labels.view(8, 8, 4), edges.view(8, 8, 4)
+    for thing in scene.things:
+        x, y = (int(c // 16) for c in thing.centre)
+        there, name, colour, size = grid[y, x].tolist()
+        if there == IGNORED:  # a small thing may lie over the corner of four patches
+            continue
+        assert (there, NAMES[name], COLOURS[colour], SIZES[size]) == (1, thing.name, thing.colour, thing.size)
+        box = edges[y, x] * 16 + torch.tensor([16 * x + 8, 16 * y + 8] * 2)
+        assert box.tolist() == pytest.approx(list(thing.box), abs=1e-4)
+    for y, x in torch.nonzero(grid[..., 0] == 0).tolist():
+        for x0, y0, x1, y1 in (thing.box for thing in scene.things):
+            wide = max(0, min(x1, 16 * x + 16) - max(x0, 16 * x))
+            high = max(0, min(y1, 16 * y + 16) - max(y0, 16 * y))
+            assert wide * high < 0.1 * 256
+
+
+def test_batches_hold_scenes_then_pictures(pictures):
+    data = StemBatches(RECIPE, pictures)
+    batch = data[3]
+    assert batch["images"].shape == (40, 128, 128, 3) and batch["patches"].shape == (32, 64, 4)
+    assert data.answers == ["circle", "red", "teal"] and batch["answer"].max() <= 2
+    again = data[3]
+    assert all(torch.equal(batch[name], again[name]) for name in batch)
+
+
+class Stem(nn.Conv2d):
+    def __init__(self):
+        super().__init__(3, 8, 16, stride=16)
+
+
+def test_it_learns(pictures, monkeypatch):
+    monkeypatch.setattr(scene_stem, "SCENES", 4)
+    stem = Stem()
+    rows = list(school_stem(stem, 8, SimpleNamespace(**{**vars(RECIPE), "stem_steps": 200}), pictures))
+    assert [row["stem_step"] for row in rows] == [100, 200]
+    assert rows[1]["stem_colour_right"] > 0.4 > 1.5 / len(COLOURS)
+    assert rows[1]["stem_there_loss"] < rows[0]["stem_there_loss"]
+
+
+def test_a_stem_is_schooled_once(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(scene_stem, "SCENES", 2)
+
+    def model():
+        encoder = SimpleNamespace(embed_images=Stem(), image_proj=nn.Linear(8, 8))
+        return SimpleNamespace(get_encoder=lambda: encoder)
+
+    first, again = model(), model()
+    rows = schooled(first, tmp_path, RECIPE, pictures)
+    assert rows == json.loads((tmp_path / "stem_log.json").read_text()) and rows[-1]["stem_step"] == 6
+    monkeypatch.setattr(scene_stem, "school_stem", lambda *_: pytest.fail("schooled again"))
+    assert schooled(again, tmp_path, RECIPE, pictures) == rows
+    weights = [m.get_encoder().embed_images.weight for m in (first, again)]
+    assert torch.equal(*weights)
