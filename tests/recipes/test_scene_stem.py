@@ -10,7 +10,7 @@ from torch import nn
 
 from deed.recipes import scene_stem
 from deed.recipes.scene_stem import COLOURS, IGNORED, NAMES, SIZES, StemBatches, patch_labels, school_stem, schooled
-from deed.tasks import scenes
+from deed.tasks import scenes, small_ofa
 
 RECIPE = SimpleNamespace(seed=0, stem_steps=6, stem_learning_rate=3e-3, workers=0)
 
@@ -70,17 +70,24 @@ def test_it_learns(pictures, monkeypatch):
     assert rows[1]["stem_there_loss"] < rows[0]["stem_there_loss"]
 
 
-def test_a_stem_is_schooled_once(pictures, tmp_path, monkeypatch):
+def test_a_stem_is_schooled_once_and_stays_as_it_is(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(scene_stem, "SCENES", 2)
+    tokenizer = small_ofa.build_tokenizer(["the red apple"] * 20, 340)
 
     def model():
-        encoder = SimpleNamespace(embed_images=Stem(), image_proj=nn.Linear(8, 8))
-        return SimpleNamespace(get_encoder=lambda: encoder)
+        return small_ofa.build_model(tokenizer, 1, 1, 32, 32, stem=(8, 8, 8, 8), freeze_resnet=True)
 
     first, again = model(), model()
     rows = schooled(first, tmp_path, RECIPE, pictures)
     assert rows == json.loads((tmp_path / "stem_log.json").read_text()) and rows[-1]["stem_step"] == 6
     monkeypatch.setattr(scene_stem, "school_stem", lambda *_: pytest.fail("schooled again"))
     assert schooled(again, tmp_path, RECIPE, pictures) == rows
-    weights = [m.get_encoder().embed_images.weight for m in (first, again)]
-    assert torch.equal(*weights)
+    stems = [m.get_encoder().embed_images for m in (first, again)]
+    for name, value in stems[0].state_dict().items():
+        assert torch.equal(value, stems[1].state_dict()[name]), name
+    before = {name: value.clone() for name, value in stems[0].state_dict().items()}
+    image = torch.rand(2, 3, 128, 128)
+    first.train()
+    stems[0](image)
+    assert all(torch.equal(value, before[name]) for name, value in stems[0].state_dict().items())
+    assert not any(p.requires_grad for p in stems[0].parameters())

@@ -30,7 +30,7 @@ TINY = ScenesRecipe(
     log_every=2,
     workers=0,
 )
-REFER, CAPTION, VQA, EASY = range(4)
+REFER, CAPTION, VQA, EASY, REGION = range(5)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,7 +58,9 @@ def test_captions_keep_to_themselves_and_easy_vqa_is_everywhere(batches):
     made = [set(data[i]["kinds"].tolist()) for i in range(40)]
     assert set().union(*made) == set(range(len(KINDS)))
     for kinds in made:
-        assert not (CAPTION in kinds and kinds & {REFER, VQA}), "short answers would be padded to a caption's length"
+        assert not (CAPTION in kinds and kinds & {REFER, VQA, REGION}), (
+            "short answers would be padded to a caption's length"
+        )
     long = [kinds for kinds in made if CAPTION in kinds]
     short = [kinds for kinds in made if CAPTION not in kinds]
     for part in (long, short):
@@ -75,7 +77,7 @@ def test_a_batch_is_what_the_processor_would_make(batches, monkeypatch):
     assert torch.equal(batch["attention_mask"].bool(), batch["input_ids"] != processor.tokenizer.pad_token_id)
     example = examples("refer", "train", 5)[3]
     wanted = processor.refer(example.image, example.text, example.box)
-    monkeypatch.setattr(scene_batches, "_source", lambda *_: [example])
+    monkeypatch.setattr(scene_batches, "scene_source", lambda *_: [example])
     monkeypatch.setattr(scene_batches, "ENDLESS", 1)
     row = data.scene("refer", random.Random(), 59)
     assert row["input_ids"] == wanted["input_ids"][0].tolist() and row["labels"] == wanted["labels"][0].tolist()

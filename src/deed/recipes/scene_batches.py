@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from .scenes import ScenesRecipe
 
 ENDLESS = 10**12  # training examples there are to draw from
-KINDS = ("refer", "caption", "vqa", "easyvqa")
+KINDS = ("refer", "caption", "vqa", "easyvqa", "region")
+REGION = " what does the region describe? region:"
 NAMING = 0.3  # share of easy-vqa questions that ask for a shape's name: a tenth of the data set's, and the hardest
 
 
@@ -47,7 +48,8 @@ class SceneBatches(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         recipe = self.recipe
         rng = random.Random(f"{recipe.seed}/scenes/{index}")
-        whole = recipe.caption_share + recipe.refer_share + recipe.vqa_share
+        whole = recipe.caption_share + recipe.refer_share + recipe.vqa_share + recipe.region_share
+        short = {"refer": recipe.refer_share, "vqa": recipe.vqa_share, "region": recipe.region_share}
         captions = rng.random() < recipe.caption_share / whole
         rows = []
         for _ in range(recipe.batch_size):
@@ -56,8 +58,8 @@ class SceneBatches(Dataset):
             elif captions:
                 rows.append(self.scene("caption", rng, index))
             else:
-                referring = rng.random() < recipe.refer_share / (recipe.refer_share + recipe.vqa_share)
-                rows.append(self.scene("refer" if referring else "vqa", rng, index))
+                kind = rng.choices(list(short), list(short.values()))[0]
+                rows.append(self.region(rng, index) if kind == "region" else self.scene(kind, rng, index))
         return collate(rows)
 
     def most_things(self, index: int) -> int:
@@ -79,6 +81,18 @@ class SceneBatches(Dataset):
             labels = self.processor.encode_answers([answer])[0]
         row = {"kind": KINDS.index(task), "input_ids": self.prompt(task, example.text), "labels": labels}
         return {**row, "image": np.asarray(example.image)}
+
+    def region(self, rng: random.Random, index: int) -> dict[str, Any]:
+        """An encoded example of OFA's grounded captioning: what is in a box? Where to look is given, so that reading what is
+        there is learned long before expressions are understood."""
+        source = scene_source("caption", self.recipe.seed, self.most_things(index))
+        scene = source[rng.randrange(ENDLESS)].scene
+        thing = rng.choice(scene.things)
+        *text, end = self.processor.tokenizer(REGION).input_ids
+        ids = [*text, *self.processor.encode_box(thing.box, scene.image.size), end]
+        labels = self.processor.encode_answers([f"{thing.size} {thing.colour} {thing.name}"])[0]
+        kind = KINDS.index("region")
+        return {"kind": kind, "input_ids": ids, "labels": labels, "image": np.asarray(scene.image)}
 
     def look(self, rng: random.Random) -> dict[str, Any]:
         """An encoded question on a picture of easy-vqa, turned one of eight ways."""

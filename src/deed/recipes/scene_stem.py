@@ -8,6 +8,7 @@ are asked for these are thrown away.
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 from torch.utils.data import DataLoader, Dataset
 
+from ..models.ofa.stem import OFAStem
 from ..tasks import scenes
 from ..tasks.small_ofa import PICTURE
 from .page_batches import SHAPES, turned
@@ -86,19 +88,24 @@ def patch_labels(scene: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def schooled(model: Any, output: Path, recipe: Any, pictures: tuple[Any, Any]) -> list[dict[str, float]]:
-    """Give `model` a schooled stem and return the log of its training: that in `output` where there is one, so that a resumed
-    run, or another one that the two files are copied to, has the same."""
-    stem, weights, log = model.get_encoder().embed_images, output / "stem.safetensors", output / "stem_log.json"
+    """Give `model` a schooled stem, fixed from then on, and return the log of its training: that in `output` where there is
+    one, so that a resumed run, or another one that the two files are copied to, has the same."""
+    weights, log = output / "stem.safetensors", output / "stem_log.json"
     if not weights.is_file() or not log.is_file():
-        rows = []
-        for row in school_stem(stem, model.get_encoder().image_proj.in_features, recipe, pictures):
+        config = copy.deepcopy(model.config)
+        config.freeze_resnet = False
+        stem, rows = OFAStem(config), []
+        for row in school_stem(stem, config.stem_widths[-1], recipe, pictures):
             print(row, flush=True)
             rows.append(row)
         log.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         temporary = weights.with_suffix(".tmp")
-        save_file({name: value.contiguous() for name, value in stem.state_dict().items()}, temporary)
+        kept = {k: v.contiguous() for k, v in stem.state_dict().items() if not k.endswith("num_batches_tracked")}
+        save_file(kept, temporary)
         temporary.replace(weights)
-    stem.load_state_dict(load_file(weights))
+    own = model.get_encoder().embed_images
+    own.load_state_dict(load_file(weights))
+    own.requires_grad_(False)
     found: list[dict[str, float]] = json.loads(log.read_text(encoding="utf-8"))
     return found
 

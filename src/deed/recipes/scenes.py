@@ -35,22 +35,24 @@ class ScenesRecipe:
         steps: optimizer steps; the schedule's length, fixed when a run starts.
         batch_size: pictures per step.
         learning_rate: peak of a linear warm-up and a cosine down to nothing.
-        caption_share, refer_share, vqa_share: shares of the tasks on scenes; what is left to 1 is easy-vqa.
-        stem_steps: steps of the stem's own schooling before (`scene_stem.py`); 0: none.
+        caption_share, refer_share, vqa_share, region_share: shares of the tasks on scenes; what is left to 1 is easy-vqa.
+        stem_steps: steps of the stem's own schooling before (`scene_stem.py`), after which it stays as it is; 0: none, and
+            the stem learns with the rest.
         stem_learning_rate: its peak.
         grow_steps: steps over which scenes grow from two things to up to five.
         conventional: train the plain model (last layer's loss only), for comparison.
         start: go on from this saved model, with a fresh optimizer and schedule; sizes are the model's own.
     """
 
-    steps: int = 4400
+    steps: int = 5000
     batch_size: int = 32
     learning_rate: float = 1e-3
     warmup_steps: int = 200
     weight_decay: float = 0.02
-    caption_share: float = 0.22
-    refer_share: float = 0.47
+    caption_share: float = 0.2
+    refer_share: float = 0.4
     vqa_share: float = 0.13
+    region_share: float = 0.13
     stem_steps: int = 1200
     stem_learning_rate: float = 3e-3
     grow_steps: int = 800
@@ -122,6 +124,7 @@ def start_scenes(recipe: ScenesRecipe) -> tuple[Any, OFAProcessor]:
         recipe.d_model,
         recipe.d_ff,
         stem_depths=(1, recipe.stem_blocks, recipe.stem_blocks),
+        freeze_resnet=recipe.stem_steps > 0,
     )
     return prepared(model, recipe), small_ofa.build_processor(tokenizer)
 

@@ -44,12 +44,14 @@ def build_model(
     stem: tuple[int, int, int, int] = (24, 32, 64, 128),
     stem_depths: tuple[int, int, int] = (1, 1, 1),
     dropout: float = 0.0,
+    freeze_resnet: bool = False,
 ) -> OFAForConditionalGeneration:
     """Fresh weights; heads of width 32.
 
     Args:
         stem: channels of the first convolution and of the three stages of basic blocks.
         stem_depths: blocks per stage.
+        freeze_resnet: batch norms as they are loaded, for a stem that was trained before.
     """
     config = OFAConfig(
         vocab_size=len(tokenizer),
@@ -65,6 +67,7 @@ def build_model(
         stem_depths=list(stem_depths),
         stem_layer_type="basic",
         dropout=dropout,
+        freeze_resnet=freeze_resnet,
         init_std=0.05,  # 0.02 is for widths of many hundreds
         token_bucket_size=32,
         image_bucket_size=PICTURE // 16,
