@@ -9,54 +9,96 @@ from typing import Annotated, Any
 
 import typer
 
+from .answering import DOCUMENT, check_kind, check_texts, closing_lines, set_up, spelled, timed_answer, times_line
+from .ask_picture import TASKS, ask_picture, output_path, show_picture
 from .shared import CHECKPOINTS
 
-EXAMPLE = 'Example: deed ask invoice.pdf --page 2 "what is the total?" "what are all the fields?"'
+EXAMPLE = (
+    'Example: deed ask invoice.pdf --page 2 "what is the total?" "what are all the fields?"; '
+    'deed ask photo.png "the red apple left of the dog" --task refer'
+)
 CHECKPOINT = CHECKPOINTS / "latr"
-NO_OCR = "none"
+OCR, NO_OCR = "rapidocr", "none"
 
 
 def ask(
     image: Annotated[Path, typer.Argument(help="An image file or a PDF.", show_default=False)],
-    questions: Annotated[list[str], typer.Argument(help="One question or more, each in quotes.", show_default=False)],
+    questions: Annotated[
+        list[str] | None,
+        typer.Argument(help="One question or more, each in quotes; what to find for refer, nothing for caption."),
+    ] = None,
+    task: Annotated[
+        str,
+        typer.Option(
+            help="document: a page, read with OCR. refer: find what is described, and draw a box around it. caption: "
+            "describe the picture. vqa: a question about a picture."
+        ),
+    ] = DOCUMENT,
     page: Annotated[int, typer.Option(help="Page of a PDF, counted from 1.")] = 1,
     model: Annotated[
-        Path | None, typer.Option(help="Folder of a saved LaTr++ model.", show_default="the one shipped with deed")
+        Path | None,
+        typer.Option(
+            help="Folder of a saved LaTr++ model, or OFA for pictures.", show_default="the one shipped with deed"
+        ),
     ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Exit threshold.", show_default="the model's own, calibrated")
     ] = None,
     ocr: Annotated[
-        str, typer.Option(help="What reads the page: rapidocr, tesseract, or none for a picture without text.")
-    ] = "rapidocr",
+        str | None,
+        typer.Option(help="What reads a page: rapidocr, tesseract, or none for one without text.", show_default=OCR),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="For refer: the picture with boxes, PNG or JPEG.", show_default="IMAGE.boxes.png in this folder"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON, and nothing else.")] = False,
 ) -> None:
     from rich.console import Console
 
     from ..ocr import ENGINES, page_image
-    from .shared import check_threshold, find_model, load_documents_model
+    from .shared import check_threshold
 
     # In this order: what is quick to look at first.
-    if ocr not in (*ENGINES, NO_OCR):
+    if task not in (DOCUMENT, *TASKS):
+        raise ValueError(f"--task must be one of {', '.join((DOCUMENT, *TASKS))}, got {task!r}")
+    if ocr is not None and task != DOCUMENT:
+        raise ValueError(f"--ocr is for documents, and --task {task} reads no text; leave --ocr out")
+    if ocr not in (None, *ENGINES, NO_OCR):
         raise ValueError(f"--ocr must be one of {', '.join((*ENGINES, NO_OCR))}, got {ocr!r}")
     check_threshold(threshold)
-    for i, question in enumerate(questions, 1):
-        if not question.strip():
-            raise ValueError(f"question {i} is empty; put a question in quotes")
+    texts = questions or []
+    check_texts(task, texts)
+    target = output_path(output, task, image, page)
     picture = page_image(image, page)
-    folder = find_model(model, CHECKPOINT)
     # A spinner leaves no trace where stderr is no terminal, and none of an error's one line.
     with Console(stderr=True, quiet=as_json).status("loading the model") as status:
-        loaded, processor = load_documents_model(folder)
-        status.update("reading the page")
-        seen = read(picture, ocr)
-        status.update("answering")
-        results = answers(loaded, processor, folder, seen, questions, threshold)
+        if task == DOCUMENT:
+            results = ask_document(picture, texts, model, ocr or OCR, threshold, status.update)
+        else:
+            results = ask_picture(picture, task, texts, model, target, threshold, status.update)
     results = {"image": str(image), "page": page, **results}
     if as_json:
         typer.echo(json.dumps(results, ensure_ascii=False))
     else:
-        show(results)
+        (show if task == DOCUMENT else show_picture)(results)
+
+
+def ask_document(
+    picture: Any, questions: list[str], folder: Path | None, ocr: str, threshold: float | None, say: Any
+) -> dict[str, Any]:
+    """Read a page and answer; `say` is told what is being done. See `answers`."""
+    from .shared import find_model, load_documents_model
+
+    folder = find_model(folder, CHECKPOINT)
+    check_kind(folder, DOCUMENT)
+    model, processor = load_documents_model(folder)
+    say("reading the page")
+    seen = read(picture, ocr)
+    say("answering")
+    return answers(model, processor, folder, seen, questions, threshold)
 
 
 def read(picture: Any, ocr: str) -> dict[str, Any]:
@@ -85,7 +127,7 @@ def answers(
     """
     from ..bench.compare import timed_encoder
     from ..tasks.base import Example
-    from ..tasks.document_run import DECODING, encode, inputs_of
+    from ..tasks.document_run import encode, inputs_of
     from .shared import pick_threshold
 
     if seen["ocr"] is None and not processor.sees:
@@ -101,8 +143,8 @@ def answers(
             fits = words_that_fit(processor, known, seen["words"])
             row = encode(processor, Example(known, [], seen["words"], seen["picture"]))
             inputs = {k: v.to(model.device) for k, v in inputs_of(processor, [row]).items()}
-            if i == 0:  # untimed and one token long: what is set up once
-                model.generate(**inputs, **DECODING, exit_threshold=threshold, stopping_criteria=[at_once])
+            if i == 0:
+                set_up(model, inputs, threshold)
             found.append(
                 {"question": question, "words_read": fits, **answer_one(model, processor, inputs, threshold, clock)}
             )
@@ -124,35 +166,13 @@ def answers(
     }
 
 
-def at_once(input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-    """A stopping criterion that holds from the first token on."""
-    return input_ids.new_ones(input_ids.shape[0], dtype=bool)
-
-
 def answer_one(model: Any, processor: Any, inputs: Any, threshold: Any, clock: Any) -> dict[str, Any]:
-    """One greedy answer with its tokens, depths and times."""
-    from ..bench.compare import now
-    from ..report import text_pieces
+    """One greedy answer with its fields, tokens, depths and times."""
     from ..report.places import is_json
-    from ..tasks.document_run import DECODING
 
-    clock.take()
-    start = now(model.device)
-    out = model.generate(**inputs, **DECODING, exit_threshold=threshold, return_dict_in_generate=True)
-    overall, encoder = 1e3 * (now(model.device) - start), 1e3 * clock.take()
-    tokenizer = processor.tokenizer
-    tokens, depths = out.sequences[0, 1:].tolist(), out.exit_layers[0].tolist()
-    text = tokenizer.decode(tokens, skip_special_tokens=True)
-    return {
-        "answer": text,
-        "fields": whole_object(text) if is_json(text) else None,
-        "tokens": tokenizer.convert_ids_to_tokens(tokens),
-        "pieces": text_pieces(tokenizer, tokens),
-        "depths": depths,
-        "mean_depth": sum(depths) / len(depths),
-        "encoder_ms": encoder,
-        "decoder_ms": overall - encoder,
-    }
+    tokens, told = timed_answer(model, processor.tokenizer, inputs, threshold, clock)
+    text = processor.tokenizer.decode(tokens, skip_special_tokens=True)
+    return {"answer": text, "fields": whole_object(text) if is_json(text) else None, **told}
 
 
 def whole_object(text: str) -> dict[str, Any] | None:
@@ -169,7 +189,7 @@ def in_known_words(processor: Any, question: str) -> str:
     only, and its model has seen no other. Vocabularies with "What" as well as "what" get the question as it is."""
     question = " ".join(question.split())
     small = question.lower()
-    few, many = spelled(processor, [small, question])
+    few, many = spelled(processor.tokenizer, [small, question])
     return small if few < many else question
 
 
@@ -179,25 +199,18 @@ def words_that_fit(processor: Any, question: str, words: list[Any]) -> int:
     Raises:
         ValueError: the question alone is too long.
     """
-    if spelled(processor, [question])[0] < processor.max_length:  # or encoding it would cut it
+    if spelled(processor.tokenizer, [question])[0] < processor.max_length:  # or encoding it would cut it
         room = processor.max_length - len(processor.encode(question, [])[0])
         if room > 0:
-            return sum(used <= room for used in itertools.accumulate(spelled(processor, [text for text, _ in words])))
+            lengths = spelled(processor.tokenizer, [text for text, _ in words])
+            return sum(used <= room for used in itertools.accumulate(lengths))
     raise ValueError(f"the question is longer than this model reads ({processor.max_length} tokens); shorten it")
-
-
-def spelled(processor: Any, texts: list[str]) -> list[int]:
-    """How many tokens each text takes."""
-    if not texts:
-        return []
-    return [len(ids) for ids in processor.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids]
 
 
 def show(results: dict[str, Any]) -> None:
     """Answers in the terminal, tokens coloured by depth; readable in 60 columns."""
     from rich.text import Text
 
-    from ..report import threshold_text
     from ..report.html import milliseconds
     from ..report.places import is_json, tokens_within, values_of
     from .painting import Painter
@@ -219,24 +232,13 @@ def show(results: dict[str, Any]) -> None:
             if a["fields"] is None:
                 table.add_row("", Text("(not finished: no whole JSON object)", style="dim"))
             console.print(table)
-        times = f"encoder {milliseconds(a['encoder_ms'])}, decoder {milliseconds(a['decoder_ms'])}, "
-        console.print(Text(f"{times}mean depth {a['mean_depth']:.2f} of {n_layers}", style="dim"))
-    painter.legend()
-    source = {"given": "as given", "calibrated": "calibrated", "model": "the model's"}[results["threshold_source"]]
-    line = f"threshold {threshold_text(results['threshold'])} ({source})"
-    if results["ocr"]:
-        line += (
-            f"; OCR ({results['ocr']['engine']}) {milliseconds(results['ocr']['ms'])}, {results['ocr']['words']} words"
-        )
-    console.print(Text(line, style="dim"))
-    if results["ocr"] and results["ocr"]["rotation"]:
-        console.print(
-            Text(
-                f"The page was turned by {results['ocr']['rotation']} degrees clockwise to be upright.", style="yellow"
-            )
-        )
-    for note in results["notes"]:
-        console.print(Text(note, style="yellow"))
+        console.print(times_line(a, n_layers))
+    ocr = results["ocr"]
+    read = f"; OCR ({ocr['engine']}) {milliseconds(ocr['ms'])}, {ocr['words']} words" if ocr else ""
+    notes = results["notes"]
+    if ocr and ocr["rotation"]:
+        notes = [f"The page was turned by {ocr['rotation']} degrees clockwise to be upright.", *notes]
+    closing_lines(painter, {**results, "notes": notes}, read)
 
 
 def register(app: typer.Typer) -> None:
