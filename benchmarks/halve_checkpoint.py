@@ -36,6 +36,7 @@ def halve(source: Path, target: Path) -> None:
                 if not torch.isfinite(tensors[name]).all():
                     raise ValueError(f"{name} in {source / path.name} is beyond float16")
         save_file(tensors, path, metadata)
+        path.chmod(0o644)
     shutil.rmtree(target, ignore_errors=True)
     temporary.replace(target)
 

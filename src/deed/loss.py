@@ -26,34 +26,95 @@ def token_loss_sum(
     labels: torch.Tensor,
     n_exits: int = 1,
     teacher: torch.Tensor | None = None,
+    allowed: torch.Tensor | None = None,
+    smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Summed cross-entropy of one exit over the labelled tokens, in fp32.
+
+    With `allowed`, probabilities are taken among those tokens only, as a constrained generation takes them: no other
+    token's logit has a gradient. Smoothing gives the label 1 - `smoothing` and shares the rest among the others of these.
 
     Args:
         head: maps `[n, d_model]` to `[n, vocab]` logits.
         hidden: `[batch, length, d_model]`.
         labels: `[batch, length]` long, -100 is ignored.
         n_exits: how many exits share the budget of kept logits.
-        teacher: `[labelled tokens, vocab]` logits to match instead of the labels (which still say where).
+        teacher: `[labelled tokens, vocab]` logits to match instead of the labels (which still say where); not smoothed.
+        allowed: per label the tokens it is chosen from: bool `[batch, length, vocab]`, or their ids `[batch, length, most]`,
+            filled up with -1, none where all are open (`Candidates.allowed_tokens` makes them).
     """
     keep = labels != IGNORE
     hidden, labels = hidden[keep], labels[keep]
     targets = labels if teacher is None else teacher
+    open_to = None if allowed is None else allowed.to(keep.device)[keep]
     if len(labels) == 0:
         return hidden.sum() * 0.0  # keeps the graph, so that every process of a distributed run has gradients
 
-    def chunk_loss(h: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        y = y if teacher is None else y.float().softmax(-1)
-        return F.cross_entropy(head(h).float(), y, reduction="sum")
+    def chunk_loss(h: torch.Tensor, y: torch.Tensor, a: torch.Tensor | None) -> torch.Tensor:
+        logits = head(h).float()
+        y = y if teacher is None else y.float()
+        mask = None if a is None else allowed_mask(a, logits.shape[-1])
+        if mask is not None:
+            # Not -inf, which times a probability of 0 is no number.
+            least = torch.finfo(logits.dtype).min
+            logits = logits.masked_fill(~mask, least)
+            y = y if teacher is None else y.masked_fill(~mask, least)
+        if smoothing and teacher is None:
+            return _smoothed(logits, y, mask, smoothing)
+        return F.cross_entropy(logits, y if teacher is None else y.softmax(-1), reduction="sum")
 
     vocab = _vocab_size(head, hidden)
     size = max(1, CHUNK_LOGITS // vocab)
     keep_all = len(labels) * vocab <= KEEP_LOGITS // n_exits or not torch.is_grad_enabled()
+    hs, ys = hidden.split(size), targets.split(size)
+    opens = [None] * len(hs) if open_to is None else open_to.split(size)
     parts = [
-        chunk_loss(h, y) if keep_all else checkpoint(chunk_loss, h, y, use_reentrant=False)
-        for h, y in zip(hidden.split(size), targets.split(size), strict=True)
+        chunk_loss(*part) if keep_all else checkpoint(chunk_loss, *part, use_reentrant=False)
+        for part in zip(hs, ys, opens, strict=True)
     ]
     return torch.stack(parts).sum()
+
+
+def allowed_mask(allowed: torch.Tensor, vocab: int) -> torch.Tensor:
+    """`[n, vocab]` bool from such a mask, or from ids `[n, most]` filled up with -1 (none: all)."""
+    if allowed.dtype == torch.bool:
+        return allowed
+    mask = torch.zeros(len(allowed), vocab + 1, dtype=torch.bool, device=allowed.device)
+    mask.scatter_(1, allowed.masked_fill(allowed < 0, vocab), True)  # the last column takes what fills up
+    return mask[:, :vocab] | (allowed < 0).all(1, keepdim=True)
+
+
+def check_allowed(allowed: torch.Tensor, labels: torch.Tensor, vocab: int) -> None:
+    """Raises `ValueError` where `allowed` does not fit the labels, or leaves out one of them."""
+    masks = allowed.dtype == torch.bool
+    wanted = "[batch, length, vocab] bool" if masks else "[batch, length, most] ids"
+    if allowed.ndim != 3 or allowed.shape[:2] != labels.shape or (masks and allowed.shape[2] != vocab):
+        raise ValueError(
+            f"allowed_tokens must be {wanted} for labels {[*labels.shape]} and {vocab} tokens, got {[*allowed.shape]}"
+        )
+    if allowed.dtype not in (torch.bool, torch.long) or (not masks and allowed.numel() and allowed.max() >= vocab):
+        raise ValueError(f"allowed_tokens must be bool, or ids below {vocab} as int64, got {allowed.dtype}")
+    keep = labels != IGNORE
+    ids, places = labels[keep], allowed.to(labels.device)[keep]
+    if masks:
+        fits = places.gather(1, ids[:, None])[:, 0]
+    else:
+        fits = (places == ids[:, None]).any(1) | (places < 0).all(1)
+    if not fits.all():
+        raise ValueError(f"label {int(ids[~fits][0])} is not among the tokens allowed in its place")
+
+
+def _smoothed(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None, smoothing: float) -> torch.Tensor:
+    """As the original of OFA does; where the label is the only token allowed, nothing is to be learnt."""
+    logs = logits.log_softmax(-1)
+    if mask is None:
+        others, total = logits.shape[-1] - 1, logs.sum(-1)
+        share = torch.full_like(total, smoothing / max(1, others))
+    else:
+        total = logs.masked_fill(~mask, 0.0).sum(-1)
+        share = smoothing / (mask.sum(-1) - 1).clamp(min=1)
+    right = logs.gather(-1, labels[:, None])[:, 0]
+    return -((1 - smoothing - share) * right + share * total).sum()
 
 
 def _vocab_size(head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor) -> int:

@@ -20,8 +20,13 @@ from .decode import Plan, decode_step
 from .exits import build_adapters, exit_features
 from .families import DecoderFamily, family_of
 from .generation import EarlyExitGeneration
-from .loss import IGNORE, combine, normaliser, token_loss_sum
+from .loss import IGNORE, check_allowed, combine, normaliser, token_loss_sum
 from .outputs import DeedSeq2SeqLMOutput
+
+# What `forward` takes beside the base class's own, for the loss: what its sums are divided by; per label the tokens it is
+# chosen from (`loss.token_loss_sum`), as in a trie of answers; and the share of probability that goes to the others of them
+# (Trainer would take a name with "label" in it for a column of labels).
+LOSS: dict[str, Any] = {"num_items_in_batch": None, "allowed_tokens": None, "smoothing": 0.0}
 
 
 def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
@@ -64,10 +69,12 @@ def deed_class(base: Any) -> type:
         return _forward(self, base, args, kwargs)
 
     signature = inspect.signature(base.forward)
-    extra = inspect.Parameter("num_items_in_batch", inspect.Parameter.KEYWORD_ONLY, default=None)
+    extra = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in LOSS.items()
+    ]
     parameters = list(signature.parameters.values())
     at = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_KEYWORD), len(parameters))
-    forward.__signature__ = signature.replace(parameters=[*parameters[:at], extra, *parameters[at:]])  # type: ignore[attr-defined]
+    forward.__signature__ = signature.replace(parameters=[*parameters[:at], *extra, *parameters[at:]])  # type: ignore[attr-defined]
     names = {
         "forward": forward,
         "deed_base": base,
@@ -94,7 +101,7 @@ def _forward(self: Any, base: type, args: tuple[Any, ...], kwargs: dict[str, Any
     if isinstance(kwargs.get("past_key_values"), StaircaseCache):
         return _decode_forward(self, kwargs)
     labels = kwargs.pop("labels", None)
-    num_items = kwargs.pop("num_items_in_batch", None)
+    num_items, allowed, smoothing = (kwargs.pop(name, default) for name, default in LOSS.items())
     if labels is None:
         return base_forward(self, **kwargs)
 
@@ -104,6 +111,10 @@ def _forward(self: Any, base: type, args: tuple[Any, ...], kwargs: dict[str, Any
         kwargs["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(labels)
     out, states = _exit_states(self, base_forward, kwargs)
     labels = labels.to(out.logits.device)
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
+    if allowed is not None:
+        check_allowed(allowed, labels, out.logits.shape[-1])
     divisor = normaliser(labels, num_items)
     n_exits = len(self.deed_config.exit_layers)
     kind = self.deed_config.loss
@@ -113,8 +124,10 @@ def _forward(self: Any, base: type, args: tuple[Any, ...], kwargs: dict[str, Any
     for depth, hidden in states.items():
         # In a conventional training ("last") the other exits are only watched.
         with torch.set_grad_enabled(torch.is_grad_enabled() and kind != "last"):
-            losses.append(token_loss_sum(ExitHead(self, depth), hidden, labels, n_exits, teacher) / divisor)
-    losses.append(token_loss_sum(_as_is, out.logits, labels) / divisor)
+            head = ExitHead(self, depth)
+            losses.append(token_loss_sum(head, hidden, labels, n_exits, teacher, allowed, smoothing) / divisor)
+    last = token_loss_sum(_as_is, out.logits, labels, allowed=allowed, smoothing=smoothing)
+    losses.append(last / divisor)
     exit_losses = torch.stack([x.to(losses[-1].device) for x in losses])
     loss = combine(exit_losses, kind)
     result = DeedSeq2SeqLMOutput(**{**out, "loss": loss, "exit_losses": exit_losses})

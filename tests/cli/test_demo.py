@@ -165,7 +165,7 @@ def test_a_calibrated_model(model_folder, tmp_path, found, message):
         (["naïve"], r"'naïve' has \['ï'\]"),
         (["two words"], "'two words' has"),
         ([""], "is empty"),
-        (["--task", "vqa"], "--task must be pages or g2p"),
+        (["--task", "vqa"], "--task must be pages, g2p or scenes"),
         (["--threshold", "nan"], "--threshold must be a number"),
         (["--threshold", "-1"], "--threshold must be a number"),
         (["--count", "9999"], "--count must be at most 3712"),

@@ -160,3 +160,19 @@ def test_no_such_task_or_file(tmp_path):
         ofa_tsv.rows(tmp_path / "a.tsv", "ocr")
     with pytest.raises(DataError, match=r"a\.tsv: no such file"):
         ofa_tsv.read(tmp_path / "a.tsv", "vqa")
+
+
+def test_a_folder_has_a_file_per_split(tmp_path):
+    for name in ("refcoco_train", "refcoco_val", "refcoco_testA"):
+        write_tsv(tmp_path / f"{name}.tsv", [[name, *REFER[1:]]])
+    for split in ("val", "validation", "dev"):
+        assert [e.id for e in ofa_tsv.read_split("refer", tmp_path, split)] == ["refcoco_val"]
+    assert [e.id for e in ofa_tsv.read_split("refer", tmp_path / "refcoco_testA.tsv", "val")] == ["refcoco_testA"]
+    with pytest.raises(DataError, match=r"expected one file \*_test\.tsv, found refcoco_testA\.tsv, refcoco_train"):
+        ofa_tsv.read_split("refer", tmp_path, "test")
+    write_tsv(tmp_path / "refcocog_val.tsv", [REFER])
+    with pytest.raises(DataError, match=r"found refcoco_val\.tsv, refcocog_val\.tsv; give the file itself"):
+        ofa_tsv.read_split("refer", tmp_path, "val")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"found no \.tsv"):
+        ofa_tsv.read_split("refer", tmp_path / "empty", "val")

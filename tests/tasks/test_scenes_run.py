@@ -68,14 +68,11 @@ def test_a_plain_model_has_no_depth(processor):
     assert len(answers) == 2 and math.isnan(depth)
 
 
-def test_calibration_is_on_all_tasks_and_keeps_its_report(model, processor):
-    lines = []
-    with pytest.warns(UserWarning, match="no promise at all"):  # an untrained model knows nothing
-        report = scenes_run.calibrate_tasks(
-            model, processor, ("refer", "caption", "vqa"), 10, 0.3, 0.9, lines.append, thresholds=(0.9,)
-        )
-    assert report["examples"] == 30 and model.deed_config.calibration is report
-    assert len(lines) == 2 and 0 <= report["full_depth_score"] <= 1
+def test_evaluation_is_of_every_task(model, processor):
+    report = scenes_run.evaluate(model, processor, count=2, threshold=0.0)
+    assert set(report) == set(scenes_run.TASKS)
+    for task, row in report.items():
+        assert row["questions"] == 2 and row["mean_depth"] == 1.0 and row[scenes_run.METRICS[task]] >= 0
 
 
 def test_what_is_no_ofa_is_told(tmp_path, processor):
@@ -86,3 +83,5 @@ def test_what_is_no_ofa_is_told(tmp_path, processor):
         scenes_run.load(tmp_path)
     with pytest.raises(DataError, match="task must be one of refer"):
         scenes_run.examples_of("reading", "test", 1)
+    with pytest.raises(DataError, match="scenes are endless"):
+        scenes_run.stream_of("vqa", "test", None)

@@ -42,13 +42,14 @@ def measure(
     inputs: Sequence[bench.Inputs],
     threshold: Any,
     decode: bench.Decode,
-    score: Callable[[Sequence[str]], dict[str, Any]],
-    answer_all: Callable[[float, bench.Tick], tuple[list[str], float]],
+    score: Callable[[Sequence[Any]], dict[str, Any]],
+    answer_all: Callable[[float, bench.Tick], tuple[Sequence[Any], float]],
     bars: Any,
     *,
     uncounted: int = 0,
     timed: int,
     thresholds: Sequence[float] = bench.THRESHOLDS,
+    by_tokens: bool = False,
 ) -> Measured:
     """All runs, under the progress bars given.
 
@@ -58,6 +59,7 @@ def measure(
         uncounted: so many of the inputs, the first, are the user's own.
         timed: the curve is timed on so many of the others, the first.
         thresholds: of the curve, the one in use apart; a threshold per exit gets no curve.
+        by_tokens: predictions are token ids, where scores need more than the text; else decoded texts.
     """
     machine, n = bench.machine(), len(inputs) - uncounted
     others: list[float] = sorted({*thresholds, threshold}) if isinstance(threshold, (int, float)) else []
@@ -72,7 +74,9 @@ def measure(
     both = bench.compare(base, model, inputs, threshold, decode, tick=lambda k: bars.advance(first, k), **GREEDY)
     full = bench.Subject(None, both.full.runs[uncounted:])
     deed = bench.Subject(threshold, both.deed.runs[uncounted:])
-    full_score, deed_score = score(full.predictions), score(deed.predictions)
+    full_score, deed_score = (
+        score([run.tokens for run in subject.runs] if by_tokens else subject.predictions) for subject in (full, deed)
+    )
     points, curve_base = [], full
     if others:
         curve_base, subjects = bench.latency_curve(base, model, subset, others, decode, tick=tick, **GREEDY)
@@ -140,6 +144,29 @@ def common_results(
         "machine": measured.machine,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def part_results(
+    measured: Measured,
+    at: Sequence[int],
+    n_layers: int,
+    full_score: dict[str, Any],
+    deed_score: dict[str, Any],
+) -> dict[str, Any]:
+    """The headline numbers of a part of the counted inputs: scores as given, times, savings, depths.
+
+    Args:
+        at: which inputs.
+    """
+    full = bench.Subject(None, [measured.full.runs[i] for i in at])
+    deed = bench.Subject(measured.deed.threshold, [measured.deed.runs[i] for i in at])
+    saving = bench.Comparison(full, deed).saving()
+    return {
+        "full_depth": {**full_score, **full.summary()},
+        "deed": {**deed_score, **deed.summary()},
+        "saving": {"decoder": saving["decoder"], "overall": saving["overall"]},
+        "depth_histogram": bench.depth_histogram(deed.runs, n_layers),
     }
 
 

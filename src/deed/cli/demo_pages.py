@@ -213,23 +213,12 @@ def groups(
     questions: Sequence[Any], examples: Sequence[dict[str, Any]], measured: Any, n_layers: int
 ) -> list[dict[str, Any]]:
     """The headline numbers again for each half: layouts known and unseen, answers short and all fields."""
-    from ..bench.compare import Comparison, Subject, depth_histogram
+    from .demo_measure import part_results
 
     found = []
     for name in (*SPLITS.values(), SHORT, WHOLE):
         at = [i for i, e in enumerate(examples) if name in (e["layouts"], WHOLE if e["kind"] == "all" else SHORT)]
-        full = Subject(None, [measured.full.runs[i] for i in at])
-        deed = Subject(measured.deed.threshold, [measured.deed.runs[i] for i in at])
         asked = [questions[i] for i in at]
-        saving = Comparison(full, deed).saving()
-        found.append(
-            {
-                "name": name,
-                "questions": len(at),
-                "full_depth": {**scores(asked, full.predictions), **full.summary()},
-                "deed": {**scores(asked, deed.predictions), **deed.summary()},
-                "saving": {"decoder": saving["decoder"], "overall": saving["overall"]},
-                "depth_histogram": depth_histogram(deed.runs, n_layers),
-            }
-        )
+        full, deed = (scores(asked, [s.predictions[i] for i in at]) for s in (measured.full, measured.deed))
+        found.append({"name": name, "questions": len(at), **part_results(measured, at, n_layers, full, deed)})
     return found

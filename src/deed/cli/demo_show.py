@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..report import threshold_text
-from ..report.html import change, milliseconds, percent, points
+from ..report.html import change, metric, metric_change, milliseconds, percent, points
 from .painting import Painter
 
-SHOWN_WORDS, SHOWN_QUESTIONS = 12, 8
+SHOWN_WORDS = 12
+SHOWN_QUESTIONS = {"pages": 8, "scenes": 7}
 
 
 def show(results: dict[str, Any], page: Path) -> None:
@@ -23,13 +24,14 @@ def show(results: dict[str, Any], page: Path) -> None:
     painter = Painter(results["n_layers"], results["end_token"])
     console = painter.console
     console.print()
-    (show_questions if "groups" in results else show_words)(results, painter)
+    (show_questions if results["task"] in SHOWN_QUESTIONS else show_words)(results, painter)
     painter.legend()
     console.print()
     console.print(numbers(results, painter))
     if "groups" in results:
         console.print()
         console.print(group_table(results, painter))
+    if "ocr" in results:
         ocr = results["ocr"]
         console.print()
         console.print(
@@ -46,6 +48,10 @@ def show(results: dict[str, Any], page: Path) -> None:
         f"took turns. Threshold {threshold_text(deed['threshold'])} ({source}). "
         f"{results['changes']['lost']} answers became wrong, {results['changes']['gained']} became right."
     )
+    for key in ("score_note", "right_note"):
+        if key in results:
+            console.print()
+            console.print(results[key])
     for note in results["notes"]:
         console.print(Text(note, style="yellow"))
     console.print(Text(f"report: {page}"), soft_wrap=True)  # unbroken, so that it can be copied
@@ -73,23 +79,32 @@ def show_words(results: dict[str, Any], painter: Painter) -> None:
 
 
 def show_questions(results: dict[str, Any], painter: Painter) -> None:
-    """The first questions, page by page; answers below them, as they may be long."""
+    """The first answers, page by page or picture by picture; below the questions, as they may be long."""
     from rich.text import Text
 
-    table, page = painter.table("", ""), None
-    for e in results["examples"][:SHOWN_QUESTIONS]:
-        if e["page"] != page:
-            page = e["page"]
-            table.add_row("", Text(f"page {page}: {e['layout']}, {e['layouts']}", style="dim"))
-        text = Text(e["question"], style="bold").append("\n")
+    table, last = painter.table("", ""), None
+    for e in results["examples"][: SHOWN_QUESTIONS[results["task"]]]:
+        where = place_of(e)
+        if where != last:
+            last = where
+            table.add_row("", Text(where, style="dim"))
+        question = f'"{e["question"]}"' if e.get("task") == "refer" else e["question"]
+        text = Text(question, style="bold").append("\n")
         text.append_text(painter.running(e["pieces"], e["depths"]))
         if not e["right"]:
-            text.append(f"\nexpected {e['expected'][0]}", style="dim")
+            text.append(f"\nexpected {e.get('nearest', e['expected'][0])}", style="dim")
         if e["tokens"] != e["full_depth_tokens"]:
             text.append(f"\nfull depth {e['full_depth'] or 'nothing'}", style="dim")
         text.overflow = "fold"
         table.add_row(Text(*painter.marks[e["right"]]), text)
     painter.console.print(table)
+
+
+def place_of(e: dict[str, Any]) -> str:
+    """The page or picture that a question is about."""
+    if "page" in e:
+        return f"page {e['page']}: {e['layout']}, {e['layouts']}"
+    return f"picture {e['picture']}" + (f": {e['place']}" if e["place"] not in e["picture"] else "")
 
 
 def numbers(results: dict[str, Any], painter: Painter) -> Any:
@@ -98,7 +113,12 @@ def numbers(results: dict[str, Any], painter: Painter) -> Any:
 
     full, deed, saving = results["full_depth"], results["deed"], results["saving"]
     table = painter.table("", "full depth", "early exit", "change")
-    names = {"score": results["score_name"], "exact_match": "exact answers", "field_f1": "JSON field F1"}
+    names = {
+        "score": results["score_name"],
+        "right": "right answers",
+        "exact_match": "exact answers",
+        "field_f1": "JSON field F1",
+    }
     for key, name in names.items():
         if key in full:
             table.add_row(name, percent(full[key]), percent(deed[key]), points(deed[key] - full[key]))
@@ -116,14 +136,16 @@ def numbers(results: dict[str, Any], painter: Painter) -> Any:
 
 
 def group_table(results: dict[str, Any], painter: Painter) -> Any:
-    """The same by layouts and by length of the answers."""
+    """The same by parts of the sample: layouts and length of the answers, or tasks, each with a metric of its own."""
     table = painter.table("", results["score_name"], "change", "decoder", "overall", "depth")
     for group in results["groups"]:
         full, deed = group["full_depth"], group["deed"]
+        best, key = group.get("best", 1), "value" if "value" in deed else "score"
+        name = group["name"].removesuffix(" combinations")
         table.add_row(
-            group["name"],
-            percent(deed["score"]),
-            points(deed["score"] - full["score"], unit=""),
+            f"{name}, {group['metric']}" if "metric" in group else name,
+            metric(deed[key], best),
+            metric_change(deed[key] - full[key], best),
             change(group["saving"]["decoder"]),
             change(group["saving"]["overall"]),
             f"{deed['mean_depth']:.2f}",

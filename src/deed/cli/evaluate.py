@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,33 +17,52 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="Folder of a saved model; a plain one is scored at full depth only.")],
     task: Annotated[
         str | None,
-        typer.Option(help="g2p, pages, easyvqa, docvqa …", show_default="g2p, or for a LaTr++ pages"),
+        typer.Option(
+            help="g2p, pages, easyvqa, docvqa …; for an OFA scenes (scenes-refer, scenes-caption, scenes-vqa and "
+            "easyvqa), one of its parts, refcoco, coco_captions, vqav2, snli_ve …",
+            show_default="g2p, for a LaTr++ pages, for an OFA scenes",
+        ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of a data set on disk.")] = None,
-    split: Annotated[str, typer.Option(help="validation, calibration or test; pages also unseen (layouts).")] = "test",
+    split: Annotated[
+        str,
+        typer.Option(help="validation, calibration or test; pages also unseen (layouts), scenes too (combinations)."),
+    ] = "test",
     threshold: Annotated[list[float] | None, typer.Option(help="Thresholds; default: the model's own.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Use only so many examples.")] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="Use only so many examples of each task.", show_default="all; 1000 of scenes"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from ..tasks.held_out import check_tasks
+    from ..tasks.held_out import check_tasks, is_for_ofa
 
-    name = check_tasks([task] if task else None, model)[0]
+    tasks = check_tasks([task] if task else None, model, split)
     with Progress(console=Console(stderr=True), disable=as_json) as progress:
-        if name == "g2p":
-            report = evaluate_g2p(model, split, threshold, count, progress)
+        if tasks == ["g2p"]:
+            reports = [evaluate_g2p(model, split, threshold, count, progress)]
+        elif is_for_ofa(model, tasks):
+            reports = evaluate_pictures(model, tasks, data, split, threshold, count, progress)
         else:
-            report = evaluate_documents(model, name, data, split, threshold, count, progress)
+            reports = [evaluate_documents(model, tasks[0], data, split, threshold, count, progress)]
     if as_json:
-        typer.echo(json.dumps(report))
+        typer.echo(json.dumps(reports[0] if len(reports) == 1 else {"task": task or "scenes", "tasks": reports}))
         return
+    for report in reports:
+        for line in lines_of(report):
+            typer.echo(line if len(reports) == 1 else f"{report['task']}, {line}")
+
+
+def lines_of(report: dict[str, Any]) -> Iterator[str]:
+    """A line per threshold: where, scores, mean depth, of how many examples."""
     for row in report["results"]:
         place = "full depth" if row["threshold"] == 2.0 else f"threshold {row['threshold']}"
         scores = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in row.items() if isinstance(v, float) and k not in SAID]
         depth = f", mean depth {row['mean_depth']:.2f}" if row["mean_depth"] is not None else ""
-        typer.echo(f"{place}: {', '.join(scores)}{depth} ({report['examples']} {report['unit']})")
+        yield f"{place}: {', '.join(scores)}{depth} ({report['examples']} {report['unit']})"
 
 
 SAID = ("threshold", "mean_depth")
@@ -99,6 +120,51 @@ def evaluate_documents(
         mean = None if depth != depth else depth  # a plain model has none to report
         results.append({"threshold": value, "mean_depth": mean, **document_run.score(kept, predictions, metric)})
     return {"task": task, "split": split, "examples": len(rows), "unit": "questions", "results": results}
+
+
+def evaluate_pictures(
+    folder: Path,
+    tasks: list[str],
+    data: Path | None,
+    split: str,
+    threshold: list[float] | None,
+    count: int | None,
+    progress: Any,
+) -> list[dict[str, Any]]:
+    """What an OFA does, a report per task."""
+    from ..model import DeedMixin
+    from ..tasks import ofa_run
+    from ..tasks.held_out import asks_of, examples_of
+
+    model, processor = ofa_run.load(folder, plain=True)
+    thresholds: list[Any] = [2.0]
+    if isinstance(model, DeedMixin):
+        thresholds += threshold or [model.deed_config.threshold]
+    ways = [{"exit_threshold": value} for value in thresholds]
+    reports = []
+    for task in tasks:
+        bar = progress.add_task(task, total=None)
+
+        def reading(n: int, bar: Any = bar) -> None:
+            progress.update(bar, total=n * len(thresholds))
+
+        metric, examples = examples_of(task, data, split, split, count, reading)
+        metric, asks = ofa_run.name_of(metric), asks_of(task)
+        advance = functools.partial(progress.advance, bar)
+        kept, found = ofa_run.answer_all(model, processor, asks, examples, ways, tick=advance)
+        if not kept:
+            raise ValueError(f"{task} has no examples with answers in split {split!r}")
+        results = [
+            {
+                "threshold": value,
+                "mean_depth": None if depth != depth else depth,  # a plain model has none to report
+                **ofa_run.score(processor, metric, kept, answers),
+            }
+            for value, (answers, depth) in zip(thresholds, found, strict=True)
+        ]
+        unit = {"refer": "expressions", "caption": "pictures", "snli_ve": "sentences"}.get(asks, "questions")
+        reports.append({"task": task, "split": split, "examples": len(kept), "unit": unit, "results": results})
+    return reports
 
 
 def register(app: typer.Typer) -> None:

@@ -2,9 +2,10 @@
 
 --task g2p (words to pronunciations, CMUdict), --task pages (questions about generated documents and easy-vqa) and --task
 scenes (referring expressions, captions and questions about generated pictures, and easy-vqa) train a small model from
-scratch. --task docvqa, textvqa, stvqa, ocrvqa or easyvqa fine-tunes a LaTr++ made of a T5 (--base) and a
-ViT (--vit) on the data set in --data; --objective denoise is layout-aware pre-training on its pages. What is not given is
-the task's own recipe.
+scratch. --task docvqa, textvqa, stvqa, ocrvqa, easyvqa or vqav2 fine-tunes a LaTr++ made of a T5 (--base) and a
+ViT (--vit) on the data set in --data; --objective denoise is layout-aware pre-training on its pages. --task refcoco,
+coco_captions, vqav2, snli_ve, easyvqa or ofa_tsv_… fine-tunes a saved OFA (--from). What is not given is the task's own
+recipe.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ RENAMED = {
 
 def train(
     output: Annotated[Path, typer.Option(help="Run folder: checkpoints, log, and the finished model in model/.")],
-    task: Annotated[str, typer.Option(help="g2p, pages, scenes, docvqa, textvqa, stvqa, ocrvqa or easyvqa.")] = "g2p",
+    task: Annotated[str, typer.Option(help="g2p, pages, scenes, docvqa, refcoco … (see above).")] = "g2p",
     data: Annotated[
         Path | None, typer.Option(help="The data set's folder; for g2p a dictionary file instead of the packaged one.")
     ] = None,
@@ -54,7 +55,9 @@ def train(
     start: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="g2p, pages, scenes: go on from this saved model, with a fresh optimizer and schedule."
+            "--from",
+            help="g2p, pages, scenes, and data sets for an OFA: go on from this saved model, with a fresh optimizer and "
+            "schedule.",
         ),
     ] = None,
     conventional: Annotated[
@@ -75,7 +78,9 @@ def train(
     said = "".join(
         f", {k.removeprefix('eval_').replace('_', ' ')} {v:.4f}" for k, v in scores.items() if "second" not in k
     )
-    typer.echo(f"{result['steps']} steps{said}; model in {output / 'model'}; next: deed calibrate {output / 'model'}")
+    held_out = "" if task in ("g2p", "pages", "scenes") else f" --task {task}{f' --data {data}' if data else ''}"
+    place = output / "model"
+    typer.echo(f"{result['steps']} steps{said}; model in {place}; next: deed calibrate {place}{held_out}")
 
 
 def run(output: Path, task: str, given: dict[str, Any], limit: int | None) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def run(output: Path, task: str, given: dict[str, Any], limit: int | None) -> di
     from ..tasks.registry import READERS
 
     if task not in ("g2p", "pages", "scenes", *READERS):
-        raise ValueError(f"--task must be one of g2p, pages, scenes, {', '.join(sorted(READERS))}, got {task!r}")
+        raise ValueError(f"--task must be one of g2p, pages, scenes, {', '.join(READERS)}, got {task!r}")
     if given.get("d_model", 32) % 32:
         raise ValueError(f"--d-model must be a multiple of 32, got {given['d_model']}")
     if task == "g2p":
@@ -106,11 +111,22 @@ def run(output: Path, task: str, given: dict[str, Any], limit: int | None) -> di
         from ..recipes.scenes import ScenesRecipe, train_scenes
 
         return train_scenes(output, recipe_of(ScenesRecipe, task, given), limit)
+    reader = READERS[task]
+    given = {**given, "task": task}
+    if "latr" not in reader.models or ("ofa" in reader.models and "start" in given):
+        from ..recipes.pictures import PictureRecipe, train_pictures
+
+        if "start" not in given:
+            raise ValueError(f"--task {task} goes on from a saved OFA (`deed convert ofa` makes one): give --from")
+        return train_pictures(output, recipe_of(PictureRecipe, task, given), limit)
     from ..recipes.documents import DocumentRecipe, train_documents
 
     if "base" not in given:
-        raise ValueError(f"--task {task} starts from a T5 checkpoint: give --base (and --vit for pictures)")
-    return train_documents(output, recipe_of(DocumentRecipe, task, {**given, "task": task}), limit)
+        starts = "a T5 checkpoint: give --base (and --vit for pictures)"
+        raise ValueError(
+            f"--task {task} starts from {starts}{', or an OFA: --from' if 'ofa' in reader.models else ''}"
+        )
+    return train_documents(output, recipe_of(DocumentRecipe, task, given), limit)
 
 
 def recipe_of(kind: Any, task: str, given: dict[str, Any], closed: set[str] = frozenset()) -> Any:  # type: ignore[assignment]

@@ -7,7 +7,7 @@ Examples stream from the data set's own files; pages without OCR are read by `de
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,9 +70,14 @@ class DocumentRecipe:
 
 
 class Stream(IterableDataset):
-    """Encoded training examples without end: the data set read again and again, in an order that a seed shuffles."""
+    """Encoded training examples without end: the data set read again and again, in an order that a seed shuffles.
 
-    def __init__(self, recipe: DocumentRecipe, processor: LatrProcessor, limit: int | None = None) -> None:
+    Args:
+        recipe: with `task`, `data` and `seed`; what else `encode` needs.
+        limit: use only so many examples.
+    """
+
+    def __init__(self, recipe: Any, processor: Any, limit: int | None = None) -> None:
         self.recipe, self.processor, self.limit = recipe, processor, limit
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -112,8 +117,14 @@ class Stream(IterableDataset):
         return {**row, "labels": labels}
 
 
-def examples_of(recipe: DocumentRecipe, split: str) -> Iterator[Example]:
-    """The data set's examples as its reader gives them."""
+def examples_of(recipe: Any, split: str) -> Iterator[Example]:
+    """The data set's examples as its reader gives them.
+
+    Raises:
+        DataError: no `recipe.data` for a data set on disk; see also its reader.
+    """
+    if READERS[recipe.task].on_disk and not recipe.data:
+        raise DataError(f"--task {recipe.task} is read from disk; give its folder as --data")
     return READERS[recipe.task].read(Path(recipe.data) if recipe.data else None, split)
 
 
@@ -174,13 +185,39 @@ def train_documents(output: Path, recipe: DocumentRecipe, limit: int | None = No
         DataError: unknown task, missing or broken data.
         ValueError: another recipe in `output`, or models that cannot be loaded.
     """
-    if recipe.task not in READERS:
-        raise DataError(f"task must be one of {', '.join(sorted(READERS))}, got {recipe.task!r}")
+    known = sorted(name for name, reader in READERS.items() if "latr" in reader.models)
+    if recipe.task not in known:
+        raise DataError(f"task must be one of {', '.join(known)}, got {recipe.task!r}")
     if recipe.objective not in ("answer", "denoise"):
         raise DataError(f"objective must be 'answer' or 'denoise', got {recipe.objective!r}")
     next(examples_of(recipe, "train"))  # missing data is told before models are loaded
     set_seed(recipe.seed)
     model, processor = start_documents(recipe)
+    stream = Stream(recipe, processor, limit)
+    # A frozen ViT, a batch without pictures.
+    return fine_tune(output, recipe, model, stream, collate(processor), validate, unused=recipe.vit is not None)
+
+
+def fine_tune(
+    output: Path,
+    recipe: Any,
+    model: Any,
+    stream: Stream,
+    join: Any,
+    validate: Callable[[Any, Any, Any], dict[str, Any]],
+    unused: bool,
+) -> dict[str, Any]:
+    """Train on a stream, publish the model and validate it; continues where a run in `output` stopped.
+
+    Args:
+        recipe: with the fields of `DocumentRecipe` that say how to train.
+        join: data collator.
+        validate: `(model, processor, recipe)` to scores.
+        unused: whether a step may leave parameters without gradients.
+
+    Raises:
+        ValueError: another recipe in `output`.
+    """
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(output),
         max_steps=recipe.steps,
@@ -197,31 +234,30 @@ def train_documents(output: Path, recipe: DocumentRecipe, limit: int | None = No
         remove_unused_columns=False,
         # Each process reads the stream and keeps its share: batches of different lengths cannot be dealt out by one.
         accelerator_config={"dispatch_batches": False},
-        ddp_find_unused_parameters=recipe.vit is not None,  # a frozen ViT, a batch without pictures
+        ddp_find_unused_parameters=unused,
         report_to=[],
         use_cpu=not torch.cuda.is_available(),
     )
     with arguments.main_process_first():
         output.mkdir(parents=True, exist_ok=True)
         check_recipe(output, recipe)
+    processor = stream.processor
     trainer = DeedTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Stream(recipe, processor, limit),
-        data_collator=collate(processor),
-        processing_class=processor,
+        model=model, args=arguments, train_dataset=stream, data_collator=join, processing_class=processor
     )
     result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(output))
     validation: dict[str, Any] = {}
     if trainer.is_world_process_zero():
         publish(trainer, model, processor, output, recipe)
-        if recipe.objective == "answer" and recipe.eval_count:
+        if recipe.eval_count:
             validation = validate(model, processor, recipe)
     return {"steps": result.global_step, "train_loss": result.training_loss, "validation": validation}
 
 
 def validate(model: Any, processor: LatrProcessor, recipe: DocumentRecipe) -> dict[str, Any]:
-    """The data set's metric on the first `eval_count` validation questions, at full depth."""
+    """The data set's metric on the first `eval_count` validation questions, at full depth; nothing after pre-training."""
+    if recipe.objective != "answer":
+        return {}
     examples = []
     for example in examples_of(recipe, "val"):
         if example.answers:

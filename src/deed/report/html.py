@@ -10,7 +10,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,14 @@ def require_report() -> None:
         ) from None
 
 
-def write_report(results: dict[str, Any], folder: Path, pictures: Sequence[str] = ()) -> Path:
+def write_report(
+    results: dict[str, Any], folder: Path, pictures: Sequence[str] = (), thumbs: Mapping[str, str] | None = None
+) -> Path:
     """Write `report.json` and `report.html` into `folder`, each whole or not at all; returns the page's path.
 
     Args:
-        pictures: of `results["pages"]`, as data URIs; they go into the page only.
+        pictures: of `results["pages"]` or `results["scenes"]`, as data URIs; they go into the page only.
+        thumbs: small ones for other examples, by `picture`, which these have.
 
     Raises:
         ValueError: matplotlib or jinja2 is missing.
@@ -64,7 +67,7 @@ def write_report(results: dict[str, Any], folder: Path, pictures: Sequence[str] 
     """
     files = {
         "report.json": json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.html": render(results, pictures),
+        "report.html": render(results, pictures, thumbs),
     }
     folder.mkdir(parents=True, exist_ok=True)
     temporary = {name: folder / f"{name}.{os.getpid()}.tmp" for name in files}
@@ -79,7 +82,7 @@ def write_report(results: dict[str, Any], folder: Path, pictures: Sequence[str] 
     return folder / "report.html"
 
 
-def render(results: dict[str, Any], pictures: Sequence[str] = ()) -> str:
+def render(results: dict[str, Any], pictures: Sequence[str] = (), thumbs: Mapping[str, str] | None = None) -> str:
     """The page; arguments as for `write_report`.
 
     Raises:
@@ -98,7 +101,8 @@ def render(results: dict[str, Any], pictures: Sequence[str] = ()) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(zip=zip, depth_runs=depth_runs)
-    environment.filters.update(pct=percent, change=change, points=points, ms=milliseconds, threshold=threshold_text)
+    environment.filters.update(pct=percent, change=change, points=points, metric=metric, ms=milliseconds)
+    environment.filters.update(threshold=threshold_text)
     with matplotlib.rc_context(STYLE):
         charts = {
             "curve": curve_chart(results) if results["curve"]["points"] else "",
@@ -107,16 +111,19 @@ def render(results: dict[str, Any], pictures: Sequence[str] = ()) -> str:
         }
     examples = results["examples"]
     counted = [e for e in examples if not e["asked"]]
-    drawn = sum(len(page["answers"]) for page in results.get("pages", []))  # shown with their pages: the first
+    sheets = results.get("pages") or results.get("scenes") or []
+    drawn = {answer["example"] for sheet in sheets for answer in sheet["answers"]}
+    others = [e for i, e in enumerate(examples) if i not in drawn and not e["asked"]]
     differing = [e for e in counted if e["tokens"] != e["full_depth_tokens"]]
     return environment.get_template("report.html.j2").render(
         r=results,
-        pictures=[*pictures, *[""] * (len(results.get("pages", [])) - len(pictures))],
+        pictures=[*pictures, *[""] * (len(sheets) - len(pictures))],
+        thumbs=thumbs or {},
         charts={name: Markup(svg) for name, svg in charts.items()},
         colours=depth_colours(results["n_layers"]),
         asked=[e for e in examples if e["asked"]],
-        skipped=drawn,
-        shown=counted[drawn : drawn + SHOWN_EXAMPLES],
+        skipped=len(drawn),
+        shown=others[:SHOWN_EXAMPLES],
         differing=differing[:SHOWN_EXAMPLES],
         n_differing=len(differing),
     )
@@ -136,9 +143,24 @@ def change(saving: float) -> str:
 
 def points(difference: float, unit: str = " points") -> str:
     """A difference of scores in percentage points: -0.012 is `−1.2 points`."""
-    value = round(100 * difference, 1)
+    return f"{signed(100 * difference, 1)}{unit}"
+
+
+def metric(value: float, best: float, unit: str = "\N{NO-BREAK SPACE}%") -> str:
+    """A score by a metric of its own: one that ends at 1 in percent, any other as it is: `7.89`."""
+    return f"{100 * value:.1f}{unit}" if best == 1 else f"{value:.2f}"
+
+
+def metric_change(difference: float, best: float) -> str:
+    """A difference of such scores: `−1.2` (percentage points), `+0.03`."""
+    return signed(100 * difference, 1) if best == 1 else signed(difference, 2)
+
+
+def signed(value: float, digits: int) -> str:
+    """`−1.2`, `+0.03`, `0.0`."""
+    value = round(value, digits)
     sign = "\N{MINUS SIGN}" if value < 0 else "+" if value > 0 else ""
-    return f"{sign}{abs(value):.1f}{unit}"
+    return f"{sign}{abs(value):.{digits}f}"
 
 
 def milliseconds(value: float) -> str:

@@ -32,6 +32,7 @@ FIELDS = {
     "caption": ("uniq_id", "image", "caption"),
     "snli_ve": ("uniq_id", "image", "hypothesis", "caption", "label"),
 }
+VALIDATION = ("val", "validation", "dev")  # one split's names
 # `caption` to train on; to evaluate, "1,4,2": the image's id.
 SELECTED_COLS = {"vqa": "0,5,2,3,4", "refer": "0,4,2,3", "caption": "0,4,2", "snli_ve": "0,2,3,4,5"}
 
@@ -41,6 +42,24 @@ def read(
 ) -> Iterator[Example]:
     """The examples of `rows`, in the file's order, one at a time; raises as it does."""
     return iter(rows(path, task, selected_cols, images))
+
+
+def read_split(task: str, data: Path, split: str) -> Iterator[Example]:
+    """`read` of a file, or of the one file in a folder that is a split's: `refcoco_val.tsv` of `val` (or `validation`, or
+    `dev`).
+
+    Raises:
+        DataError: no such file, or several; see also `rows`.
+    """
+    data = Path(data)
+    if not data.is_dir():
+        return read(data, task)
+    found, names = sorted(data.glob("*.tsv")), VALIDATION if split in VALIDATION else (split,)
+    ours = [path for path in found if path.stem.rpartition("_")[2] in names]
+    if len(ours) != 1:
+        shown = ", ".join(path.name for path in (ours or found)) or "no .tsv"
+        raise DataError(f"{data}: expected one file *_{split}.tsv, found {shown}; give the file itself")
+    return read(ours[0], task)
 
 
 def rows(path: Path, task: str, selected_cols: str | Sequence[int] | None = None, images: bool = True) -> Rows:

@@ -3,36 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
-from . import docvqa, easyvqa, ocrvqa, stvqa, textvqa
+from . import coco_captions, docvqa, easyvqa, ocrvqa, ofa_tsv, refcoco, snli_ve, stvqa, textvqa, vqav2
 from .base import Example
 
 
 class Reader(NamedTuple):
-    """How a data set is read and scored.
+    """How a data set is read and scored, and which models can do it.
 
     Attributes:
         read: `read(data, split)` yields the split's examples; `data` is the folder, None where a package brings it.
-        metric: the function of `deed.tasks.metrics` that scores it; `{metric}_each` scores each example.
+        metric: the function of `deed.tasks.metrics` that scores it (`{metric}_each` scores each example), or for what only
+            OFA does a key of `deed.tasks.ofa_run.BEST`.
         description: one line for `--help`.
         needs_ocr: whether it has text in its pictures and brings no OCR of them.
+        models: model types: `"latr"` answers questions, with the words in the picture where there are any; `"ofa"` reads
+            no words, but finds boxes and writes captions, too.
+        asks: what OFA is asked, one of `deed.tasks.ofa_run.ASKS`.
+        on_disk: whether `data` must be given.
     """
 
     read: Callable[[Any, str], Iterator[Example]]
     metric: str
     description: str
     needs_ocr: bool = False
+    models: tuple[str, ...] = ("latr",)
+    asks: str = "vqa"
+    on_disk: bool = True
 
 
+BOTH, OFA = ("latr", "ofa"), ("ofa",)
 READERS: dict[str, Reader] = {
     "docvqa": Reader(
         docvqa.read, "anls", "questions about scanned documents, OCR included (also as MP-DocVQA's imdb)"
     ),
     "textvqa": Reader(textvqa.read, "vqa_accuracy", "questions about text in photographs, Rosetta OCR included"),
-    "stvqa": Reader(stvqa.read, "anls", "questions about text in photographs, no OCR (task 3)", True),
-    "ocrvqa": Reader(ocrvqa.read, "exact_match", "questions about book covers, no OCR", True),
+    "stvqa": Reader(stvqa.read, "anls", "questions about text in photographs, no OCR (task 3)", needs_ocr=True),
+    "ocrvqa": Reader(ocrvqa.read, "exact_match", "questions about book covers, no OCR", needs_ocr=True),
     "easyvqa": Reader(
-        easyvqa.read, "exact_match", "questions about a coloured shape; comes with the package easy-vqa"
+        easyvqa.read,
+        "exact_match",
+        "questions about a coloured shape; comes with the package easy-vqa",
+        models=BOTH,
+        on_disk=False,
     ),
+    "vqav2": Reader(vqav2.read, "vqa_accuracy", "questions about COCO photographs", models=BOTH),
+    "refcoco": Reader(
+        refcoco.read, "acc_at_0.5", "RefCOCO, + and g: the box that an expression means", models=OFA, asks="refer"
+    ),
+    "coco_captions": Reader(coco_captions.read, "cider_d", "captions of COCO photographs", models=OFA, asks="caption"),
+    "snli_ve": Reader(
+        snli_ve.read, "exact_match", "whether a photograph implies a sentence", models=OFA, asks="snli_ve"
+    ),
+    **{
+        f"ofa_tsv_{asks}": Reader(
+            partial(ofa_tsv.read_split, asks), metric, f"OFA's own files, {asks}", models=OFA, asks=asks
+        )
+        for asks, metric in {
+            "vqa": "ofa_vqa_score",
+            "refer": "acc_at_0.5",
+            "caption": "cider_d",
+            "snli_ve": "exact_match",
+        }.items()
+    },
 }

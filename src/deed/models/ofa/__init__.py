@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .candidates import Candidates, build_candidates, read_ans2label, score_candidates
+from .candidates import Candidates, allowed_tokens, build_candidates, read_ans2label, score_candidates
 from .configuration_ofa import OFAConfig
 from .decoder import OFADecoder
 from .encoder import OFAEncoder, OFAEncoderOutput
@@ -29,6 +29,7 @@ __all__ = [
     "OFAEncoderOutput",
     "OFAForConditionalGeneration",
     "OFAProcessor",
+    "allowed_tokens",
     "build_candidates",
     "build_image_processor",
     "read_ans2label",

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ...loss import IGNORE
 from ...tasks import unpickle
 from ...tasks.base import DataError
 
@@ -108,6 +109,43 @@ class Candidates:
     def best(self, scores: torch.Tensor) -> list[str]:
         """The answer with the highest score in each row of `[rows, candidates]`; the first of several."""
         return [self.answers[i] for i in scores.argmax(-1).tolist()]
+
+
+def allowed_tokens(labels: torch.Tensor, tries: Trie | Sequence[Trie | None]) -> torch.Tensor:
+    """For the training loss of an early-exit model, `model(…, labels=labels, allowed_tokens=…)`: from which tokens each
+    label is chosen, as the original masks its loss for closed lists of answers.
+
+    Args:
+        labels: `[batch, length]` long, -100 where nothing counts (a prompt told to the decoder); the rest of a row is an
+            answer, end token and all.
+        tries: of all rows, or per row; None where any token may follow.
+
+    Returns:
+        `[batch, length, most]` long, ids filled up with -1; none where all are allowed. As large as the widest choice, not
+        as the vocabulary.
+
+    Raises:
+        ValueError: not a trie per row, or an answer that is not in its trie.
+    """
+    rows = labels.tolist()
+    each = [tries] * len(rows) if isinstance(tries, Trie) else list(tries)
+    if len(each) != len(rows):
+        raise ValueError(f"labels of {len(rows)} rows, but tries for {len(each)}")
+    found: list[torch.Tensor] = []
+    nothing = torch.empty(0, dtype=torch.long)
+    for row, trie in zip(rows, each, strict=True):
+        answer: list[int] = []
+        for label in row:
+            if label == IGNORE or trie is None:
+                found.append(nothing)
+                continue
+            children = trie.children(answer)
+            if label not in children:
+                raise ValueError(f"the answer {[*answer, label]} … is not in the trie of its row")
+            found.append(torch.tensor(children))
+            answer.append(label)
+    padded = torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=-1)
+    return padded.view(*labels.shape, padded.shape[-1])
 
 
 def build_candidates(answers: Iterable[str], processor: Any) -> Candidates:
@@ -250,4 +288,4 @@ def _sum_of_logs(logits: torch.Tensor, some: Sequence[Sequence[int]], trie: Trie
     return found.masked_fill(~there, 0.0).sum(-1)
 
 
-__all__ = ["Candidates", "Trie", "build_candidates", "read_ans2label", "score_candidates"]
+__all__ = ["Candidates", "Trie", "allowed_tokens", "build_candidates", "read_ans2label", "score_candidates"]
