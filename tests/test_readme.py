@@ -14,7 +14,9 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForCo
 import deed
 import deed.cli
 import deed.families.base as families
+from deed.cli.shared import CHECKPOINTS
 from deed.tasks import g2p
+from deed.tasks.scenes import examples
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
@@ -88,6 +90,16 @@ def test_the_readme_runs_as_shown(hub, monkeypatch, tmp_path, capsys):
 def test_the_page_on_families_runs_as_shown(own_families):
     names = run(ROOT / "docs" / "families.md", {})
     assert type(names["model"].deed_family) is names["MBartFamily"]
+
+
+def test_the_page_on_ofa_runs_as_shown(tmp_path, capsys):
+    examples("refer", "test", 1)[0].image.save(tmp_path / "scene.png")
+    names = run(ROOT / "docs" / "ofa.md", {"folder": CHECKPOINTS / "ofa", "picture": tmp_path / "scene.png"})
+    assert names["loss"].isfinite() and names["scores"].shape == (1, 5)
+    boxes, caption, counted, constrained = capsys.readouterr().out.strip().splitlines()[-4:]
+    assert "exit" not in caption and len(caption.split()) > 4
+    assert {*eval(counted), *eval(constrained)} <= {"one", "two", "three", "four", "five"}
+    assert boxes.startswith("[(")
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def token_loss_sum(
         n_exits: how many exits share the budget of kept logits.
         teacher: `[labelled tokens, vocab]` logits to match instead of the labels (which still say where); not smoothed.
         allowed: per label the tokens it is chosen from: bool `[batch, length, vocab]`, or their ids `[batch, length, most]`,
-            filled up with -1, none where all are open (`Candidates.allowed_tokens` makes them).
+            filled up with -1, none where all are open (`models.ofa.allowed_tokens` makes them of a trie).
     """
     keep = labels != IGNORE
     hidden, labels = hidden[keep], labels[keep]

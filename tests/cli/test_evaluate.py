@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import deed
 from deed.cli import calibrate, evaluate
-from deed.tasks import ofa_run
+from deed.tasks import ofa_run, ofa_scores
 from deed.tasks.held_out import asks_of, examples_of
 from tasks.tiny_ofa import save_small_ofa, write_data
 
@@ -87,7 +87,7 @@ def test_data_sets_on_disk(folder, data, task):
         for example in examples:
             encoded = ofa_run.encode(processor, asks, example)
             answers += ofa_run.answer(model, [encoded], row["threshold"], **options)[0]
-        wanted = ofa_run.score(processor, METRICS[task], examples, answers)
+        wanted = ofa_scores.score(processor, METRICS[task], examples, answers)
         assert {k: v for k, v in row.items() if k not in ("threshold", "mean_depth")} == wanted
 
 
@@ -96,7 +96,7 @@ def test_entailment_is_answered_with_one_of_three_words(folder, data):
     model, processor = ofa_run.load(folder)
     _, examples = examples_of("snli_ve", path, split, split)
     _, [(answers, _)] = ofa_run.answer_all(model, processor, "snli_ve", examples)
-    assert {ofa_run.text_of(processor, ids) for ids in answers} <= {"yes", "no", "maybe"}
+    assert {ofa_scores.text_of(processor, ids) for ids in answers} <= {"yes", "no", "maybe"}
 
 
 @pytest.mark.filterwarnings("ignore:full depth scores")  # an untrained model knows nothing

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deed import FixedSchedule
-from deed.tasks import coco_captions, ofa_run, ofa_tsv, refcoco, scenes_run, snli_ve, vqav2
+from deed.tasks import coco_captions, ofa_run, ofa_scores, ofa_tsv, refcoco, scenes_run, snli_ve, vqav2
 from deed.tasks.base import DataError, Example
 from tasks.picture_formats import (
     coco_refs,
@@ -73,13 +73,13 @@ def test_what_is_trained_on_scores_best(processor, data, name):
     kept = [ofa_run.without_picture(example) for example in examples]
     right = [ofa_run.target(processor, asks, e, e.answers[0] if e.answers else "") for e in examples]
     assert all(ids[-1] == processor.tokenizer.eos_token_id for ids in right)
-    scores = ofa_run.score_each(processor, metric, kept, right)
+    scores = ofa_scores.score_each(processor, metric, kept, right)
     if metric == "cider_d":
         assert all(score > 0.5 for score in scores)
-        assert ofa_run.score(processor, metric, kept, right)["equals_reference"] == 1.0
+        assert ofa_scores.score(processor, metric, kept, right)["equals_reference"] == 1.0
     else:
         assert scores == [1.0] * len(examples)
-    wrong = ofa_run.score(processor, metric, kept, [[2]] * len(examples))
+    wrong = ofa_scores.score(processor, metric, kept, [[2]] * len(examples))
     assert wrong[metric] == 0 and wrong["questions"] == len(examples)
 
 
@@ -87,7 +87,7 @@ def test_boxes_are_in_the_pixels_of_the_picture_as_it_is(processor, data):
     _, _, examples = data["refcoco"]
     ids = ofa_run.target(processor, "refer", examples[0])
     box, side = examples[0].extra["box"], processor.image_size
-    found = ofa_run.box_of(processor, ids, ofa_run.without_picture(examples[0]))
+    found = ofa_scores.box_of(processor, ids, ofa_run.without_picture(examples[0]))
     for value, wanted, size in zip(found, box, (200, 100) * 2, strict=True):
         assert value == pytest.approx(wanted, abs=size / side + 1e-6)
 
@@ -135,8 +135,8 @@ def test_calibration_is_on_scores_between_0_and_1(model, processor, task):
     kept, [(answers, _)] = ofa_run.answer_all(
         model, processor, task, scenes_run.stream_of(task, "calibration", 12), batch_size=64
     )
-    each = ofa_run.score_each(processor, metric, kept, answers)
-    assert report["full_depth_score"] == pytest.approx(sum(each) / 12 / ofa_run.BEST[metric])
+    each = ofa_scores.score_each(processor, metric, kept, answers)
+    assert report["full_depth_score"] == pytest.approx(sum(each) / 12 / ofa_scores.BEST[metric])
 
 
 def test_pictures_that_cannot_be_opened(tmp_path):

@@ -1,6 +1,6 @@
 """The registry of data sets: metrics and tasks that exist, and who can do what."""
 
-from deed.tasks import metrics, ofa_run
+from deed.tasks import metrics, ofa_run, ofa_scores
 from deed.tasks.registry import READERS
 
 METRICS = {
@@ -27,7 +27,7 @@ def test_metrics_exist():
         if "latr" in reader.models:
             assert callable(getattr(metrics, reader.metric)) and callable(getattr(metrics, f"{reader.metric}_each"))
         if "ofa" in reader.models:
-            assert ofa_run.name_of(reader.metric) in ofa_run.BEST and reader.asks in ofa_run.ASKS
+            assert ofa_scores.name_of(reader.metric) in ofa_scores.BEST and reader.asks in ofa_run.ASKS
 
 
 def test_who_can_do_what():

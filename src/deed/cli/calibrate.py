@@ -106,13 +106,13 @@ def picture_model(
 
         return model, on_documents
 
-    from ..tasks import ofa_run
+    from ..tasks import ofa_run, ofa_scores
 
     model, reader = ofa_run.load(folder)
 
     def on_pictures(task: str, metric: str, examples: Any) -> dict[str, Any]:
         return ofa_run.calibrate_examples(
-            model, reader, asks_of(task), ofa_run.name_of(metric), examples, risk, confidence, progress, grid
+            model, reader, asks_of(task), ofa_scores.name_of(metric), examples, risk, confidence, progress, grid
         )
 
     return model, on_pictures

@@ -115,6 +115,8 @@ def common_results(
     n_layers = len(model.deed_family.layers(model))
     config, report = model.deed_config, model.deed_config.calibration
     promise = f"score at most {report['risk']} lower, {report['confidence']:.0%} sure" if report else "none"
+    if report and report.get("others"):  # calibrated on each task by itself, the strictest threshold kept
+        promise = f"each task's {promise}"
     return {
         "notes": [text for text in (note, busy_note(measured.machine)) if text],
         "n_layers": n_layers,

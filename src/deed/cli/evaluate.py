@@ -133,7 +133,7 @@ def evaluate_pictures(
 ) -> list[dict[str, Any]]:
     """What an OFA does, a report per task."""
     from ..model import DeedMixin
-    from ..tasks import ofa_run
+    from ..tasks import ofa_run, ofa_scores
     from ..tasks.held_out import asks_of, examples_of
 
     model, processor = ofa_run.load(folder, plain=True)
@@ -149,7 +149,7 @@ def evaluate_pictures(
             progress.update(bar, total=n * len(thresholds))
 
         metric, examples = examples_of(task, data, split, split, count, reading)
-        metric, asks = ofa_run.name_of(metric), asks_of(task)
+        metric, asks = ofa_scores.name_of(metric), asks_of(task)
         advance = functools.partial(progress.advance, bar)
         kept, found = ofa_run.answer_all(model, processor, asks, examples, ways, tick=advance)
         if not kept:
@@ -158,7 +158,7 @@ def evaluate_pictures(
             {
                 "threshold": value,
                 "mean_depth": None if depth != depth else depth,  # a plain model has none to report
-                **ofa_run.score(processor, metric, kept, answers),
+                **ofa_scores.score(processor, metric, kept, answers),
             }
             for value, (answers, depth) in zip(thresholds, found, strict=True)
         ]

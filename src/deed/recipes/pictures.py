@@ -19,7 +19,7 @@ from ..model import get_deed_model
 from ..models.latr.processing_latr import pad_lists
 from ..models.ofa import allowed_tokens
 from ..models.ofa.processing_ofa import IGNORED
-from ..tasks import ofa_run
+from ..tasks import ofa_run, ofa_scores
 from ..tasks.base import DataError, Example
 from ..tasks.held_out import examples_of as held_out
 from ..tasks.registry import READERS
@@ -147,4 +147,4 @@ def validate(model: Any, processor: Any, recipe: PictureRecipe) -> dict[str, Any
         return {"not_scored": str(error)}
     if not kept:
         return {"not_scored": f"{recipe.task} has no examples with answers in its val split"}
-    return ofa_run.score(processor, ofa_run.name_of(metric), kept, answers)
+    return ofa_scores.score(processor, ofa_scores.name_of(metric), kept, answers)

@@ -16,7 +16,7 @@ class Reader(NamedTuple):
     Attributes:
         read: `read(data, split)` yields the split's examples; `data` is the folder, None where a package brings it.
         metric: the function of `deed.tasks.metrics` that scores it (`{metric}_each` scores each example), or for what only
-            OFA does a key of `deed.tasks.ofa_run.BEST`.
+            OFA does a key of `deed.tasks.ofa_scores.BEST`.
         description: one line for `--help`.
         needs_ocr: whether it has text in its pictures and brings no OCR of them.
         models: model types: `"latr"` answers questions, with the words in the picture where there are any; `"ofa"` reads

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..models.ofa import OFAProcessor
-from . import easyvqa, ofa_run, scenes
+from . import easyvqa, ofa_run, ofa_scores, scenes
 from .base import DataError, Example
 from .captions import DocumentFrequencies
-from .ofa_run import DECODING, answer, box_of, inputs_of, load, text_of
+from .ofa_run import DECODING, answer, inputs_of, load
+from .ofa_scores import box_of, text_of
 
 __all__ = [
     "ASKS",
@@ -36,7 +37,7 @@ TASKS = (*scenes.TASKS, "easyvqa")
 # What OFA is asked for each task, what it is scored by, and the best score.
 ASKS = {"refer": "refer", "caption": "caption", "vqa": "vqa", "easyvqa": "vqa"}
 METRICS = {"refer": "acc_at_0.5", "caption": "cider_d", "vqa": "accuracy", "easyvqa": "accuracy"}
-BEST = {task: ofa_run.BEST[metric] for task, metric in METRICS.items()}
+BEST = {task: ofa_scores.BEST[metric] for task, metric in METRICS.items()}
 
 
 def examples_of(task: str, split: str, count: int, seed: int = 0) -> list[Example]:
@@ -84,14 +85,14 @@ def score_each(
     Args:
         corpus: what captions' words are weighed by; None: these examples' references.
     """
-    return ofa_run.score_each(processor, METRICS[task], examples, answers, corpus)
+    return ofa_scores.score_each(processor, METRICS[task], examples, answers, corpus)
 
 
 def score(
     processor: OFAProcessor, task: str, examples: Sequence[Example], answers: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
-    """The task's metric over all examples, and by kind where there are several, as `ofa_run.score`."""
-    return ofa_run.score(processor, METRICS[task], examples, answers)
+    """The task's metric over all examples, and by kind where there are several, as `ofa_scores.score`."""
+    return ofa_scores.score(processor, METRICS[task], examples, answers)
 
 
 def evaluate(
