@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from deed import DeedConfig, get_deed_model
 from deed.recipes import scene_stem
 from deed.recipes.scene_stem import COLOURS, IGNORED, NAMES, SIZES, StemBatches, patch_labels, school_stem, schooled
+from deed.recipes.scenes import ScenesRecipe, start_scenes
 from deed.tasks import scenes, small_ofa
 
 RECIPE = SimpleNamespace(seed=0, stem_steps=6, stem_learning_rate=3e-3, workers=0)
@@ -91,3 +93,14 @@ def test_a_stem_is_schooled_once_and_stays_as_it_is(pictures, tmp_path, monkeypa
     stems[0](image)
     assert all(torch.equal(value, before[name]) for name, value in stems[0].state_dict().items())
     assert not any(p.requires_grad for p in stems[0].parameters())
+
+
+def test_a_run_that_goes_on_keeps_the_stem_fixed(tmp_path):
+    tokenizer = small_ofa.build_tokenizer(["the red apple"] * 20, 340)
+    recipe = ScenesRecipe(start=str(tmp_path), encoder_layers=1, decoder_layers=2)
+    for frozen in (True, False):
+        model = small_ofa.build_model(tokenizer, 1, 2, 32, 32, stem=(8, 8, 8, 8), freeze_resnet=frozen)
+        get_deed_model(model, DeedConfig()).save_pretrained(tmp_path)
+        small_ofa.build_processor(tokenizer).save_pretrained(tmp_path)
+        going_on, _ = start_scenes(recipe)
+        assert {p.requires_grad for p in going_on.get_encoder().embed_images.parameters()} == {not frozen}

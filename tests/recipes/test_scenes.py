@@ -110,6 +110,8 @@ def test_scenes_grow(batches):
     assert [data.most_things(i) for i in (0, 9, 10, 20, 30, 59)] == [2, 2, 3, 4, 5, 5]
     data_at_once = SceneBatches(replace(data.recipe, grow_steps=0), data.processor, (data.images, data.questions))
     assert data_at_once.most_things(0) == 5
+    going_on = SceneBatches(replace(data.recipe, start="model"), data.processor, (data.images, data.questions))
+    assert going_on.most_things(0) == 5
 
 
 def test_bins_are_a_pixel_off_at_most(batches):

@@ -64,7 +64,8 @@ class SceneBatches(Dataset):
 
     def most_things(self, index: int) -> int:
         """Things that a scene of batch `index` may have: 2 at first, one more after each quarter of `grow_steps`."""
-        return 5 if self.recipe.grow_steps == 0 else min(5, 2 + 4 * index // self.recipe.grow_steps)
+        grown = self.recipe.grow_steps == 0 or self.recipe.start is not None
+        return 5 if grown else min(5, 2 + 4 * index // self.recipe.grow_steps)
 
     def scene(self, task: str, rng: random.Random, index: int) -> dict[str, Any]:
         """An encoded example on a fresh scene."""

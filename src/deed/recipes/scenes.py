@@ -39,7 +39,7 @@ class ScenesRecipe:
         stem_steps: steps of the stem's own schooling before (`scene_stem.py`), after which it stays as it is; 0: none, and
             the stem learns with the rest.
         stem_learning_rate: its peak.
-        grow_steps: steps over which scenes grow from two things to up to five.
+        grow_steps: steps over which scenes grow from two things to up to five; with `start` they have grown.
         conventional: train the plain model (last layer's loss only), for comparison.
         start: go on from this saved model, with a fresh optimizer and schedule; sizes are the model's own.
     """
@@ -115,7 +115,10 @@ def start_scenes(recipe: ScenesRecipe) -> tuple[Any, OFAProcessor]:
     """Fresh model and processor, or those of `recipe.start`."""
     if recipe.start:
         check_start(recipe, OFAForConditionalGeneration, "an OFA")
-        return started(recipe, OFAForConditionalGeneration), OFAProcessor.from_pretrained(Path(recipe.start))
+        model = started(recipe, OFAForConditionalGeneration)
+        if model.config.freeze_resnet:  # schooled before: it stays as it is
+            model.get_encoder().embed_images.requires_grad_(False)
+        return model, OFAProcessor.from_pretrained(Path(recipe.start))
     tokenizer = small_ofa.build_tokenizer(vocabulary(), recipe.vocab_size)
     model = small_ofa.build_model(
         tokenizer,
