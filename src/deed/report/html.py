@@ -195,23 +195,27 @@ def curve_chart(results: dict[str, Any]) -> str:
     axes.set_ylabel(f"{results['score_name']}, %")
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
     figure.draw_without_rendering()  # settles the layout, so that points are where they will be
-    pixels = axes.transData.transform
-    taken = {i: pixels(at(row)) for i, row in enumerate([*points, full])}
+
+    def spot_of(row: dict[str, Any]) -> tuple[float, float]:
+        x, y = axes.transData.transform(at(row)) * 72 / figure.dpi  # points
+        return float(x), float(y)
+
+    taken = {i: (*spot_of(row), 3.0) for i, row in enumerate([*points, full])}  # with half of what is drawn there
     for i, row in enumerate(points):
         if row["threshold"] == chosen:
             continue  # named in the legend
-        x, y = pixels(at(row))
+        x, y = spot_of(row)
         text = threshold_text(row["threshold"], short=True)
         half = (5 + 4.6 * len(text)) / 2  # points
         # The curve bends away from the upper left. Where a label would run into a point or another label it is left
         # out: the table beside the chart has them all.
-        for dx, dy in ((-half - 3, 5), (0, 10), (0, -10)):
-            spot = (x + dx * figure.dpi / 72, y + dy * figure.dpi / 72)
+        for dx, dy in ((-half - 3, 5), (0, 10), (0, -10), (half + 3, -5)):
+            spot = (x + dx, y + dy)
             others = [place for key, place in taken.items() if key != i]
-            if all(abs(spot[0] - tx) > half + 8 or abs(spot[1] - ty) > 11 for tx, ty in others):
+            if all(abs(spot[0] - x1) > half + wide + 2 or abs(spot[1] - y1) > 9 for x1, y1, wide in others):
                 middle = {"ha": "center", "va": "center", "fontsize": 8}
                 axes.annotate(text, at(row), (dx, dy), textcoords="offset points", **middle)
-                taken[-1 - i] = spot
+                taken[-1 - i] = (*spot, half)
                 break
     return _svg(figure, "curve", f"{results['score_name']} against decoder time per {unit}, by threshold")
 
