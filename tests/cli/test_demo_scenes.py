@@ -39,7 +39,14 @@ def model_folder(processor, tmp_path_factory):
     plain = small_ofa.build_model(processor.tokenizer, 1, 2, 32, 32, (8, 8, 16, 16))
     plain.generation_config.max_length = 9
     folder = tmp_path_factory.mktemp("scenes") / "model"
-    get_deed_model(plain, DeedConfig(threshold=2.0)).save_pretrained(folder)
+    model = get_deed_model(plain, DeedConfig(threshold=2.0))
+    model.deed_config.calibration = {
+        "threshold": 0.5,
+        "risk": 0.01,
+        "confidence": 0.95,
+        "others": [{"threshold": 0.4}],
+    }
+    model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
@@ -174,6 +181,7 @@ def test_the_score_is_the_mean_of_the_tasks(told):
         parts = [means["refer"], means["caption"] / 10, means["vqa"], means["easyvqa"]]
         assert report[subject]["score"] == pytest.approx(sum(parts) / 4) and 0 <= report[subject]["score"] <= 1
     assert "CIDEr-D, which is 0 to 10, is divided by 10" in report["score_note"]
+    assert report["settings"]["promise"] == "each task's score at most 0.01 lower, 95% sure"
     caption = next(group for group in report["groups"] if group["name"] == "caption")
     assert caption["best"] == 10 and 1 < caption["full_depth"]["value"] <= 10
     assert caption["full_depth"]["score"] == pytest.approx(caption["full_depth"]["value"] / 10)
