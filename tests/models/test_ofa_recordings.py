@@ -51,7 +51,11 @@ def test_teacher_forced(name, model):
     if "position_embeddings" in recorded:
         close(encoded.position_embeddings, recorded["position_embeddings"], source)
     if inputs["patch_images"] is not None:
-        close(model.encoder.embed_images(inputs["patch_images"]), recorded["image_features"], ...)
+        features = recorded["image_features"]
+        # What the stem gives is not normalised, up to 10 here: machines whose convolutions sum in another order differ by
+        # 2e-4 of it.
+        scale = float(features.abs().max())
+        close(model.encoder.embed_images(inputs["patch_images"]) / scale, features / scale, ...)
 
 
 @pytest.mark.parametrize("name", CASES)
