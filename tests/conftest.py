@@ -101,3 +101,14 @@ def packing(request, monkeypatch):
     """Ragged blocks both ways: tiny models would never pack theirs."""
     monkeypatch.setattr("deed.decode.SPAN", 0.0 if request.param == "packed" else float("inf"))
     return request.param
+
+
+@pytest.fixture
+def tape(monkeypatch):
+    """What CUDA graphs record with (`recording.py`)."""
+    from deed import graphs
+    from recording import Tape
+
+    made = Tape()
+    monkeypatch.setattr(graphs, "record", made.record)
+    return made

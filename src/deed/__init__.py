@@ -17,6 +17,7 @@ from .confidence import (
 )
 from .config import DeedConfig, DeedConfigError
 from .families import DecoderFamily, register_family
+from .graphs import use_cuda_graphs
 from .model import get_deed_model
 from .models import register_all
 from .quantize import quantize
@@ -77,4 +78,5 @@ __all__ = [
     "record_exits",
     "register_family",
     "set_target",
+    "use_cuda_graphs",
 ]

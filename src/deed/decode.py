@@ -17,6 +17,7 @@ from .cache import StaircaseCache
 from .confidence import Ask
 from .exits import DirectExits
 from .families.parts import run_parts
+from .graphs import recorded
 from .staircase import Block
 
 # Where padding costs more than attending to rows one by one it is packed away. Seconds, on two Zen 4 cores: a span by
@@ -60,7 +61,7 @@ def decode_step(
     allowed = cache.allowed(plan.vocab, encoder_hidden.device)
 
     live = cache.live_rows()
-    rows = torch.tensor(live, device=encoder_hidden.device)
+    rows = cache.numbers(live, encoder_hidden.device)
     depths = [0] * stairs.n_rows
     leavers: list[tuple[list[int], torch.Tensor]] = []  # rows and their logits
     unseen: list[tuple[list[int], torch.Tensor]] = []  # rows that left without a look, and what their heads get
@@ -76,7 +77,7 @@ def decode_step(
         else:
             cache.own_mask = masks.folded(model, family, cache, block, decoder_mask)
             cache.cross_mask = masks.cross(model, family, cache, block)
-            output = run_parts(plan.parts[depth - 1], block.hidden, cache)
+            output = plan.run(depth, block.hidden, cache)
         exit_index = plan.exit_of.get(depth)
         if exit_index is None:
             stairs.widen(block, output)
@@ -136,10 +137,21 @@ class Plan:
         self.parts = self.family.parts(model)
         self.exit_of = {depth: i for i, depth in enumerate(model.deed_config.exit_layers)}
         self.vocab = self.family.vocab_size(model)
-        self.exits = DirectExits(model)
+        self.exits: Any = DirectExits(model)
+        self.recorded_layers = None
+        recordings = recorded(model, self.parts, self.exits)
+        if recordings is not None:
+            self.recorded_layers, self.exits = recordings
         self.span_worth = math.inf
         if self.parts is not None and model.device.type == "cpu":
             self.span_worth = SPAN / (CELL * self.family.d_model(model) ** 2)
+
+    def run(self, depth: int, hidden: torch.Tensor, cache: StaircaseCache) -> torch.Tensor:
+        """A layer by its parts."""
+        if self.recorded_layers is not None:
+            return self.recorded_layers[depth - 1](hidden, cache)
+        assert self.parts is not None
+        return run_parts(self.parts[depth - 1], hidden, cache)
 
 
 def _picked(hidden: torch.Tensor, leave: list[bool]) -> torch.Tensor:

@@ -13,6 +13,7 @@ from conftest import VOCAB
 from deed import DeedConfig, FixedSchedule, masks
 from deed.families.ofa import OFAWithSource
 from deed.models.ofa import register
+from recording import DEVICE, using
 from test_decode import MODES, compare
 
 CODES = torch.tensor([True, False, False, True])
@@ -67,6 +68,14 @@ def test_a_row_with_nothing_to_read(attention):
     model.set_attn_implementation(attention)
     compare(model, batch, 0.7, min_new_tokens=9)
     compare(by_layers(model), batch, 0.7, min_new_tokens=9)
+
+
+def test_recorded_as_cuda_graphs(packing, tape):
+    model = using(ofa_model().to(DEVICE))
+    for _ in range(2):
+        for threshold in (0.5, 0.75):
+            compare(model, {k: v.to(DEVICE) for k, v in ofa_batch().items()}, threshold, min_new_tokens=9)
+    assert tape.run > tape.made > 20
 
 
 def test_every_block_width_and_the_growing_of_tables(packing):

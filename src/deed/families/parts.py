@@ -67,21 +67,38 @@ class Attends(Protocol):
         ...
 
 
-def run_parts(parts: LayerParts, hidden: torch.Tensor, cache: Attends) -> torch.Tensor:
-    """One layer on `[r, q, d_model]`."""
-    own, cross, post = parts.own, parts.cross, parts.post_norm
-    x = hidden if post else own.norm(hidden)
+def before(parts: LayerParts, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A layer up to its self-attention: `[r, q, d_model]` to query, key and value `[r, heads, q, width]`."""
+    own = parts.own
+    x = hidden if parts.post_norm else own.norm(hidden)
     q, k, v = (own.q(x), own.k(x), own.v(x)) if own.qkv is None else own.qkv(x).chunk(3, -1)
-    attended = cache.attend_own(_split(q, own), _split(k, own), _split(v, own), own.scale)
+    return _split(q, own), _split(k, own), _split(v, own)
+
+
+def between(parts: LayerParts, hidden: torch.Tensor, attended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """From there to the attention to the source: its residual `[r, q, d_model]` and its query."""
+    own, cross, post = parts.own, parts.cross, parts.post_norm
     hidden = hidden + own.out(_merge(attended))
     if post:
         hidden = own.norm(hidden)
-    x = hidden if post else cross.norm(hidden)
-    hidden = hidden + cross.out(_merge(cache.attend_cross(_split(cross.q(x), cross), cross.scale)))
-    if post:
+    return hidden, _split(cross.q(hidden if post else cross.norm(hidden)), cross)
+
+
+def after(parts: LayerParts, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    """From there to the layer's output, `[r, q, d_model]`."""
+    cross = parts.cross
+    hidden = hidden + cross.out(_merge(attended))
+    if parts.post_norm:
         hidden = cross.norm(hidden)
         return parts.feed_norm(hidden + parts.feed(hidden))
     return hidden + parts.feed(parts.feed_norm(hidden))
+
+
+def run_parts(parts: LayerParts, hidden: torch.Tensor, cache: Attends) -> torch.Tensor:
+    """One layer on `[r, q, d_model]`."""
+    q, k, v = before(parts, hidden)
+    hidden, q = between(parts, hidden, cache.attend_own(q, k, v, parts.own.scale))
+    return after(parts, hidden, cache.attend_cross(q, parts.cross.scale))
 
 
 def _split(x: torch.Tensor, attention: AttentionParts) -> torch.Tensor:
