@@ -22,6 +22,20 @@ def entropy(logits, hidden):
     return 1 + (p * p.clamp(min=1e-300).log()).sum(-1) / math.log(p.shape[-1])
 
 
+def ordered(first, count, within):
+    def measure(logits, hidden):
+        p = logits.softmax(-1)
+        out = p.amax(-1)
+        for place in torch.cartesian_prod(*map(torch.arange, p.shape[:-1])).view(-1, p.ndim - 1).tolist():
+            row = p[tuple(place)]
+            best = int(row.argmax())
+            if first <= best < first + count:
+                out[tuple(place)] = row[max(first, best - within) : min(first + count, best + within + 1)].sum()
+        return out
+
+    return measure
+
+
 def state_similarity(logits, hidden):
     """hidden: [n_layers + 1, rows, d], entry l is layer l's output."""
     lower, upper = hidden[:-1], hidden[1:]

@@ -5,7 +5,18 @@ import math
 import pytest
 import torch
 
-from deed import Ask, Entropy, FixedSchedule, Margin, MaxProb, Patience, StateSimilarity, ThresholdPolicy
+from deed import (
+    Ask,
+    DeedConfigError,
+    Entropy,
+    FixedSchedule,
+    Margin,
+    MaxProb,
+    OrderedProb,
+    Patience,
+    StateSimilarity,
+    ThresholdPolicy,
+)
 from deed.confidence import CONFIDENCES, build_confidence
 
 
@@ -85,11 +96,38 @@ def test_schedules():
         FixedSchedule([[1], [2]]).check_rows(3)
 
 
+def test_neighbours_on_a_scale_count_together():
+    p = torch.tensor([[0.1, 0.3, 0.4, 0.2], [0.6, 0.1, 0.1, 0.2], [0.0, 0.1, 0.3, 0.6]], dtype=torch.float64)
+    scale = ask(p.log())
+    near = OrderedProb(first=1, count=3, within=1)(scale)  # tokens 1, 2, 3; token 0 is none of them
+    torch.testing.assert_close(near, torch.tensor([0.9, 0.6, 0.9], dtype=torch.float64))
+    torch.testing.assert_close(OrderedProb(1, 3, within=0)(scale), p.amax(-1))
+    torch.testing.assert_close(OrderedProb(1, 3, within=9)(scale), torch.tensor([0.9, 0.6, 1.0], dtype=torch.float64))
+    # A neighbour that is no part of the scale, or not allowed, does not count.
+    torch.testing.assert_close(OrderedProb(2, 2, 1)(scale)[0], torch.tensor(0.6, dtype=torch.float64))
+    allowed = torch.tensor([[True, False, True, True]])
+    torch.testing.assert_close(OrderedProb(1, 3, 1)(ask(p[:1].log(), allowed=allowed))[0].item(), 0.6 / 0.7)
+
+
+def test_a_scale_has_to_fit():
+    for bad in ({"first": -1, "count": 3}, {"first": 0, "count": 0}, {"first": 0, "count": 2, "within": 0.5}):
+        with pytest.raises(DeedConfigError, match=r"ordered_prob: (first|count|within) must be an integer"):
+            OrderedProb(**bad)
+    with pytest.raises(DeedConfigError, match="'ordered_prob' does not go with the options"):
+        build_confidence("ordered_prob")
+    with pytest.raises(ValueError, match="tokens 1 to 3 are beyond the vocabulary of 3"):
+        OrderedProb(1, 3)(ask(P.log()))
+
+
+def spec_of(name):
+    return {"name": name, "first": 1, "count": 3} if name == "ordered_prob" else name
+
+
 @pytest.mark.parametrize("name", CONFIDENCES)
 def test_policies_are_serialisable(name):
     import json
 
-    policy = ThresholdPolicy(build_confidence(name), 0.8, {"temperature": 1.0, "length": 5})
+    policy = ThresholdPolicy(build_confidence(spec_of(name)), 0.8, {"temperature": 1.0, "length": 5})
     assert ThresholdPolicy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy
     json.dumps(ThresholdPolicy(MaxProb(), torch.tensor([0.1, 0.2])).to_dict())
     json.dumps(FixedSchedule([[1], [2]]).to_dict())

@@ -77,6 +77,7 @@ def test_other_adapters(kind, adapter):
         ("state_similarity", ref.state_similarity, (0.55, 0.75, 0.85)),
         ({"name": "patience", "patience": 2}, ref.patience(2), (1.0,)),
         ({"name": "patience", "patience": 1}, ref.patience(1), (1.0,)),
+        ({"name": "ordered_prob", "first": 5, "count": 30, "within": 3}, ref.ordered(5, 30, 3), (0.5, 0.8)),
     ],
 )
 def test_every_measure(kind, confidence, measure, threshold):

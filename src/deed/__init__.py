@@ -20,6 +20,7 @@ from .families import DecoderFamily, register_family
 from .graphs import use_cuda_graphs
 from .model import get_deed_model
 from .models import register_all
+from .ordered import OrderedProb
 from .quantize import quantize
 from .saving import DeedLoadError, from_pretrained
 
@@ -63,6 +64,7 @@ __all__ = [
     "FixedSchedule",
     "Margin",
     "MaxProb",
+    "OrderedProb",
     "Patience",
     "StaircaseCache",
     "StateSimilarity",

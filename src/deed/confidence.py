@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from .config import DeedConfigError
+from .ordered import OrderedProb
 
 
 @dataclass
@@ -179,6 +180,7 @@ CONFIDENCES: dict[str, type] = {
     "entropy": Entropy,
     "state_similarity": StateSimilarity,
     "patience": Patience,
+    "ordered_prob": OrderedProb,
 }
 
 
@@ -197,7 +199,7 @@ def build_confidence(spec: str | dict[str, Any] | Confidence) -> Confidence:
     try:
         return CONFIDENCES[name](**options)
     except TypeError:
-        raise DeedConfigError(f"confidence {name!r} does not take the options {sorted(options)}") from None
+        raise DeedConfigError(f"confidence {name!r} does not go with the options {sorted(options)}") from None
 
 
 class ExitPolicy(Protocol):

@@ -28,7 +28,8 @@ class DeedConfig:
             module; these are ours.
         adapter_dim (`int`): inner width of `"bottleneck"`.
         confidence (`str` or `dict`): measure asked at an exit: `"max_prob"`, `"margin"`, `"entropy"`,
-            `"state_similarity"`, `"patience"`; with options as `{"name": "patience", "patience": 3}`.
+            `"state_similarity"`, `"patience"`; with options as `{"name": "patience", "patience": 3}`; for tokens on a
+            scale `{"name": "ordered_prob", "first": 4, "count": 1000}`.
         confidence_over (`str`): `"all"` measures on the raw logits; `"allowed"` only over the tokens that constraints
             (`prefix_allowed_tokens_fn`, bad words, forced tokens …) leave open.
         threshold (`float` or `list[float]`): a row leaves when confidence >= threshold; > 1 never exits early. A list

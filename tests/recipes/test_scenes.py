@@ -185,6 +185,9 @@ def test_going_on_from_a_finished_model(tmp_path):
     train_scenes(second, onward, limit=3)
     a, b = (load_file(folder / "model" / "deed_exits.safetensors") for folder in (first, second))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), "it starts where the other ended"
+    for folder in (first, second):
+        config = json.loads((folder / "model" / "config.json").read_text())["deed_config"]
+        assert config["confidence"]["name"] == "ordered_prob"
     with pytest.raises(ValueError, match="is a deed model"):
         start_scenes(replace(onward, conventional=True))
     with pytest.raises(ValueError, match="folder of a saved model"):

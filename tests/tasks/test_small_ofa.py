@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from deed.confidence import build_confidence
 from deed.tasks import small_ofa
 
 TEXTS = ["the red apple", "a small blue dog", "how many"]
@@ -55,3 +56,10 @@ def test_a_box_in_pixels_comes_back_within_one(tokenizer):
     for box in ((0, 0, 128, 128), (3, 17, 40, 61), (101, 7, 126, 30)):
         found = processor.boxes([processor.encode_box(box, size)], [size])[0]
         assert max(abs(a - b) for a, b in zip(found, box, strict=True)) <= 1
+
+
+def test_confidence_knows_the_bins(tokenizer):
+    measure = build_confidence(small_ofa.confidence(tokenizer))
+    last = tokenizer.convert_tokens_to_ids(f"<bin_{small_ofa.N_BINS - 1}>")
+    assert (measure.first + measure.count - 1, measure.count) == (last, small_ofa.N_BINS)
+    assert tokenizer.convert_ids_to_tokens(measure.first) == "<bin_0>"

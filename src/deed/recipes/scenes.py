@@ -118,7 +118,7 @@ def start_scenes(recipe: ScenesRecipe) -> tuple[Any, OFAProcessor]:
         model = started(recipe, OFAForConditionalGeneration)
         if model.config.freeze_resnet:  # schooled before: it stays as it is
             model.get_encoder().embed_images.requires_grad_(False)
-        return model, OFAProcessor.from_pretrained(Path(recipe.start))
+        return judged(model, OFAProcessor.from_pretrained(Path(recipe.start)))
     tokenizer = small_ofa.build_tokenizer(vocabulary(), recipe.vocab_size)
     model = small_ofa.build_model(
         tokenizer,
@@ -129,7 +129,14 @@ def start_scenes(recipe: ScenesRecipe) -> tuple[Any, OFAProcessor]:
         stem_depths=(1, recipe.stem_blocks, recipe.stem_blocks),
         freeze_resnet=recipe.stem_steps > 0,
     )
-    return prepared(model, recipe), small_ofa.build_processor(tokenizer)
+    return judged(prepared(model, recipe), small_ofa.build_processor(tokenizer))
+
+
+def judged(model: Any, processor: OFAProcessor) -> tuple[Any, OFAProcessor]:
+    """The same, a deed model with the confidence that goes with its bins."""
+    if hasattr(model, "deed_config"):
+        model.deed_config.confidence = small_ofa.confidence(processor.tokenizer)
+    return model, processor
 
 
 def train_scenes(output: Path, recipe: ScenesRecipe, limit: int | None = None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ..models.ofa.prompts import CAPTION, refer, vqa
 
 PICTURE = 128  # pixels of the model's pictures, each side: 8 x 8 patches
 N_BINS = PICTURE // 2 + 1  # one for every second border between pixels: half as many to learn, and 1 px off at most
+NEAR = 2  # bins: an edge so far off is as good
 MAX_POSITIONS = 128
 MAX_ANSWER = 40  # tokens, end token included
 
@@ -80,6 +81,12 @@ def build_model(
     start_as_sines(model, tokenizer)
     model.generation_config = generation_config(tokenizer)
     return model
+
+
+def confidence(tokenizer: Any) -> dict[str, Any]:
+    """`DeedConfig.confidence`: a word as `max_prob` has it, a coordinate to within `NEAR` bins."""
+    first = tokenizer.convert_tokens_to_ids("<bin_0>")
+    return {"name": "ordered_prob", "first": first, "count": N_BINS, "within": NEAR}
 
 
 def start_as_sines(model: Any, tokenizer: Any) -> None:
