@@ -113,7 +113,7 @@ def test_a_scale_has_to_fit():
     for bad in ({"first": -1, "count": 3}, {"first": 0, "count": 0}, {"first": 0, "count": 2, "within": 0.5}):
         with pytest.raises(DeedConfigError, match=r"ordered_prob: (first|count|within) must be an integer"):
             OrderedProb(**bad)
-    with pytest.raises(DeedConfigError, match="'ordered_prob' does not go with the options"):
+    with pytest.raises(DeedConfigError, match=r"'ordered_prob' needs the options \['first', 'count'\]"):
         build_confidence("ordered_prob")
     with pytest.raises(ValueError, match="tokens 1 to 3 are beyond the vocabulary of 3"):
         OrderedProb(1, 3)(ask(P.log()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -196,10 +196,13 @@ def build_confidence(spec: str | dict[str, Any] | Confidence) -> Confidence:
     name = options.pop("name", None)
     if name not in CONFIDENCES:
         raise DeedConfigError(f"confidence must be one of {', '.join(map(repr, CONFIDENCES))}, got {spec!r}")
-    try:
-        return CONFIDENCES[name](**options)
-    except TypeError:
-        raise DeedConfigError(f"confidence {name!r} does not go with the options {sorted(options)}") from None
+    known = fields(CONFIDENCES[name])
+    if unknown := sorted(set(options) - {f.name for f in known}):
+        raise DeedConfigError(f"confidence {name!r} does not take the options {unknown}")
+    if missing := [f.name for f in known if f.name not in options and f.default is MISSING]:
+        raise DeedConfigError(f"confidence {name!r} needs the options {missing}")
+    built: Confidence = CONFIDENCES[name](**options)
+    return built
 
 
 class ExitPolicy(Protocol):
