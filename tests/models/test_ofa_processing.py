@@ -10,10 +10,10 @@ from ofa_models import ofa_batch, plain_ofa
 from PIL import Image
 from transformers import AutoProcessor
 
-from deed.models.latr.processing_latr import pad_lists
 from deed.models.ofa import OFAConfig, prompts
 from deed.models.ofa.bins import bins_to_box, box_to_bins
 from deed.models.ofa.processing_ofa import OFAProcessor, build_image_processor
+from deed.models.shared import pad_lists
 
 PICTURE = Image.effect_noise((90, 70), 80).convert("RGB")
 

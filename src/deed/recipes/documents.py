@@ -14,18 +14,19 @@ from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset
-from transformers import Seq2SeqTrainingArguments, set_seed
+from transformers import set_seed
 
 from ..config import DeedConfig
 from ..model import get_deed_model
 from ..models.latr import LatrForConditionalGeneration, LatrProcessor
 from ..models.latr.denoising import mask_spans
-from ..models.latr.processing_latr import pad_lists
+from ..models.shared import pad_lists
 from ..tasks import document_run
 from ..tasks.base import DataError, Example, Word
 from ..tasks.held_out import read_words_of
 from ..tasks.registry import READERS
 from ..train import DeedTrainer, check_recipe, last_complete_checkpoint, publish
+from .arguments import training_arguments
 
 SHUFFLED = 1000  # examples held to draw from
 
@@ -218,25 +219,14 @@ def fine_tune(
     Raises:
         ValueError: another recipe in `output`.
     """
-    arguments = Seq2SeqTrainingArguments(
-        output_dir=str(output),
-        max_steps=recipe.steps,
+    arguments = training_arguments(
+        output,
+        recipe,
         per_device_train_batch_size=recipe.batch_size,
-        learning_rate=recipe.learning_rate,
-        warmup_steps=recipe.warmup_steps,
-        lr_scheduler_type="linear",
-        weight_decay=recipe.weight_decay,
-        bf16=recipe.bf16,
-        seed=recipe.seed,
-        logging_steps=recipe.log_every,
-        save_steps=recipe.save_every,
-        save_total_limit=2,
         remove_unused_columns=False,
         # Each process reads the stream and keeps its share: batches of different lengths cannot be dealt out by one.
         accelerator_config={"dispatch_batches": False},
         ddp_find_unused_parameters=unused,
-        report_to=[],
-        use_cpu=not torch.cuda.is_available(),
     )
     with arguments.main_process_first():
         output.mkdir(parents=True, exist_ok=True)

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     DataCollatorForSeq2Seq,
-    Seq2SeqTrainingArguments,
     set_seed,
 )
 
@@ -19,6 +17,7 @@ from ..config import DeedConfig
 from ..model import get_deed_model
 from ..tasks import g2p, g2p_run
 from ..train import DeedTrainer, DropoutWindow, check_recipe, last_complete_checkpoint, publish
+from .arguments import training_arguments
 
 
 @dataclass
@@ -83,28 +82,15 @@ def train_g2p(output: Path, recipe: G2pRecipe, data: Path | None = None, limit: 
 
     output.mkdir(parents=True, exist_ok=True)
     check_recipe(output, recipe)
-    arguments = Seq2SeqTrainingArguments(
-        output_dir=str(output),
-        max_steps=recipe.steps,
+    arguments = training_arguments(
+        output,
+        recipe,
         per_device_train_batch_size=recipe.batch_size,
         per_device_eval_batch_size=128,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=recipe.warmup_steps,
-        weight_decay=recipe.weight_decay,
         adam_beta2=0.98,
-        max_grad_norm=1.0,
-        bf16=recipe.bf16,
-        seed=recipe.seed,
-        save_steps=recipe.save_every,
-        save_total_limit=2,
-        logging_steps=recipe.log_every,
         eval_strategy="steps" if eval_set else "no",
         eval_steps=recipe.eval_every,
         predict_with_generate=True,
-        use_cpu=not torch.cuda.is_available(),
-        report_to=[],
-        dataloader_num_workers=0,
     )
     trainer = DeedTrainer(
         model=model,

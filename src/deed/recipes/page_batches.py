@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..models.latr.denoising import mask_spans
-from ..models.latr.processing_latr import pad_lists
+from ..models.shared import pad_lists
 from ..tasks import easyvqa, pages
 from ..tasks.base import Example, Word
 

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Seq2SeqTrainingArguments, set_seed
+from transformers import set_seed
 
 from ..curriculum import Mastery
 from ..models.latr import LatrForConditionalGeneration, LatrProcessor
 from ..tasks import pages
 from ..tasks.base import Example
 from ..train import DeedTrainer, check_recipe, last_complete_checkpoint, publish
+from .arguments import training_arguments, whole_batches
 from .page_batches import PageBatches, load_pictures, real_pages
 from .starting import check_start, prepared, started
 
@@ -165,27 +166,12 @@ def train_pages(
     mastery.resume(checkpoint or recipe.start)
     read = real or functools.partial(real_pages, limit)
     data = PageBatches(recipe, processor, mastery.level, read, load_pictures(limit))
-    arguments = Seq2SeqTrainingArguments(
-        output_dir=str(output),
-        max_steps=recipe.steps,
-        per_device_train_batch_size=1,  # an item of the data set is a batch
-        learning_rate=recipe.learning_rate,
-        warmup_steps=recipe.warmup_steps,
-        lr_scheduler_type="linear",
-        weight_decay=recipe.weight_decay,
+    arguments = training_arguments(
+        output,
+        recipe,
+        **whole_batches(recipe),
         adam_beta2=0.98,
-        max_grad_norm=1.0,
-        bf16=recipe.bf16,
-        seed=recipe.seed,
-        logging_steps=recipe.log_every,
-        save_steps=recipe.save_every,
-        save_total_limit=2,
         ddp_find_unused_parameters=True,  # a batch without pictures
-        dataloader_num_workers=recipe.workers,
-        dataloader_prefetch_factor=2 if recipe.workers else None,
-        remove_unused_columns=False,
-        report_to=[],
-        use_cpu=not torch.cuda.is_available(),
     )
     trainer = PagesTrainer(
         model=model,

@@ -16,9 +16,9 @@ import torch
 
 from ..config import DeedConfig
 from ..model import get_deed_model
-from ..models.latr.processing_latr import pad_lists
 from ..models.ofa import allowed_tokens
 from ..models.ofa.processing_ofa import IGNORED
+from ..models.shared import pad_lists
 from ..tasks import ofa_run, ofa_scores
 from ..tasks.base import DataError, Example
 from ..tasks.held_out import examples_of as held_out

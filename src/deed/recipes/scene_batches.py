@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..models.latr.processing_latr import pad_lists
 from ..models.ofa import prompts
 from ..models.ofa.processing_ofa import IGNORED
+from ..models.shared import pad_lists
 from ..tasks import scenes
 from ..tasks.small_ofa import PICTURE
 from .page_batches import SHAPES, turned

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Seq2SeqTrainingArguments, set_seed
+from transformers import set_seed
 
 from ..models.ofa import OFAForConditionalGeneration, OFAProcessor
 from ..models.ofa.processing_ofa import IGNORED
 from ..tasks import easyvqa, scenes, small_ofa
 from ..train import DeedTrainer, check_recipe, last_complete_checkpoint, publish
+from .arguments import training_arguments, whole_batches
 from .page_batches import load_pictures
 from .pages import only_item
 from .scene_batches import KINDS, SceneBatches
@@ -166,26 +167,8 @@ def train_scenes(output: Path, recipe: ScenesRecipe, limit: int | None = None) -
     if recipe.stem_steps and not recipe.start:
         stem_log = schooled(model, output, recipe, pictures)
     data = SceneBatches(recipe, processor, pictures)
-    arguments = Seq2SeqTrainingArguments(
-        output_dir=str(output),
-        max_steps=recipe.steps,
-        per_device_train_batch_size=1,  # an item of the data set is a batch
-        learning_rate=recipe.learning_rate,
-        warmup_steps=recipe.warmup_steps,
-        lr_scheduler_type="cosine",
-        weight_decay=recipe.weight_decay,
-        adam_beta2=0.98,
-        max_grad_norm=1.0,
-        bf16=recipe.bf16,
-        seed=recipe.seed,
-        logging_steps=recipe.log_every,
-        save_steps=recipe.save_every,
-        save_total_limit=2,
-        dataloader_num_workers=recipe.workers,
-        dataloader_prefetch_factor=2 if recipe.workers else None,
-        remove_unused_columns=False,
-        report_to=[],
-        use_cpu=not torch.cuda.is_available(),
+    arguments = training_arguments(
+        output, recipe, **whole_batches(recipe), lr_scheduler_type="cosine", adam_beta2=0.98
     )
     trainer = ScenesTrainer(
         model=model, args=arguments, train_dataset=data, data_collator=only_item, processing_class=processor

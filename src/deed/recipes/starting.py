@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import DeedConfig
 from ..model import get_deed_model
-from ..models.latr.modeling_latr import quiet
+from ..models.shared import quiet
 from ..saving import from_pretrained
 
 

@@ -15,8 +15,8 @@ import torch
 from ..calibrate import GRID, calibrate
 from ..confidence import ExitPolicy
 from ..model import DeedMixin
-from ..models.latr.processing_latr import pad_lists
 from ..models.ofa import Candidates, OFAForConditionalGeneration, OFAProcessor, build_candidates, prompts
+from ..models.shared import pad_lists
 from ..saving import DeedLoadError, from_pretrained
 from .base import DataError, Example
 from .captions import document_frequencies

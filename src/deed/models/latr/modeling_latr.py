@@ -17,8 +17,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +26,8 @@ from transformers import T5ForConditionalGeneration, ViTModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.t5.modeling_t5 import T5Stack
-from transformers.utils import logging
 
+from ..shared import quiet
 from .configuration_latr import LatrConfig
 
 BOX_TABLES = ("x0", "y0", "x1", "y1", "width", "height")
@@ -313,17 +311,6 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
 
 
 _OWN_WEIGHTS = ("encoder.box_embeddings.", "encoder.vit.", "encoder.visual_projection.")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without Transformers' report of weights that are missing or left over, where that is what is meant."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _config_of(path: Any, model_type: str) -> Any:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from transformers import BatchFeature, ProcessorMixin
 
+from ..shared import pad_lists
+
 NO_BOX, PAGE_BOX = (0, 0, 0, 0), (0, 0, 1000, 1000)
 _CACHED_WORDS = 200_000
 
@@ -179,10 +181,4 @@ def pair_words(words: Sequence[Any], boxes: Sequence[Any] | None) -> list[tuple[
     return list(zip(words, boxes, strict=True))
 
 
-def pad_lists(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    """Lists of ids to `[rows, longest]`, padded at the right."""
-    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
-
-
-__all__ = ["LatrProcessor", "pad_lists", "pair_words"]
+__all__ = ["LatrProcessor", "pair_words"]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import BatchFeature, ProcessorMixin
 
-from ..latr.processing_latr import pad_lists
+from ..shared import pad_lists
 from . import prompts as wording
 from .bins import bins_to_box, box_to_bins
 from .tokenization_ofa import count_tokens
