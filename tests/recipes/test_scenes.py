@@ -93,6 +93,23 @@ def test_easy_vqa_is_enlarged_as_the_processor_does(batches):
     torch.testing.assert_close(ours, processor.see([small])["patch_images"][0])
 
 
+def test_yes_and_no_are_asked_alike_with_and_without_a_negation():
+    many = [("is there a circle?", "no", 0)] * 50 + [("is there not a circle?", "yes", 0)] * 50
+    rare = [("is a circle present?", "yes", 0), ("is no red shape present?", "no", 0), ("what shape is it?", "circle", 0)]
+    recipe = replace(TINY, caption_share=0.0, refer_share=0.0, vqa_share=0.0, region_share=0.0)
+    _, processor = start_scenes(recipe)
+    data = SceneBatches(recipe, processor, (np.zeros((1, 64, 64, 3), dtype=np.uint8), many + rare))
+    rng, asked = random.Random(0), []
+    for _ in range(500):
+        row = data.look(rng)
+        negated = any(word in processor.decode(row["input_ids"]) for word in (" not ", " no "))
+        asked.append((processor.decode(row["labels"], skip_special_tokens=True).strip(), negated))
+    kinds = [("yes", False), ("yes", True), ("no", False), ("no", True)]
+    shares = [asked.count(kind) / len(asked) for kind in kinds]
+    assert max(shares) - min(shares) < 0.1 and min(shares) > 0.08
+    assert sum(shares) < 0.95  # names are asked, too
+
+
 def test_a_batch_depends_on_seed_and_index_alone(batches):
     data, processor = batches
     first = data[30]

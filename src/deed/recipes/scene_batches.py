@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,7 @@ ENDLESS = 10**12  # training examples there are to draw from
 KINDS = ("refer", "caption", "vqa", "easyvqa", "region")
 REGION = " what does the region describe? region:"
 NAMING = 0.3  # share of easy-vqa questions that ask for a shape's name: a tenth of the data set's, and the hardest
+NEGATED = re.compile(r"\b(no|not)\b")
 
 
 class SceneBatches(Dataset):
@@ -41,6 +43,7 @@ class SceneBatches(Dataset):
     def __init__(self, recipe: ScenesRecipe, processor: Any, pictures: tuple[Any, Any]) -> None:
         self.recipe, self.processor, (self.images, self.questions) = recipe, processor, pictures
         self.naming = [question for question in self.questions if question[1] in SHAPES] or self.questions
+        self.others = balanced(self.questions)
 
     def __len__(self) -> int:
         return self.recipe.steps + 8  # a few more than are used, since Trainer fetches ahead
@@ -97,7 +100,7 @@ class SceneBatches(Dataset):
 
     def look(self, rng: random.Random) -> dict[str, Any]:
         """An encoded question on a picture of easy-vqa, turned one of eight ways."""
-        question, answer, image = rng.choice(self.naming if rng.random() < NAMING else self.questions)
+        question, answer, image = rng.choice(self.naming if rng.random() < NAMING else rng.choice(self.others))
         labels = self.processor.encode_answers([answer])[0]
         drawn = enlarged(turned(self.images[image], rng.randrange(8)))
         kind = KINDS.index("easyvqa")
@@ -108,6 +111,16 @@ class SceneBatches(Dataset):
         """Ids of a task's whole prompt."""
         worded = prompts.CAPTION if task == "caption" else getattr(prompts, task)(text)
         return self.processor.tokenizer(worded).input_ids
+
+
+def balanced(questions: list[tuple[str, str, int]]) -> list[list[tuple[str, str, int]]]:
+    """Questions for a yes or no, those with a negation apart and of either answer: "is there not a red shape?" is "yes" four
+    times of five, and a model that has learned this sees little reason to look. The others are a group of their own."""
+    groups: dict[tuple[str, bool], list[tuple[str, str, int]]] = {}
+    for question in questions:
+        kind = question[1] if question[1] in ("yes", "no") else ""
+        groups.setdefault((kind, bool(kind and NEGATED.search(question[0]))), []).append(question)
+    return list(groups.values())
 
 
 @functools.cache
