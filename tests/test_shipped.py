@@ -7,8 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
+import deed
 import oracle as ref
 from deed.cli.demo import CHECKPOINT
+from deed.cli.shared import CHECKPOINTS
 from deed.tasks import g2p
 from deed.tasks.g2p_run import answer, load
 
@@ -68,3 +70,15 @@ def test_trained_exits_equal_the_cache_free_reference(shipped, rows, mode):
     depths = ref.expected_exit_layers(expected, trace, 1, tokenizer.eos_token_id)
     assert torch.equal(got.exit_layers, depths)
     assert len(set(got.exit_layers.flatten().tolist())) > 3
+
+
+@pytest.mark.parametrize("name", ["g2p", "latr"])
+def test_targets_are_read_from_the_recorded_curve(name):
+    model = deed.from_pretrained(CHECKPOINTS / name)
+    calibrated = model.deed_config.threshold
+    point = deed.set_target(model, score_drop=0.01)
+    assert point["score_drop"] <= 0.01 and point["speedup"]["median"] > 2
+    assert model.deed_config.threshold == point["threshold"] != calibrated
+    assert deed.set_target(model, speedup=2.0)["score_drop"] <= 0.01
+    with pytest.raises(ValueError, match="the best reachable"):
+        deed.set_target(model, speedup=100.0)

@@ -95,7 +95,11 @@ def test_easy_vqa_is_enlarged_as_the_processor_does(batches):
 
 def test_yes_and_no_are_asked_alike_with_and_without_a_negation():
     many = [("is there a circle?", "no", 0)] * 50 + [("is there not a circle?", "yes", 0)] * 50
-    rare = [("is a circle present?", "yes", 0), ("is no red shape present?", "no", 0), ("what shape is it?", "circle", 0)]
+    rare = [
+        ("is a circle present?", "yes", 0),
+        ("is no red shape present?", "no", 0),
+        ("what shape is it?", "circle", 0),
+    ]
     recipe = replace(TINY, caption_share=0.0, refer_share=0.0, vqa_share=0.0, region_share=0.0)
     _, processor = start_scenes(recipe)
     data = SceneBatches(recipe, processor, (np.zeros((1, 64, 64, 3), dtype=np.uint8), many + rare))
