@@ -5,12 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
 
 from deed import DeedConfig, get_deed_model
 from deed.cli.demo import CHECKPOINT
+from deed.cli.train import recipe_of
+from deed.recipes.scenes import ScenesRecipe
 from deed.tasks import g2p
 
 VERBS = ["demo", "ask", "train", "tune", "calibrate", "evaluate", "bench", "convert"]
@@ -62,6 +66,22 @@ def test_calibrate_is_saved(tmp_path):
     assert report["examples"] == 40 and report["full_depth_score"] > 0.3
 
 
+def test_a_recorded_recipe_is_followed(tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(asdict(ScenesRecipe(steps=7, naming_share=0.05, start="elsewhere"))))
+    given = {"recipe": path, "steps": 9, "start": Path("here")}
+    assert recipe_of(ScenesRecipe, "scenes", given) == ScenesRecipe(steps=9, naming_share=0.05, start="here")
+    for text, message in (
+        ("[1]", "a JSON object is needed"),
+        ('{"steps": "many"}', "steps cannot be 'many'"),
+        ('{"seed": true}', "seed cannot be True"),
+        ('{"conventional": 1}', "conventional cannot be 1"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            recipe_of(ScenesRecipe, "scenes", {"recipe": path})
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -82,6 +102,11 @@ def test_calibrate_is_saved(tmp_path):
         (["train", "--output", "OUT", "--data", "/no/file"], "/no/file: no such file"),
         (["train", "--output", "OUT", "--d-model", "40"], "multiple of 32"),
         (["train", "--output", "OUT", "--adapter", "lora", "--limit", "5"], "adapter must be one of"),
+        (["train", "--output", "OUT", "--recipe", "/none.json"], "--recipe /none.json cannot be read"),
+        (
+            ["train", "--task", "pages", "--output", "OUT", "--recipe", "MODEL/config.json"],
+            "no recipe of --task pages",
+        ),
         (["tune", "/nowhere", "--output", "OUT"], "is not a folder with a saved model"),
         (["tune", "MODEL", "--output", "OUT", "--adapter", "none"], "needs an exit before the last and an adapter"),
         (["train"], "--output"),
@@ -90,7 +115,7 @@ def test_calibrate_is_saved(tmp_path):
 )
 def test_bad_input(model_folder, tmp_path, arguments, message):
     places = {"MODEL": str(model_folder), "OUT": str(tmp_path / "out")}
-    done = deed(*[places.get(a, a) for a in arguments])
+    done = deed(*[places.get(a, a).replace("MODEL/", f"{model_folder}/") for a in arguments])
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     if "--output" not in message and message != "{model}":  # those two are Typer's own, in a box
         assert len(done.stderr.strip().splitlines()) == 1

@@ -39,6 +39,9 @@ def train(
     ] = None,
     objective: Annotated[str | None, typer.Option(help="answer, or denoise (layout-aware pre-training).")] = None,
     ocr: Annotated[str | None, typer.Option(help="rapidocr or tesseract, for data sets that bring no OCR.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recorded recipe.json to train by; other options change it.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples per step and process.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
@@ -130,17 +133,39 @@ def run(output: Path, task: str, given: dict[str, Any], limit: int | None) -> di
 
 
 def recipe_of(kind: Any, task: str, given: dict[str, Any], closed: set[str] = frozenset()) -> Any:  # type: ignore[assignment]
-    """The task's recipe with the options given.
+    """The task's recipe, or a recorded one, with the options given.
 
     Raises:
-        ValueError: an option that the recipe does not have, or that is closed to this verb.
+        ValueError: an option that the recipe does not have, or that is closed to this verb; a file that is no such recipe.
     """
-    names = RENAMED.get(task, {})
-    values = {names.get(k, k): str(v) if isinstance(v, Path) else v for k, v in given.items()}
-    unknown = sorted(k for k in given if names.get(k, k) not in {f.name for f in fields(kind)} - closed)
+    options = {k: v for k, v in given.items() if k != "recipe"}
+    names, known = RENAMED.get(task, {}), {f.name for f in fields(kind)}
+    values = {names.get(k, k): str(v) if isinstance(v, Path) else v for k, v in options.items()}
+    unknown = sorted(k for k in options if names.get(k, k) not in known - closed)
     if unknown:
         raise ValueError(f"--task {task} takes no --{unknown[0].replace('_', '-').replace('start', 'from')}")
-    return kind(**values)
+    recorded = read_recipe(given["recipe"]) if "recipe" in given else {}
+    if strange := sorted(set(recorded) - known):
+        raise ValueError(f"--recipe {given['recipe']} is no recipe of --task {task}: it has {', '.join(strange)}")
+    for field in fields(kind):
+        value = recorded.get(field.name, field.default)
+        fits = (int, float) if type(field.default) is float else type(field.default)
+        if field.default is not None and (not isinstance(value, fits) or (value is True and fits is not bool)):
+            raise ValueError(f"--recipe {given['recipe']}: {field.name} cannot be {value!r}")
+    return kind(**{**recorded, **values})
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Raises:
+    ValueError: not a JSON object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--recipe {path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"--recipe {path} is no recipe: a JSON object is needed")
+    return found
 
 
 def register(app: typer.Typer) -> None:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 ENDLESS = 10**12  # training examples there are to draw from
 KINDS = ("refer", "caption", "vqa", "easyvqa", "region")
 REGION = " what does the region describe? region:"
-NAMING = 0.3  # share of easy-vqa questions that ask for a shape's name: a tenth of the data set's, and the hardest
 NEGATED = re.compile(r"\b(no|not)\b")
 
 
@@ -100,7 +99,9 @@ class SceneBatches(Dataset):
 
     def look(self, rng: random.Random) -> dict[str, Any]:
         """An encoded question on a picture of easy-vqa, turned one of eight ways."""
-        question, answer, image = rng.choice(self.naming if rng.random() < NAMING else rng.choice(self.others))
+        question, answer, image = rng.choice(
+            self.naming if rng.random() < self.recipe.naming_share else rng.choice(self.others)
+        )
         labels = self.processor.encode_answers([answer])[0]
         drawn = enlarged(turned(self.images[image], rng.randrange(8)))
         kind = KINDS.index("easyvqa")

@@ -37,6 +37,7 @@ class ScenesRecipe:
         batch_size: pictures per step.
         learning_rate: peak of a linear warm-up and a cosine down to nothing.
         caption_share, refer_share, vqa_share, region_share: shares of the tasks on scenes; what is left to 1 is easy-vqa.
+        naming_share: of easy-vqa's questions, those that ask for a shape's name: a tenth of the data set's.
         stem_steps: steps of the stem's own schooling before (`scene_stem.py`), after which it stays as it is; 0: none, and
             the stem learns with the rest.
         stem_learning_rate: its peak.
@@ -54,6 +55,7 @@ class ScenesRecipe:
     refer_share: float = 0.4
     vqa_share: float = 0.13
     region_share: float = 0.13
+    naming_share: float = 0.3
     stem_steps: int = 1200
     stem_learning_rate: float = 3e-3
     grow_steps: int = 800
