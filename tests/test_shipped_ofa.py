@@ -83,7 +83,10 @@ def test_trained_exits_equal_the_cache_free_reference(shipped, mode, task):
     full = model.generate(**inputs, **limits, exit_threshold=1.5)
     assert torch.equal(full, plain.generate(**inputs, **limits))
     threshold = model.deed_config.threshold
-    expected, trace = ref.Oracle(model, threshold).generate(inputs, **limits)
+    measure = model.deed_config.confidence
+    assert measure["name"] == "ordered_prob"
+    bins = ref.ordered(measure["first"], measure["count"], measure["within"])
+    expected, trace = ref.Oracle(model, threshold, bins).generate(inputs, **limits)
     got = model.generate(**inputs, **limits, exit_threshold=threshold, return_dict_in_generate=True)
     assert torch.equal(got.sequences, expected.sequences)
     depths = ref.expected_exit_layers(expected, trace, 1, processor.tokenizer.eos_token_id)
