@@ -307,6 +307,6 @@ def test_the_shipped_model_on_scenes_it_never_saw(tmp_path, monkeypatch):
         )
         asked += len(things)
         assert report["threshold_source"] == "calibrated" and report["picture"] == "scene.boxes.png"
-    assert asked >= 8 and right >= 1  # a model that is not finished: half of its boxes are right, fewer of these
+    assert asked >= 8 and right >= 0.7 * asked
     caption = json.loads(run("scene.png", "--task", "caption", "--json").stdout)["answers"][0]
     assert len(caption["answer"].split()) >= 5 and caption["mean_depth"] < report["n_layers"]
