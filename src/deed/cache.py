@@ -80,7 +80,7 @@ class StaircaseCache(EncoderDecoderCache):
         return [r for r, done in enumerate(self.finished) if not done]
 
     def numbers(self, rows: list[int], device: torch.device) -> torch.Tensor:
-        """Row numbers as a tensor on `device`. That of all rows is kept, since sending it takes a GPU as long as a layer."""
+        """Row numbers as a tensor; that of all rows is kept, since sending it takes a GPU as long as a layer."""
         if len(rows) < self.stairs.n_rows:
             return torch.tensor(rows, device=device)
         found: torch.Tensor | None = self.tables.get("rows")
