@@ -11,6 +11,7 @@ import deed
 import oracle as ref
 from deed.cli.demo import CHECKPOINT
 from deed.cli.shared import CHECKPOINTS
+from deed.recipes.g2p import G2pRecipe, start_g2p
 from deed.tasks import g2p
 from deed.tasks.g2p_run import answer, load
 
@@ -82,3 +83,9 @@ def test_targets_are_read_from_the_recorded_curve(name):
     assert deed.set_target(model, speedup=2.0)["score_drop"] <= 0.01
     with pytest.raises(ValueError, match="the best reachable"):
         deed.set_target(model, speedup=100.0)
+
+
+def test_what_was_measured_is_forgotten_by_who_trains_on():
+    model, _ = start_g2p(G2pRecipe(start=str(CHECKPOINT)))
+    config = model.deed_config
+    assert (config.threshold, config.calibration, config.curve) == (2.0, None, None)

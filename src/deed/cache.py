@@ -79,15 +79,6 @@ class StaircaseCache(EncoderDecoderCache):
             return list(range(self.stairs.n_rows))
         return [r for r, done in enumerate(self.finished) if not done]
 
-    def numbers(self, rows: list[int], device: torch.device) -> torch.Tensor:
-        """Row numbers as a tensor; that of all rows is kept, since sending it takes a GPU as long as a layer."""
-        if len(rows) < self.stairs.n_rows:
-            return torch.tensor(rows, device=device)
-        found: torch.Tensor | None = self.tables.get("rows")
-        if found is None or len(found) != len(rows):
-            found = self.tables["rows"] = torch.arange(len(rows), device=device)
-        return found
-
     def note_finished(self, done: list[bool]) -> None:
         """Rows that a stopping criterion ended with the newest token."""
         before = self.finished or [False] * len(done)

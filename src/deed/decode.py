@@ -61,7 +61,7 @@ def decode_step(
     allowed = cache.allowed(plan.vocab, encoder_hidden.device)
 
     live = cache.live_rows()
-    rows = cache.numbers(live, encoder_hidden.device)
+    rows = plan.numbers(live, stairs.n_rows, encoder_hidden.device)
     depths = [0] * stairs.n_rows
     leavers: list[tuple[list[int], torch.Tensor]] = []  # rows and their logits
     unseen: list[tuple[list[int], torch.Tensor]] = []  # rows that left without a look, and what their heads get
@@ -138,6 +138,7 @@ class Plan:
         self.exit_of = {depth: i for i, depth in enumerate(model.deed_config.exit_layers)}
         self.vocab = self.family.vocab_size(model)
         self.exits: Any = DirectExits(model)
+        self.everyone: torch.Tensor | None = None
         self.recorded_layers = None
         recordings = recorded(model, self.parts, self.exits)
         if recordings is not None:
@@ -145,6 +146,14 @@ class Plan:
         self.span_worth = math.inf
         if self.parts is not None and model.device.type == "cpu":
             self.span_worth = SPAN / (CELL * self.family.d_model(model) ** 2)
+
+    def numbers(self, rows: list[int], n_rows: int, device: torch.device) -> torch.Tensor:
+        """Row numbers as a tensor; that of all `n_rows` is kept, since sending it takes a GPU as long as a layer."""
+        if len(rows) < n_rows:
+            return torch.tensor(rows, device=device)
+        if self.everyone is None or len(self.everyone) != n_rows:
+            self.everyone = torch.arange(n_rows, device=device)
+        return self.everyone
 
     def run(self, depth: int, hidden: torch.Tensor, cache: StaircaseCache) -> torch.Tensor:
         """A layer by its parts."""

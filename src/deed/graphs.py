@@ -94,17 +94,14 @@ def signature(model: Any) -> tuple[int, ...] | None:
         if not type(module).__module__.startswith(OURS) or not plain([module]):
             return None
         found.append(id(module))
-        found += [at for tensor in _tensors(module) for at in _state(tensor)]
-    found += [at for tensor in model._buffers.values() for at in _state(tensor)]  # BART's bias on the logits
-    return tuple(found)
+        found += _state(module)
+    return (*found, *_state(model))  # BART's bias on the logits
 
 
-def _tensors(module: Any) -> list[torch.Tensor]:
-    return [tensor for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None]
-
-
-def _state(tensor: torch.Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+def _state(module: Any) -> list[int]:
+    """Of the tensors that are a module's own."""
+    tensors = [tensor for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None]
+    return [at for t in tensors for at in (t.data_ptr(), 0 if t.is_inference() else t._version)]
 
 
 class Recorded:
@@ -143,7 +140,7 @@ class RecordedLayer(Recorded):
         return third(residual, cache.attend_cross(q, cross.scale))[0]
 
     def _record(self, hidden: torch.Tensor) -> tuple[Replay, Replay, Replay]:
-        first = Replay(lambda x: before(self.parts, x), hidden)
+        first = Replay(lambda x: before(self.parts, x), hidden.clone())
         q = first.outputs[0]
         # Attention keeps the form of its query: no need to attend, which writes keys and values.
         second = Replay(lambda x, a: between(self.parts, x, a), first.inputs[0], torch.zeros_like(q))
@@ -166,20 +163,22 @@ class RecordedExits:
         if found is None:
             return self.exits.logits(depth, hidden)
         if found is False:
-            found = at.shapes[hidden.shape] = Replay(lambda x: (self.exits.logits(depth, x),), hidden)
+            found = at.shapes[hidden.shape] = Replay(lambda x: (self.exits.logits(depth, x),), hidden.clone())
         return found(hidden)[0].clone()
 
 
 class Replay:
     """A function, recorded.
 
+    Args:
+        inputs: where it reads, its own from now on; what a call gives is copied there, unless it is that very tensor.
+
     Attributes:
-        inputs: where it reads; what is given is copied there, unless it is that very tensor.
         outputs: where it writes, overwritten by each call. Outside the graph's own memory, which graphs share.
     """
 
-    def __init__(self, function: Callable[..., Tensors], *examples: torch.Tensor) -> None:
-        self.inputs = tuple(x if _is_static(x) else _static(x) for x in examples)
+    def __init__(self, function: Callable[..., Tensors], *inputs: torch.Tensor) -> None:
+        self.inputs = inputs
         self.outputs: Tensors = ()
         self.run = record(function, self)
 
@@ -191,22 +190,12 @@ class Replay:
         return self.outputs
 
 
-def _static(x: torch.Tensor) -> torch.Tensor:
-    place = x.clone()
-    place._deed_static = True  # type: ignore[attr-defined]
-    return place
-
-
-def _is_static(x: torch.Tensor) -> bool:
-    return getattr(x, "_deed_static", False)
-
-
 def record(function: Callable[..., Tensors], replay: Replay) -> Callable[[], None]:
     """Record `function` of `replay.inputs`, set `replay.outputs`, and return what runs it again."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # once unrecorded: libraries set themselves up
-        replay.outputs = tuple(_static(x) for x in function(*replay.inputs))
+        replay.outputs = tuple(x.clone() for x in function(*replay.inputs))
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"):

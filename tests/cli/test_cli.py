@@ -75,6 +75,7 @@ def test_a_recorded_recipe_is_followed(tmp_path):
         ("[1]", "a JSON object is needed"),
         ('{"steps": "many"}', "steps cannot be 'many'"),
         ('{"seed": true}', "seed cannot be True"),
+        ('{"seed": false}', "seed cannot be False"),
         ('{"conventional": 1}', "conventional cannot be 1"),
     ):
         path.write_text(text)

@@ -150,6 +150,9 @@ def test_the_command_chooses_the_model(folders, data, tmp_path):
     assert result["steps"] == 1 and "vqa_accuracy" in result["validation"]
     recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert recipe["task"] == "vqav2" and recipe["start"] == str(folders["deed"])
+    recorded = {"recipe": tmp_path / "run" / "recipe.json"}  # which names the OFA, and is followed again
+    assert run(tmp_path / "again", "vqav2", {**recorded, "data": data["vqav2"]}, 4)["steps"] == 1
+    assert json.loads((tmp_path / "again" / "recipe.json").read_text()) == recipe
     for task, options, message in (
         ("refcoco", {}, "goes on from a saved OFA"),
         ("refcoco", {"base": "x", "start": folders["deed"]}, "--task refcoco takes no --base"),

@@ -18,8 +18,8 @@ def judged(
         answers: ids.
         corpus: what captions' words are weighed by.
     """
-    from ..tasks.caption_words import words
-    from ..tasks.scenes_run import score_each, text_of
+    from ..tasks.ofa_scores import equals_reference
+    from ..tasks.scenes_run import score_each
 
     values: list[float] = [0.0] * len(asked)
     for task in {a.task for a in asked}:
@@ -27,10 +27,10 @@ def judged(
         found = score_each(processor, task, [asked[i].example for i in at], [answers[i] for i in at], corpus)
         for i, value in zip(at, found, strict=True):
             values[i] = value
-    right = []
-    for a, ids, value in zip(asked, answers, values, strict=True):
-        said = words(text_of(processor, ids)) in map(words, a.example.answers)
-        right.append(said if a.task == "caption" else value == 1.0)
+    right = [
+        equals_reference(processor, ids, a.example) if a.task == "caption" else value == 1.0
+        for a, ids, value in zip(asked, answers, values, strict=True)
+    ]
     return values, right
 
 

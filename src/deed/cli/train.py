@@ -11,7 +11,7 @@ recipe.
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -116,15 +116,16 @@ def run(output: Path, task: str, given: dict[str, Any], limit: int | None) -> di
         return train_scenes(output, recipe_of(ScenesRecipe, task, given), limit)
     reader = READERS[task]
     given = {**given, "task": task}
-    if "latr" not in reader.models or ("ofa" in reader.models and "start" in given):
+    named = {*given, *(k for k, v in read_recipe(given["recipe"]).items() if v)} if "recipe" in given else {*given}
+    if "latr" not in reader.models or ("ofa" in reader.models and "start" in named):
         from ..recipes.pictures import PictureRecipe, train_pictures
 
-        if "start" not in given:
+        if "start" not in named:
             raise ValueError(f"--task {task} goes on from a saved OFA (`deed convert ofa` makes one): give --from")
         return train_pictures(output, recipe_of(PictureRecipe, task, given), limit)
     from ..recipes.documents import DocumentRecipe, train_documents
 
-    if "base" not in given:
+    if "base" not in named:
         starts = "a T5 checkpoint: give --base (and --vit for pictures)"
         raise ValueError(
             f"--task {task} starts from {starts}{', or an OFA: --from' if 'ofa' in reader.models else ''}"
@@ -148,11 +149,18 @@ def recipe_of(kind: Any, task: str, given: dict[str, Any], closed: set[str] = fr
     if strange := sorted(set(recorded) - known):
         raise ValueError(f"--recipe {given['recipe']} is no recipe of --task {task}: it has {', '.join(strange)}")
     for field in fields(kind):
-        value = recorded.get(field.name, field.default)
-        fits = (int, float) if type(field.default) is float else type(field.default)
-        if field.default is not None and (not isinstance(value, fits) or (value is True and fits is not bool)):
-            raise ValueError(f"--recipe {given['recipe']}: {field.name} cannot be {value!r}")
+        if field.name in recorded and not fits(recorded[field.name], field.default):
+            raise ValueError(f"--recipe {given['recipe']}: {field.name} cannot be {recorded[field.name]!r}")
     return kind(**{**recorded, **values})
+
+
+def fits(value: Any, default: Any) -> bool:
+    """Whether a recorded value is of the kind of a field's default; where there is none to tell by, anything is."""
+    if default is None or default is MISSING:
+        return True
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    return isinstance(value, (int, float) if isinstance(default, float) else type(default))
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

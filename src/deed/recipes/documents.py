@@ -24,7 +24,7 @@ from ..models.shared import pad_lists
 from ..tasks import document_run
 from ..tasks.base import DataError, Example, Word
 from ..tasks.held_out import read_words_of
-from ..tasks.registry import READERS
+from ..tasks.registry import READERS, check_task, read
 from ..train import DeedTrainer, check_recipe, last_complete_checkpoint, publish
 from .arguments import training_arguments
 
@@ -124,9 +124,7 @@ def examples_of(recipe: Any, split: str) -> Iterator[Example]:
     Raises:
         DataError: no `recipe.data` for a data set on disk; see also its reader.
     """
-    if READERS[recipe.task].on_disk and not recipe.data:
-        raise DataError(f"--task {recipe.task} is read from disk; give its folder as --data")
-    return READERS[recipe.task].read(Path(recipe.data) if recipe.data else None, split)
+    return read(recipe.task, Path(recipe.data) if recipe.data else None, split)
 
 
 def with_words(example: Example, recipe: DocumentRecipe) -> Example:
@@ -186,9 +184,7 @@ def train_documents(output: Path, recipe: DocumentRecipe, limit: int | None = No
         DataError: unknown task, missing or broken data.
         ValueError: another recipe in `output`, or models that cannot be loaded.
     """
-    known = sorted(name for name, reader in READERS.items() if "latr" in reader.models)
-    if recipe.task not in known:
-        raise DataError(f"task must be one of {', '.join(known)}, got {recipe.task!r}")
+    check_task(recipe.task, "latr")
     if recipe.objective not in ("answer", "denoise"):
         raise DataError(f"objective must be 'answer' or 'denoise', got {recipe.objective!r}")
     next(examples_of(recipe, "train"))  # missing data is told before models are loaded

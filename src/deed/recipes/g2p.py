@@ -18,6 +18,7 @@ from ..model import get_deed_model
 from ..tasks import g2p, g2p_run
 from ..train import DeedTrainer, DropoutWindow, check_recipe, last_complete_checkpoint, publish
 from .arguments import training_arguments
+from .starting import forget_measured
 
 
 @dataclass
@@ -123,7 +124,7 @@ def start_g2p(recipe: G2pRecipe) -> tuple[Any, Any]:
         return model, tokenizer
     if recipe.start is not None:
         model, tokenizer = g2p_run.load(Path(recipe.start))
-        model.deed_config.threshold, model.deed_config.calibration = 2.0, None
+        forget_measured(model)
         return model, tokenizer
     tokenizer = g2p.build_tokenizer()
     model = g2p.build_model(tokenizer, recipe.n_layers, recipe.d_model, recipe.d_ff, recipe.dropout)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import set_seed
 
 from ..config import DeedConfig
 from ..model import get_deed_model
@@ -22,8 +23,9 @@ from ..models.shared import pad_lists
 from ..tasks import ofa_run, ofa_scores
 from ..tasks.base import DataError, Example
 from ..tasks.held_out import examples_of as held_out
-from ..tasks.registry import READERS
+from ..tasks.registry import READERS, check_task
 from .documents import Stream, examples_of, fine_tune
+from .starting import forget_measured
 
 
 @dataclass
@@ -101,7 +103,7 @@ def start_pictures(recipe: PictureRecipe) -> tuple[Any, Any]:
     model, processor = ofa_run.load(folder, plain=True)
     if has_exits:
         model.deed_config.loss = recipe.loss
-        model.deed_config.threshold, model.deed_config.calibration = 2.0, None  # what was calibrated no longer holds
+        forget_measured(model)
     elif not recipe.conventional:
         get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=2.0))
     return model.train(), processor
@@ -121,11 +123,7 @@ def train_pictures(output: Path, recipe: PictureRecipe, limit: int | None = None
         DataError: unknown task, missing or broken data.
         ValueError: another recipe in `output`, or a model to go on from that does not fit.
     """
-    from transformers import set_seed
-
-    known = sorted(name for name, reader in READERS.items() if "ofa" in reader.models)
-    if recipe.task not in known:
-        raise DataError(f"task must be one of {', '.join(known)}, got {recipe.task!r}")
+    check_task(recipe.task, "ofa")
     next(examples_of(recipe, "train"))  # missing data is told before models are loaded
     set_seed(recipe.seed)
     model, processor = start_pictures(recipe)

@@ -44,6 +44,13 @@ def started(recipe: Any, kind: Any) -> Any:
     """The saved model to go on from, checked before."""
     load = kind.from_pretrained if recipe.conventional else from_pretrained
     model: Any = load(Path(recipe.start), attn_implementation="eager")
-    if not recipe.conventional:  # what was calibrated no longer holds
-        model.deed_config.threshold, model.deed_config.calibration = 2.0, None
+    if not recipe.conventional:
+        forget_measured(model)
     return model
+
+
+def forget_measured(model: Any) -> None:
+    """Of a deed model that is trained on: neither its calibration nor its curve holds any longer, so it runs at full depth
+    until it is calibrated anew."""
+    config = model.deed_config
+    config.threshold, config.calibration, config.curve = 2.0, None, None

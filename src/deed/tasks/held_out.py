@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .base import DataError, Example
-from .registry import READERS
+from .registry import READERS, read
 
 # The tasks on generated scenes, by what OFA is asked; with easy-vqa they are what `scenes` stands for.
 SCENES = {"scenes-refer": "refer", "scenes-caption": "caption", "scenes-vqa": "vqa"}
@@ -95,10 +95,8 @@ def examples_of(
         metric, found = _made(task, split or default_split, MADE if count is None else count)
     else:
         reader = READERS[task]
-        if reader.on_disk and data is None:
-            raise DataError(f"--task {task} is read from disk; give its folder as --data")
         metric = reader.metric
-        found = reader.read(data, split or ("val" if reader.on_disk else default_split))
+        found = read(task, data, split or ("val" if reader.on_disk else default_split))
         if reader.needs_ocr:
             found = map(read_words_of, found)
     # RefCOCO's answer is its box.

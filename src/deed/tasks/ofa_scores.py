@@ -59,6 +59,11 @@ def text_of(processor: OFAProcessor, ids: Sequence[int]) -> str:
     return str(processor.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
+def equals_reference(processor: OFAProcessor, ids: Sequence[int], example: Example) -> bool:
+    """Whether a generated caption is one of the example's word for word, punctuation aside."""
+    return words(text_of(processor, ids)) in map(words, example.answers)
+
+
 def score(
     processor: OFAProcessor, metric: str, examples: Sequence[Example], answers: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
@@ -70,10 +75,7 @@ def score(
         kinds.setdefault(example.kind or "all questions", []).append(value)
     result: dict[str, Any] = {metric: sum(each) / len(each), "questions": len(each)}
     if metric == "cider_d":
-        equal = [
-            words(text_of(processor, ids)) in map(words, example.answers)
-            for ids, example in zip(answers, examples, strict=True)
-        ]
+        equal = [equals_reference(processor, ids, e) for ids, e in zip(answers, examples, strict=True)]
         result["equals_reference"] = sum(equal) / len(equal)
     if len(kinds) > 1:
         result["by_kind"] = {kind: {metric: sum(v) / len(v), "questions": len(v)} for kind, v in sorted(kinds.items())}

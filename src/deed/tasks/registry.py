@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import coco_captions, docvqa, easyvqa, ocrvqa, ofa_tsv, refcoco, snli_ve, stvqa, textvqa, vqav2
-from .base import Example
+from .base import DataError, Example
 
 
 class Reader(NamedTuple):
@@ -69,3 +70,23 @@ READERS: dict[str, Reader] = {
         }.items()
     },
 }
+
+
+def read(task: str, data: Path | None, split: str) -> Iterator[Example]:
+    """A data set's examples as its reader gives them.
+
+    Raises:
+        DataError: no `data` for a data set on disk; see also its reader.
+    """
+    if READERS[task].on_disk and data is None:
+        raise DataError(f"--task {task} is read from disk; give its folder as --data")
+    return READERS[task].read(data, split)
+
+
+def check_task(task: str, kind: str) -> None:
+    """Raises:
+    DataError: no data set, or none that a model of this type can do.
+    """
+    known = sorted(name for name, reader in READERS.items() if kind in reader.models)
+    if task not in known:
+        raise DataError(f"task must be one of {', '.join(known)}, got {task!r}")
