@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 from deed import FixedSchedule
-from deed.bench.compare import machine, versions
-from deed.tasks import document_run
+from deed.tasks import documents as document_run
 from deed.tasks.held_out import examples_of
+from deed.utils.timing import machine, versions
 
 SETS = {"pages test": ("pages", "test"), "pages unseen": ("pages", "unseen"), "easyvqa test": ("easyvqa", "test")}
 THRESHOLDS = (0.8, 0.9, 0.95, 0.99)

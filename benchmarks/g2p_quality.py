@@ -18,9 +18,9 @@ from transformers import AutoModelForSeq2SeqLM
 
 import deed
 from deed import DeedConfig, FixedSchedule, get_deed_model
-from deed.bench.compare import machine
 from deed.tasks import g2p
 from deed.tasks.g2p_run import answer, load
+from deed.utils.timing import machine
 
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999)
 

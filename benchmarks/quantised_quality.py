@@ -18,10 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deed.bench.compare import machine, versions
-from deed.quantize import PARTS, kernel, quantize
-from deed.tasks import document_run, g2p, g2p_run
+from deed.kernels.int8 import kernel
+from deed.modeling.quantization import PARTS, quantize
+from deed.tasks import documents as document_run
+from deed.tasks import g2p, g2p_run
 from deed.tasks.held_out import examples_of
+from deed.utils.timing import machine, versions
 
 CHECKPOINTS = Path(__file__).parents[1] / "src/deed/checkpoints"
 SETS = {"pages test": ("pages", "test"), "pages unseen": ("pages", "unseen"), "easyvqa test": ("easyvqa", "test")}

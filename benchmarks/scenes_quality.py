@@ -20,8 +20,9 @@ from typing import Any
 from documents_quality import THRESHOLDS, rounded
 
 from deed import FixedSchedule
-from deed.bench.compare import machine, versions
-from deed.tasks import ofa_run, scenes_run
+from deed.tasks import pictures as ofa_run
+from deed.tasks import scenes as scenes_run
+from deed.utils.timing import machine, versions
 
 SETS = [(task, split) for split in ("test", "unseen") for task in ("refer", "caption", "vqa")] + [("easyvqa", "test")]
 MADE = 1000  # scenes of each set

@@ -99,14 +99,14 @@ def kind(request):
 @pytest.fixture(params=["padded", "packed"])
 def packing(request, monkeypatch):
     """Ragged blocks both ways: tiny models would never pack theirs."""
-    monkeypatch.setattr("deed.decode.SPAN", 0.0 if request.param == "packed" else float("inf"))
+    monkeypatch.setattr("deed.engine.step.SPAN", 0.0 if request.param == "packed" else float("inf"))
     return request.param
 
 
 @pytest.fixture
 def tape(monkeypatch):
     """What CUDA graphs record with (`recording.py`)."""
-    from deed import graphs
+    from deed.engine import cuda_graphs as graphs
     from recording import Tape
 
     made = Tape()

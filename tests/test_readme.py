@@ -15,8 +15,8 @@ import deed
 import deed.cli
 import deed.families.base as families
 from deed.cli.shared import CHECKPOINTS
+from deed.data.synthetic.scenes import examples
 from deed.tasks import g2p
-from deed.tasks.scenes import examples
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
@@ -81,7 +81,7 @@ def test_the_readme_runs_as_shown(hub, monkeypatch, tmp_path, capsys):
     assert len(blocks(ROOT / "README.md", "python")) >= 8
     names = run(ROOT / "README.md", {})
     assert names["report"]["examples"] == 200 and len(names["train_set"]) == 16
-    assert not isinstance(names["plain"], deed.model.DeedMixin)
+    assert not isinstance(names["plain"], deed.modeling.model.DeedMixin)
     assert names["model"].deed_config.exit_layers == [2, 4, 6]
     assert (tmp_path / "my-model" / "deed_exits.safetensors").exists()
     assert "computed_cells" in capsys.readouterr().out

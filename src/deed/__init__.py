@@ -2,27 +2,20 @@
 
 import importlib
 
-from .cache import StaircaseCache
-from .calibrate import CalibrationError, calibrate
-from .confidence import (
-    Ask,
-    Entropy,
-    ExitPolicy,
-    FixedSchedule,
-    Margin,
-    MaxProb,
-    Patience,
-    StateSimilarity,
-    ThresholdPolicy,
-)
-from .config import DeedConfig, DeedConfigError
-from .families import DecoderFamily, register_family
-from .graphs import use_cuda_graphs
-from .model import get_deed_model
-from .models import register_all
-from .ordered import OrderedProb
-from .quantize import quantize
-from .saving import DeedLoadError, from_pretrained
+from deed.calibration.learn_then_test import calibrate
+from deed.config import DeedConfig
+from deed.engine.cache import StaircaseCache
+from deed.engine.cuda_graphs import use_cuda_graphs
+from deed.errors import CalibrationError, DeedConfigError, DeedLoadError
+from deed.families import DecoderFamily, register_family
+from deed.modeling.loading import from_pretrained
+from deed.modeling.model import get_deed_model
+from deed.modeling.quantization import quantize
+from deed.models import register_all
+from deed.policies.measures import Entropy, Margin, MaxProb, Patience, StateSimilarity
+from deed.policies.ordered_prob import OrderedProb
+from deed.policies.policy import ExitPolicy, FixedSchedule, ThresholdPolicy
+from deed.policies.query import Ask
 
 __version__ = "0.1.0"
 
@@ -31,15 +24,15 @@ register_all()
 
 # What generating does not need is imported when first asked for (Trainer takes a second).
 _LATER = {
-    "DeedTrainer": "train",
-    "ExitStatistics": "exit_statistics",
-    "ExitsCostMore": "targets",
-    "fit_gate": "asking",
-    "fit_screen": "asking",
-    "measure_costs": "step_costs",
-    "record_curve": "targets",
-    "record_exits": "exit_statistics",
-    "set_target": "targets",
+    "DeedTrainer": "training.trainer",
+    "ExitStatistics": "calibration.exit_statistics",
+    "ExitsCostMore": "errors",
+    "fit_gate": "calibration.fit_gate",
+    "fit_screen": "calibration.fit_screen",
+    "measure_costs": "calibration.step_costs",
+    "record_curve": "calibration.curve",
+    "record_exits": "calibration.exit_statistics",
+    "set_target": "calibration.curve",
 }
 
 

@@ -1,6 +1,6 @@
 """`python -m deed`."""
 
-from .cli import main
+from deed.cli import main
 
 if __name__ == "__main__":
     main()

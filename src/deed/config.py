@@ -7,13 +7,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from deed.errors import DeedConfigError
+
 ADAPTERS = ("residual_linear", "linear", "bottleneck", "none")
 LOSSES = ("deed", "mean", "last", "distill")
 CONFIDENCE_OVER = ("all", "allowed")
-
-
-class DeedConfigError(ValueError):
-    """A field of `DeedConfig` (or its saved form) that cannot be used; the message names the field and the fix."""
 
 
 @dataclass
@@ -64,8 +62,8 @@ class DeedConfig:
     def validate(self) -> None:
         """Raises `DeedConfigError` naming the first bad field."""
         # Here, because these raise DeedConfigError.
-        from .asking.spec import check_asking
-        from .confidence import build_confidence
+        from deed.policies.exit_checks.spec import check_asking
+        from deed.policies.measures import build_confidence
 
         if self.exit_layers is not None:
             ok = isinstance(self.exit_layers, (list, tuple)) and all(_is_int(x) for x in self.exit_layers)

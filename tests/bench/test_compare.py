@@ -6,21 +6,9 @@ from transformers import AutoModelForSeq2SeqLM
 
 import deed
 from deed import DeedConfig, get_deed_model
-from deed.bench.compare import (
-    Comparison,
-    Run,
-    Subject,
-    compare,
-    depth_by_position,
-    depth_histogram,
-    interleave,
-    latency_curve,
-    machine,
-    spread,
-    timed_encoder,
-    versions,
-)
+from deed.bench.compare import Comparison, Run, Subject, compare, depth_by_position, depth_histogram, latency_curve
 from deed.tasks import g2p
+from deed.utils.timing import interleave, machine, spread, timed_encoder, versions
 
 WORDS = ["cat", "tomato", "o'hara", "deed"]
 

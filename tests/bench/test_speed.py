@@ -188,7 +188,7 @@ def test_int8_is_a_copy_and_checked_against_itself(tmp_path, monkeypatch):
     with pytest.raises(NotAvailable, match="int8 is slower"):  # so small that nothing is quantised: that is not int8
         deed(scene, "int8")
     scene.made.clear()
-    module = importlib.import_module("deed.quantize")
+    module = importlib.import_module("deed.modeling.quantization")
     monkeypatch.setattr(module, "quantize", partial(module.quantize, min_weights=0))
     subject = deed(scene, "int8", mean=6, asking="plain")
     parity = subject.check(subject.run().tokens)

@@ -3,7 +3,8 @@
 import torch
 
 from deed import DeedConfig, get_deed_model
-from deed.tasks import pages, small_latr
+from deed.data.synthetic import pages
+from deed.models.latr import small as small_latr
 
 
 def save_small_model(folder, max_length=512, threshold=0.9):
@@ -27,7 +28,7 @@ def draw_page(lines=("INVOICE 4711", "Date: 2024-05-17", "Grand total: 82.50")):
     """Black on white, large enough for OCR to be quick and sure."""
     from PIL import Image, ImageDraw, ImageFont
 
-    from deed.tasks.pages.fonts import font_path
+    from deed.data.synthetic.pages.fonts import font_path
 
     image = Image.new("RGB", (460, 60 + 60 * len(lines)), "white")
     font = ImageFont.truetype(str(font_path("dejavu")), 32)

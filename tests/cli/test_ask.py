@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import deed.ocr
 from deed.cli import ask, shared
 from deed.ocr import OcrResult
-from deed.tasks.base import Word
+from deed.ocr.words import Word
 
 WORDS = [Word("Total:", (100, 100, 200, 120)), Word("82.50", (220, 100, 300, 120))]
 
@@ -97,8 +97,8 @@ def test_json_is_all_there_is(places, read):
 
 
 def test_the_answer_is_the_models(places, read):
-    from deed.tasks.base import Example
-    from deed.tasks.document_run import answer, encode, load
+    from deed.data.base import Example
+    from deed.tasks.documents import answer, encode, load
 
     questions = ["what is the total?", "list the fields."]
     done = run(places / "page.png", *questions, "--model", places / "model", "--json", "--threshold", "0.02")
@@ -135,7 +135,7 @@ def test_words_cut_off_and_none_at_all(places, read):
 
 
 def test_as_many_words_as_the_processor_keeps(places):
-    from deed.tasks.document_run import load_processor
+    from deed.tasks.documents import load_processor
 
     processor = load_processor(places / "short")
     for n in range(9):
@@ -171,7 +171,7 @@ def test_a_json_answer_line_by_line(places, read, monkeypatch):
 
 
 def test_small_letters_where_the_vocabulary_is_small(places):
-    from deed.tasks.document_run import load_processor
+    from deed.tasks.documents import load_processor
 
     processor = load_processor(places / "model")
     assert ask.in_known_words(processor, " What is\nthe Total? ") == "what is the total?"

@@ -14,9 +14,11 @@ from typer.testing import CliRunner
 from deed import DeedConfig, get_deed_model
 from deed.cli import ask, ask_picture, shared
 from deed.cli.painting import Painter
-from deed.tasks import scenes, scenes_run, small_ofa
-from deed.tasks.base import Example
-from deed.tasks.boxes import iou
+from deed.data.base import Example
+from deed.data.synthetic import scenes
+from deed.metrics.boxes import iou
+from deed.models.ofa import small as small_ofa
+from deed.tasks import scenes as scenes_run
 
 SHIPPED = shared.CHECKPOINTS / "ofa"
 

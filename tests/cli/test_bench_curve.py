@@ -90,7 +90,7 @@ def test_json_and_a_target(folder):
 
 
 def test_exits_that_cost_more_are_noted(folder, monkeypatch):
-    from deed import targets
+    from deed.calibration import curve as targets
 
     monkeypatch.setattr(targets, "_times", lambda m, e, subjects, *r: [[1.0 + i] for i in range(len(subjects))])
     done = run(folder, *FEW, "--score-drop", 0.5, width=200)

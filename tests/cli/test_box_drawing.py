@@ -162,8 +162,8 @@ def test_letters_can_be_read_on_every_colour():
 
 
 def test_without_matplotlib_there_is_pillows_own_font(monkeypatch):
-    from deed.tasks.base import DataError
-    from deed.tasks.pages import fonts
+    from deed.data.synthetic.pages import fonts
+    from deed.errors import DataError
 
     def missing(*_):
         raise DataError("not installed")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from deed import DeedConfig, from_pretrained, get_deed_model
 from deed.cli import demo
-from deed.saving import save_deed_config
+from deed.modeling.saving import save_deed_config
 from deed.tasks import g2p
 
 COUNT = 5

@@ -9,7 +9,7 @@ from small_model import save_small_model
 from typer.testing import CliRunner
 
 from deed.cli import demo, demo_pages
-from deed.tasks import pages
+from deed.data.synthetic import pages
 
 
 def run(*arguments, **environment):
@@ -113,8 +113,8 @@ def test_reads_well_in_sixty_columns_without_colour(shown):
 
 def test_a_model_that_never_leaves_early(model_folder, tmp_path, monkeypatch):
     """Its own threshold is 2. One page, its words not read but as drawn: quick."""
+    from deed.data.synthetic import pages_read
     from deed.ocr import OcrResult
-    from deed.tasks import pages_read
 
     monkeypatch.setattr(pages_read, "read_page", lambda image, cache: OcrResult([], 0, image.size, "blind 1", 0.5))
     done = run("--model", model_folder, "--count", 1, "--output", tmp_path, "--json")

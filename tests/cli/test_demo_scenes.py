@@ -14,8 +14,10 @@ from deed.bench.compare import Comparison, Run, Subject
 from deed.cli import demo, demo_measure, demo_scenes
 from deed.cli import demo_scenes_rows as rows_of
 from deed.cli.shared import progress_bars
-from deed.tasks import scenes, scenes_run, small_ofa
-from deed.tasks.captions import document_frequencies
+from deed.data.synthetic import scenes
+from deed.metrics.cider import document_frequencies
+from deed.models.ofa import small as small_ofa
+from deed.tasks import scenes as scenes_run
 
 TASKS = ["refer", "caption", "vqa"]
 PLACES = ["known combinations", "unseen combinations"]

@@ -9,10 +9,11 @@ from small_model import save_small_model
 from typer.testing import CliRunner
 
 import deed
+from data.tiny_ofa import save_small_ofa, write_data
 from deed.cli import calibrate, evaluate
-from deed.tasks import ofa_run, ofa_scores
+from deed.tasks import picture_scores as ofa_scores
+from deed.tasks import pictures as ofa_run
 from deed.tasks.held_out import asks_of, examples_of
-from tasks.tiny_ofa import save_small_ofa, write_data
 
 PARTS = ["scenes-refer", "scenes-caption", "scenes-vqa", "easyvqa"]
 METRICS = {

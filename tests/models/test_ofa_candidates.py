@@ -11,9 +11,9 @@ from ofa_models import ofa_batch, ofa_model, plain_ofa
 
 import oracle as ref
 from conftest import VOCAB, batch, deed_model, plain_model
+from deed.errors import DataError
 from deed.models.ofa.candidates import Candidates, Trie, build_candidates, read_ans2label, score_candidates
 from deed.models.ofa.processing_ofa import OFAProcessor, build_image_processor
-from deed.tasks.base import DataError
 
 ANSWERS = ["a", "ab", "abc", "b", "bc", "bd", "cde"]
 TOKENS = {"a": 7, "b": 11, "c": 12, "d": 20, "e": 33}

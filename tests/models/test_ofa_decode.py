@@ -10,7 +10,8 @@ from transformers.modeling_outputs import BaseModelOutput
 import deed
 import oracle as ref
 from conftest import VOCAB
-from deed import DeedConfig, FixedSchedule, masks
+from deed import DeedConfig, FixedSchedule
+from deed.engine import masks
 from deed.families.ofa import OFAWithSource
 from deed.models.ofa import register
 from recording import DEVICE, using

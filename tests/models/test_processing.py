@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from deed.models.latr import LatrProcessor
-from deed.tasks import small_latr
+from deed.models.latr import small as small_latr
 
 WORDS = [("Invoice", (10, 20, 90, 40)), ("No:", (100, 20, 130, 40)), ("INV-2039", (140, 20, 260, 40))]
 

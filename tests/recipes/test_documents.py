@@ -16,11 +16,12 @@ from transformers import (
 )
 
 import deed
+from data.formats import write_docvqa, write_ocrvqa, write_stvqa, write_textvqa
+from deed.errors import DataError
 from deed.models.latr import LatrForConditionalGeneration
+from deed.models.latr import small as small_latr
 from deed.recipes.documents import DocumentRecipe, Stream, start_documents, train_documents
-from deed.tasks import document_run, small_latr
-from deed.tasks.base import DataError
-from tasks.formats import write_docvqa, write_ocrvqa, write_stvqa, write_textvqa
+from deed.tasks import documents as document_run
 
 WRITERS = {"docvqa": write_docvqa, "textvqa": write_textvqa, "stvqa": write_stvqa, "ocrvqa": write_ocrvqa}
 QUICK = {

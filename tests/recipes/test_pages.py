@@ -9,11 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deed.curriculum import Mastery
+from deed.data.base import Example
+from deed.data.synthetic import pages
+from deed.ocr.words import Word
 from deed.recipes.page_batches import PageBatches, turned
 from deed.recipes.pages import PagesRecipe, start_pages, train_pages
-from deed.tasks import document_run, pages
-from deed.tasks.base import Example, Word
+from deed.tasks import documents as document_run
+from deed.training.curriculum import Mastery
 
 TINY = PagesRecipe(
     steps=6,

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data.tiny_ofa import save_small_ofa, write_data, write_ofa_tsv
 from deed.cli.train import run
+from deed.errors import DataError
 from deed.models.ofa import OFAForConditionalGeneration
 from deed.recipes.pictures import PictureRecipe, PictureStream, collate, start_pictures, train_pictures
-from deed.tasks import ofa_run
-from deed.tasks.base import DataError
-from tasks.tiny_ofa import save_small_ofa, write_data, write_ofa_tsv
+from deed.tasks import pictures as ofa_run
 
 QUICK = {
     "steps": 2,

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from deed import DeedConfig, get_deed_model
+from deed.data.synthetic import scenes
+from deed.models.ofa import small as small_ofa
 from deed.recipes import scene_stem
 from deed.recipes.scene_stem import COLOURS, IGNORED, NAMES, SIZES, StemBatches, patch_labels, school_stem, schooled
 from deed.recipes.scenes import ScenesRecipe, start_scenes
-from deed.tasks import scenes, small_ofa
 
 RECIPE = SimpleNamespace(seed=0, stem_steps=6, stem_learning_rate=3e-3, workers=0)
 

@@ -9,12 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from deed.data.synthetic import scenes
+from deed.data.synthetic.scenes import examples
+from deed.models.ofa import small as small_ofa
 from deed.models.ofa.processing_ofa import IGNORED
 from deed.recipes import scene_batches
 from deed.recipes.scene_batches import KINDS, SceneBatches, enlarged
 from deed.recipes.scenes import ScenesRecipe, start_scenes, train_scenes
-from deed.tasks import scenes, scenes_run, small_ofa
-from deed.tasks.scenes import examples
+from deed.tasks import scenes as scenes_run
 
 TINY = ScenesRecipe(
     steps=6,

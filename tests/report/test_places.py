@@ -98,7 +98,8 @@ def test_labels_keep_off_words_marks_and_edges():
 
 
 def test_pieces_add_up_and_runs_join_them():
-    from deed.tasks import pages, small_latr
+    from deed.data.synthetic import pages
+    from deed.models.latr import small as small_latr
 
     tokenizer = small_latr.build_tokenizer(pages.vocabulary_words(), pages.KEYS)
     text = '{"total":"$5","date":"1 May 2020"}'

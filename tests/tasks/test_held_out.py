@@ -5,9 +5,9 @@ import pickle
 
 import pytest
 
-from deed.tasks.base import DataError
+from data.picture_formats import coco_refs, write_refcoco
+from deed.errors import DataError
 from deed.tasks.held_out import asks_of, check_tasks, examples_of, is_for_ofa, strictest
-from tasks.picture_formats import coco_refs, write_refcoco
 
 SCENES = ["scenes-refer", "scenes-caption", "scenes-vqa"]
 

@@ -7,23 +7,15 @@ The encoder is timed by hooks on `model.get_encoder()`; what is left of `generat
 
 from __future__ import annotations
 
-import os
-import platform
-import statistics
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
+from deed.utils.timing import EncoderClock, Inputs, interleave, now, spread, timed_encoder
 
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 2.0)  # 2.0 never leaves early
 WORK = ("computed_cells", "padding_cells", "full_depth_cells", "asked_rows")
 
-Inputs = Mapping[str, torch.Tensor]
 Decode = Callable[[list[int]], str]
 Tick = Callable[[int], None]
 
@@ -159,67 +151,6 @@ def latency_curve(
     return Subject(None, runs["full"]), [Subject(t, runs[str(i)]) for i, t in enumerate(thresholds)]
 
 
-def interleave(
-    answers: Mapping[str, Callable[[Inputs], Run]], inputs: Sequence[Inputs], warmup: int = 1, tick: Tick | None = None
-) -> dict[str, list[Run]]:
-    """Runs per subject, in the order of `inputs`. Input i is answered by subject i first, then by the next ones.
-
-    Raises:
-        ValueError: no inputs.
-    """
-    if not inputs:
-        raise ValueError("there are no inputs to measure on")
-    names = list(answers)
-    for values in inputs[:warmup]:
-        for name in names:
-            answers[name](values)
-    runs: dict[str, list[Run]] = {name: [] for name in names}
-    for i, values in enumerate(inputs):
-        first = i % len(names)
-        for name in names[first:] + names[:first]:
-            runs[name].append(answers[name](values))
-            if tick is not None:
-                tick(1)
-    return runs
-
-
-class EncoderClock:
-    """Time spent in a model's encoder since the last `take()`."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.spent, self.started = device, 0.0, 0.0
-
-    def start(self, *_: Any) -> None:
-        self.started = now(self.device)
-
-    def stop(self, *_: Any) -> None:
-        self.spent += now(self.device) - self.started
-
-    def take(self) -> float:
-        """Seconds so far; starts over."""
-        spent, self.spent = self.spent, 0.0
-        return spent
-
-
-@contextmanager
-def timed_encoder(model: Any) -> Iterator[EncoderClock]:
-    """Hooks around the encoder's forward for as long as the context lasts."""
-    clock, encoder = EncoderClock(model.device), model.get_encoder()
-    hooks = [encoder.register_forward_pre_hook(clock.start), encoder.register_forward_hook(clock.stop)]
-    try:
-        yield clock
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def now(device: torch.device) -> float:
-    """`time.perf_counter()` once the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def _answerer(model: Any, clock: EncoderClock, decode: Decode, options: dict[str, Any]) -> Callable[[Inputs], Run]:
     def answer(inputs: Inputs) -> Run:
         clock.take()
@@ -236,14 +167,6 @@ def _answerer(model: Any, clock: EncoderClock, decode: Decode, options: dict[str
     return answer
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    if len(values) < 2:
-        return {"median": values[0], "p25": values[0], "p75": values[0]}
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": middle, "p25": low, "p75": high}
-
-
 def depth_histogram(runs: Sequence[Run], n_layers: int) -> list[int]:
     """Tokens per depth 1..n_layers."""
     depths = [d for run in runs for d in run.depths or ()]
@@ -257,31 +180,3 @@ def depth_by_position(runs: Sequence[Run]) -> list[dict[str, float]]:
         here = [run.depths[i] for run in runs if run.depths is not None and len(run.depths) > i]
         rows.append({"position": i + 1, "mean_depth": sum(here) / len(here), "tokens": len(here)})
     return rows
-
-
-def machine() -> dict[str, Any]:
-    """What the times were taken on: processor, processors usable, torch's threads, load before the run."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        processor = platform.processor() or platform.machine()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    values: dict[str, Any] = {"processor": processor, "usable_cpus": usable, "torch_threads": torch.get_num_threads()}
-    if hasattr(os, "getloadavg"):
-        values["load_average_before"] = round(os.getloadavg()[0], 2)
-    return {**values, "system": platform.platform()}
-
-
-def versions() -> dict[str, str]:
-    """Of what ran."""
-    import transformers
-
-    from .. import __version__
-
-    return {
-        "deed": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": sys.version.split()[0],
-    }

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .compare import interleave, machine, spread
+from deed.utils.timing import interleave, machine, spread
+
 from .shapes import Scene, Shape, make_scene, random_ids, t5
 from .speed import Progress, header
 from .subjects import BASELINE, Subject, Timing, deed, generate, transformers

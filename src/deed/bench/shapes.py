@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from ..config import DeedConfig
-from ..model import get_deed_model
-from ..saving import load_exits_into
+from deed.config import DeedConfig
+from deed.modeling.loading import load_exits_into
+from deed.modeling.model import get_deed_model
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 SHIPPED = ("g2p", "latr")
@@ -166,7 +166,7 @@ def t5(layers: int, width: int, feed: int, heads: int, vocab: int = 32128, head_
 
 def latr(layers: int, width: int, feed: int, heads: int, vocab: int = 32128, head_width: int = 64) -> Any:
     """A LaTr++ without ViT: words and boxes; seed 0."""
-    from ..models.latr import LatrConfig, LatrForConditionalGeneration
+    from deed.models.latr import LatrConfig, LatrForConditionalGeneration
 
     config = LatrConfig(**_sizes(layers, width, feed, heads, vocab, head_width), vision_config=None)
     return _varied_t5(LatrForConditionalGeneration, config)
@@ -261,7 +261,7 @@ def real_words(model: Any, rows: int, generator: torch.Generator) -> Inputs:
     """Words of CMUdict's test split."""
     from transformers import AutoTokenizer
 
-    from ..tasks import g2p
+    from deed.tasks import g2p
 
     try:
         words = [word for word, _ in g2p.load_split("test")]
@@ -277,11 +277,11 @@ def real_pages(model: Any, rows: int, generator: torch.Generator) -> Inputs:
     might read them: no OCR engine needed."""
     from dataclasses import replace
 
-    from ..tasks import document_run
+    from deed.tasks import documents as document_run
 
     try:
-        from ..tasks import pages
-        from ..tasks.pages.simulate import ocr_words
+        from deed.data.synthetic import pages
+        from deed.data.synthetic.pages.simulate import ocr_words
 
         processor = document_run.load_processor(CHECKPOINTS / "latr")
         encoded = []

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from .compare import interleave, machine, now, spread, versions
+from deed.utils.timing import interleave, machine, now, spread, versions
+
 from .costs import Memory, asks_on_the_way, describe, step_bytes, step_counts
 from .shapes import NotAvailable, Scene, make_scene, shape_of
 from .subjects import ASK_MEAN, ASKINGS, BASELINE, PRECISIONS, Subject, Timing, catalogue, mean_name

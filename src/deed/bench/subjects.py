@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 
-from ..confidence import FixedSchedule
-from ..exits import Learned
-from .compare import now
+from deed.exits.learned import Learned
+from deed.policies.policy import FixedSchedule
+from deed.utils.timing import now
+
 from .schedules import geometric_schedule, recorded_answers, replayed
 from .shapes import SHIPPED, NotAvailable, Scene, copied
 
@@ -115,7 +116,7 @@ def catalogue(patterns: Sequence[str] = (), compile_limit: float = 120.0) -> dic
     Raises:
         ValueError: a pattern that fits no subject.
     """
-    from .peers import ctranslate2, onnxruntime  # peers.py builds on this file
+    from .runtimes import ctranslate2, onnxruntime
 
     found = {
         BASELINE: Maker(transformers),
@@ -287,7 +288,7 @@ def quantized(scene: Scene, parts: Sequence[str]) -> Any:
     made = scene.made
     key = f"int8 {' '.join(parts)}"
     if key not in made:
-        from ..quantize import quantize
+        from deed.modeling.quantization import quantize
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that nothing was quantised is said below

@@ -54,7 +54,7 @@ def check_kind(folder: Path, task: str) -> None:
 
 def set_up(model: Any, inputs: Any, threshold: Any) -> None:
     """Untimed and one token long: what is made once, when a model answers for the first time."""
-    from ..tasks.document_run import DECODING
+    from deed.tasks.documents import DECODING
 
     model.generate(**inputs, **DECODING, exit_threshold=threshold, stopping_criteria=[at_once])
 
@@ -73,9 +73,9 @@ def timed_answer(
         inputs: of one row, on the model's device.
         clock: of `timed_encoder(model)`.
     """
-    from ..bench.compare import now
-    from ..report import text_pieces
-    from ..tasks.document_run import DECODING
+    from deed.report import text_pieces
+    from deed.tasks.documents import DECODING
+    from deed.utils.timing import now
 
     clock.take()
     start = now(model.device)
@@ -103,7 +103,7 @@ def times_line(answer: dict[str, Any], n_layers: int) -> Text:
     """Times and mean depth of one answer."""
     from rich.text import Text
 
-    from ..report.html import milliseconds
+    from deed.report.html import milliseconds
 
     times = f"encoder {milliseconds(answer['encoder_ms'])}, decoder {milliseconds(answer['decoder_ms'])}, "
     return Text(f"{times}mean depth {answer['mean_depth']:.2f} of {n_layers}", style="dim")
@@ -113,7 +113,7 @@ def closing_lines(painter: Painter, results: dict[str, Any], more: str = "") -> 
     """Prints what comes after the answers: legend, threshold with `more` behind it, notes."""
     from rich.text import Text
 
-    from ..report import threshold_text
+    from deed.report import threshold_text
 
     painter.legend()
     source = {"given": "as given", "calibrated": "calibrated", "model": "the model's"}[results["threshold_source"]]

@@ -58,7 +58,8 @@ def ask(
 ) -> None:
     from rich.console import Console
 
-    from ..ocr import ENGINES, page_image
+    from deed.ocr import ENGINES, page_image
+
     from .shared import check_threshold
 
     # In this order: what is quick to look at first.
@@ -103,7 +104,7 @@ def ask_document(
 
 def read(picture: Any, ocr: str) -> dict[str, Any]:
     """The page as the model gets it: upright, with its words; and what is said of the reading (None without)."""
-    from ..ocr import read_page, turn_image
+    from deed.ocr import read_page, turn_image
 
     if ocr == NO_OCR:
         return {"picture": picture, "words": [], "ocr": None}
@@ -125,9 +126,10 @@ def answers(
     Raises:
         ValueError: a question that does not fit, or nothing to look at.
     """
-    from ..bench.compare import timed_encoder
-    from ..tasks.base import Example
-    from ..tasks.document_run import encode, inputs_of
+    from deed.data.base import Example
+    from deed.tasks.documents import encode, inputs_of
+    from deed.utils.timing import timed_encoder
+
     from .shared import pick_threshold
 
     if seen["ocr"] is None and not processor.sees:
@@ -168,7 +170,7 @@ def answers(
 
 def answer_one(model: Any, processor: Any, inputs: Any, threshold: Any, clock: Any) -> dict[str, Any]:
     """One greedy answer with its fields, tokens, depths and times."""
-    from ..report.places import is_json
+    from deed.report.places import is_json
 
     tokens, told = timed_answer(model, processor.tokenizer, inputs, threshold, clock)
     text = processor.tokenizer.decode(tokens, skip_special_tokens=True)
@@ -211,8 +213,9 @@ def show(results: dict[str, Any]) -> None:
     """Answers in the terminal, tokens coloured by depth; readable in 60 columns."""
     from rich.text import Text
 
-    from ..report.html import milliseconds
-    from ..report.places import is_json, tokens_within, values_of
+    from deed.report.html import milliseconds
+    from deed.report.places import is_json, tokens_within, values_of
+
     from .painting import Painter
 
     painter, n_layers = Painter(results["n_layers"], results["end_token"]), results["n_layers"]

@@ -87,8 +87,9 @@ def load(folder: Path, task: str) -> tuple[Any, Any]:
         ValueError: another kind of model, or one that cannot do the task.
         DeedLoadError: a damaged one.
     """
-    from ..saving import DeedLoadError
-    from ..tasks import scenes_run
+    from deed.errors import DeedLoadError
+    from deed.tasks import scenes as scenes_run
+
     from .shared import quiet_libraries
 
     check_kind(folder, task)
@@ -111,9 +112,10 @@ def answers(
     Raises:
         ValueError: a text that is too long.
     """
-    from ..bench.compare import timed_encoder
-    from ..tasks.base import Example
-    from ..tasks.scenes_run import encode, inputs_of
+    from deed.data.base import Example
+    from deed.tasks.scenes import encode, inputs_of
+    from deed.utils.timing import timed_encoder
+
     from .shared import pick_threshold
 
     threshold, source, note = pick_threshold(model.deed_config, given, folder)
@@ -161,7 +163,7 @@ def check_lengths(processor: Any, task: str, texts: list[str], most: int) -> Non
     Raises:
         ValueError: too many words, which would be cut, or too many tokens.
     """
-    from ..models.ofa import prompts
+    from deed.models.ofa import prompts
 
     what, worded = ("expression", prompts.refer) if task == "refer" else ("question", prompts.vqa)
     for i, text in enumerate(texts, 1):
@@ -179,7 +181,7 @@ def answer_one(
     model: Any, processor: Any, task: str, example: Any, inputs: Any, threshold: Any, clock: Any
 ) -> dict[str, Any]:
     """One greedy answer with its tokens, depths and times; for `refer` also `box`, px of the picture, or None."""
-    from ..tasks.scenes_run import box_of, text_of
+    from deed.tasks.scenes import box_of, text_of
 
     ids, told = timed_answer(model, processor.tokenizer, inputs, threshold, clock)
     told["pieces"][0] = told["pieces"][0].lstrip(" ")  # OFA's answers begin with a space

@@ -43,8 +43,9 @@ def speed(
     """Every subject on the same weights in one run, in turns: Transformers (eager, static cache, compiled), CTranslate2,
     ONNX Runtime, and deed at full depth, at random depths and at those of real answers. Weights are random, from a seed;
     nothing is downloaded."""
-    from ..bench.plots import speed_figure, write_result
-    from ..bench.speed import Settings, compare_reports, measure_speed, read_report
+    from deed.bench.plots import speed_figure, write_result
+    from deed.bench.speed import Settings, compare_reports, measure_speed, read_report
+
     from .shared import check_output, progress_bars, quiet_libraries
 
     quiet_libraries()
@@ -78,8 +79,9 @@ def scaling(
 ) -> None:
     """Cost against source length, answer length, batch, layers and vocabulary, one swept at a time: Transformers, deed
     never leaving, deed at a mean depth of a quarter of the layers. Also the work done and the memory of caches."""
-    from ..bench.plots import scaling_figure, write_result
-    from ..bench.scaling import SWEEPS, Point, check, measure_scaling
+    from deed.bench.plots import scaling_figure, write_result
+    from deed.bench.scaling import SWEEPS, Point, check, measure_scaling
+
     from .shared import check_output, progress_bars, quiet_libraries
 
     quiet_libraries()
@@ -161,7 +163,7 @@ def plain_table(first: str, *headers: str) -> Any:
 def speed_table(rows: list[dict[str, Any]]) -> Any:
     """Subjects that were measured. "floor": step time over that of reading the bytes it needs; "same": share of tokens that
     are those of the subject's reference."""
-    from ..bench.subjects import BASELINE
+    from deed.bench.subjects import BASELINE
 
     table = plain_table("subject", "ms/step", "quartiles", "times", "floor", "same")
     for row in rows:
@@ -192,8 +194,9 @@ def show_scaling(report: dict[str, Any], paths: list[Path]) -> None:
     """A row per point."""
     from rich.console import Console
 
-    from ..bench.scaling import EARLY, FULL
-    from ..bench.subjects import BASELINE
+    from deed.bench.scaling import EARLY, FULL
+    from deed.bench.subjects import BASELINE
+
     from .shared import busy_note
 
     console = Console(highlight=False)

@@ -47,8 +47,10 @@ def curve(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the curve as JSON.")] = False,
 ) -> None:
-    from ..saving import save_deed_config
-    from ..targets import ExitsCostMore, record_curve, set_target
+    from deed.calibration.curve import record_curve, set_target
+    from deed.errors import ExitsCostMore
+    from deed.modeling.saving import save_deed_config
+
     from .shared import progress_bars
 
     check_targets(score_drop, speedup)
@@ -113,8 +115,10 @@ def held_out(
         ValueError: an unknown task or split, missing data, too few examples.
         DeedLoadError: not the folder of such a model, or a damaged one.
     """
-    from ..tasks import document_run, g2p, g2p_run, metrics
-    from ..tasks.held_out import check_tasks, examples_of
+    from deed.metrics import text as metrics
+    from deed.tasks import documents as document_run
+    from deed.tasks import g2p, g2p_run
+    from deed.tasks.held_out import check_tasks, examples_of
 
     name = check_tasks([task] if task else None, folder)[0]
     if name == "g2p":

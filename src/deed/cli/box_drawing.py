@@ -104,8 +104,8 @@ def load_font(size: int) -> Any:
     """DejaVu Sans, which has most alphabets, where Matplotlib brings it; else Pillow's own."""
     from PIL import ImageFont
 
-    from ..tasks.base import DataError
-    from ..tasks.pages import fonts
+    from deed.data.synthetic.pages import fonts
+    from deed.errors import DataError
 
     try:
         return fonts.load_font("dejavu", size)

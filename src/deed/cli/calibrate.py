@@ -42,10 +42,10 @@ def calibrate(
 ) -> None:
     from rich.console import Console
 
-    from ..calibrate import GRID
-    from ..saving import save_deed_config
-    from ..tasks import g2p_run
-    from ..tasks.held_out import check_tasks, examples_of, strictest
+    from deed.calibration.learn_then_test import GRID
+    from deed.modeling.saving import save_deed_config
+    from deed.tasks import g2p_run
+    from deed.tasks.held_out import check_tasks, examples_of, strictest
 
     tasks, grid = check_tasks(task, model, split), threshold or GRID
     console = Console(stderr=True)
@@ -92,8 +92,8 @@ def picture_model(
     grid: Sequence[float],
 ) -> tuple[Any, Callable[[str, str, Any], dict[str, Any]]]:
     """The saved LaTr++ or OFA, and what calibrates it on a task: `(task, metric, examples)` to a report."""
-    from ..tasks import document_run
-    from ..tasks.held_out import asks_of, is_for_ofa
+    from deed.tasks import documents as document_run
+    from deed.tasks.held_out import asks_of, is_for_ofa
 
     if not is_for_ofa(folder, tasks):
         model, processor = document_run.load(folder)
@@ -106,7 +106,8 @@ def picture_model(
 
         return model, on_documents
 
-    from ..tasks import ofa_run, ofa_scores
+    from deed.tasks import picture_scores as ofa_scores
+    from deed.tasks import pictures as ofa_run
 
     model, reader = ofa_run.load(folder)
 

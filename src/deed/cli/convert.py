@@ -39,8 +39,8 @@ def convert(
         raise ValueError(f"the family must be ofa, got {family!r}")
     check_output(output)
     quiet_libraries()
-    from ..models.ofa.convert_ofa import STEPS
-    from ..models.ofa.convert_ofa import convert as run
+    from deed.models.ofa.convert_ofa import STEPS
+    from deed.models.ofa.convert_ofa import convert as run
 
     with progress_bars(quiet=as_json) as progress:
         bar = progress.add_task(STEPS[0], total=len(STEPS))

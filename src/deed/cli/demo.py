@@ -51,7 +51,8 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder for report.html and report.json.")] = Path("runs/demo"),
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json, and nothing else, to stdout.")] = False,
 ) -> None:
-    from ..report.html import require_report, write_report
+    from deed.report.html import require_report, write_report
+
     from . import demo_g2p, demo_pages, demo_scenes, demo_show, shared
 
     # All that can be wrong is looked at before minutes are spent on measuring.

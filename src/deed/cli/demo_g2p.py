@@ -19,7 +19,7 @@ def take_words(words: list[str], count: int) -> tuple[list[Row], list[Row]]:
     Raises:
         DataError: a word that is none, or more words asked for than there are.
     """
-    from ..tasks import g2p
+    from deed.tasks import g2p
 
     asked = list(dict.fromkeys(g2p.clean_word(word) for word in words))
     rows = g2p.load_split("test")
@@ -42,8 +42,9 @@ def measure_words(
     """
     from transformers import AutoModelForSeq2SeqLM
 
-    from ..tasks import g2p
-    from ..tasks.g2p_run import answer, load
+    from deed.tasks import g2p
+    from deed.tasks.g2p_run import answer, load
+
     from .demo_measure import common_results, measure
     from .shared import pick_threshold, progress_bars, quiet_libraries
 
@@ -87,7 +88,8 @@ def measure_words(
 
 def example(row: Row, full: Any, deed: Any, tokenizer: Any, asked: bool) -> dict[str, Any]:
     """One word's row of the report. `right` is None for a word that the dictionary does not list."""
-    from ..tasks import g2p
+    from deed.tasks import g2p
+
     from .demo_measure import timed_pair
 
     word, expected = row

@@ -11,7 +11,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..bench import compare as bench
+from deed.bench import compare as bench
+from deed.utils import timing
+
 from .shared import busy_note
 
 GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1}
@@ -61,7 +63,7 @@ def measure(
         thresholds: of the curve, the one in use apart; a threshold per exit gets no curve.
         by_tokens: predictions are token ids, where scores need more than the text; else decoded texts.
     """
-    machine, n = bench.machine(), len(inputs) - uncounted
+    machine, n = timing.machine(), len(inputs) - uncounted
     others: list[float] = sorted({*thresholds, threshold}) if isinstance(threshold, (int, float)) else []
     subset = inputs[uncounted:][:timed]
     first = bars.add_task("full depth and early exit", total=2 * len(inputs))
@@ -142,7 +144,7 @@ def common_results(
             "adaptation_modules": config.adapter,
             "decoding": "greedy, batch 1",
         },
-        "versions": bench.versions(),
+        "versions": timing.versions(),
         "machine": measured.machine,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),

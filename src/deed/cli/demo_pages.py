@@ -56,7 +56,7 @@ def check_pages(count: int) -> None:
                 f"the pages demo needs {package}, which is not installed: "
                 'pip install "deed-transformers[documents,report]"'
             )
-    from ..tasks import pages
+    from deed.data.synthetic import pages
 
     most = min(pages.SPLITS[split] for split in SPLITS)
     if count > most:
@@ -65,10 +65,10 @@ def check_pages(count: int) -> None:
 
 def read_sheets(processor: Any, count: int, bars: Any) -> Reading:
     """Draw the pages, read them with the OCR engine (nothing from its cache), and encode their questions."""
-    from ..ocr import turn_image
-    from ..report.sheets import picture_uri
-    from ..tasks.document_run import encode
-    from ..tasks.pages_read import read_pages
+    from deed.data.synthetic.pages_read import read_pages
+    from deed.ocr import turn_image
+    from deed.report.sheets import picture_uri
+    from deed.tasks.documents import encode
 
     bar = bars.add_task("reading pages (OCR)", total=count * len(SPLITS))
     streams = [read_pages(split, count, cache=False, tick=lambda: bars.advance(bar)) for split in SPLITS]
@@ -112,9 +112,10 @@ def measure_pages(
     """
     from transformers import AutoModelForSeq2SeqLM
 
-    from ..bench.compare import spread
-    from ..report.sheets import sheet as sheet_entry
-    from ..tasks.document_run import answer, inputs_of
+    from deed.report.sheets import sheet as sheet_entry
+    from deed.tasks.documents import answer, inputs_of
+    from deed.utils.timing import spread
+
     from .demo_measure import common_results, measure
     from .shared import load_documents_model, pick_threshold, progress_bars
 
@@ -168,7 +169,7 @@ def measure_pages(
 
 def scores(questions: Sequence[Any], predictions: Sequence[str]) -> dict[str, Any]:
     """`score` (ANLS), `exact_match`, and `field_f1` over the JSON answers where there are any."""
-    from ..tasks import document_run
+    from deed.tasks import documents as document_run
 
     found = document_run.score(questions, predictions)
     return {"score": found["anls"], **{k: found[k] for k in ("exact_match", "field_f1") if k in found}}
@@ -178,8 +179,9 @@ def question_rows(
     questions: Sequence[Any], pages: Sequence[dict[str, Any]], measured: Any, tokenizer: Any
 ) -> list[dict[str, Any]]:
     """A row of the report per question, with the page that it is about."""
-    from ..report import text_pieces
-    from ..tasks.metrics import anls_each, exact_match_each
+    from deed.metrics.text import anls_each, exact_match_each
+    from deed.report import text_pieces
+
     from .demo_measure import timed_pair
 
     references = [question.answers for question in questions]

@@ -85,9 +85,9 @@ def take_sample(processor: Any, count: int, bars: Any) -> Sample:
     """Draw the scenes and encode what is asked about them: by turns a known one, an unseen one, one of easy-vqa."""
     from PIL import Image
 
-    from ..report.sheets import picture_uri
-    from ..tasks import scenes
-    from ..tasks.scenes_run import encode
+    from deed.data.synthetic import scenes
+    from deed.report.sheets import picture_uri
+    from deed.tasks.scenes import encode
 
     bar = bars.add_task("drawing scenes", total=count)
     sample = Sample()
@@ -115,7 +115,7 @@ def take_sample(processor: Any, count: int, bars: Any) -> Sample:
 
 def easy_vqa_questions(count: int) -> list[Any]:
     """One question about each of so many pictures of the test split, always the same; fewer are the head of more."""
-    from ..tasks import easyvqa
+    from deed.data.readers import easyvqa
 
     by_picture: dict[Path, list[Any]] = {}
     for example in easyvqa.read(None, "test"):
@@ -135,10 +135,11 @@ def measure_scenes(
         count: scenes of each split, and pictures of easy-vqa.
         given: the threshold; None: the model's own.
     """
-    from ..models.ofa import OFAForConditionalGeneration
-    from ..report.scenes import exact_uri, scene_entry
-    from ..tasks.captions import document_frequencies
-    from ..tasks.scenes_run import answer, load
+    from deed.metrics.cider import document_frequencies
+    from deed.models.ofa import OFAForConditionalGeneration
+    from deed.report.scenes import exact_uri, scene_entry
+    from deed.tasks.scenes import answer, load
+
     from . import demo_scenes_rows as rows_of
     from .answering import check_kind
     from .demo_measure import common_results, measure

@@ -18,8 +18,8 @@ def judged(
         answers: ids.
         corpus: what captions' words are weighed by.
     """
-    from ..tasks.ofa_scores import equals_reference
-    from ..tasks.scenes_run import score_each
+    from deed.tasks.picture_scores import equals_reference
+    from deed.tasks.scenes import score_each
 
     values: list[float] = [0.0] * len(asked)
     for task in {a.task for a in asked}:
@@ -37,7 +37,7 @@ def judged(
 def overall(asked: Sequence[Asked], values: Sequence[float], right: Sequence[bool]) -> dict[str, Any]:
     """`score` (0..1: the mean over tasks of each one's own metric divided by its best), `tasks` (each one's own metric)
     and `right` (the share of right answers)."""
-    from ..tasks.scenes_run import BEST, TASKS
+    from deed.tasks.scenes import BEST, TASKS
 
     by_task: dict[str, list[float]] = {task: [] for task in TASKS}
     for a, value in zip(asked, values, strict=True):
@@ -49,9 +49,10 @@ def overall(asked: Sequence[Asked], values: Sequence[float], right: Sequence[boo
 
 def example_rows(processor: Any, asked: Sequence[Asked], measured: Any, corpus: Any) -> list[dict[str, Any]]:
     """A row of the report per answer, with its picture's name."""
-    from ..report import text_pieces
-    from ..tasks.boxes import iou
-    from ..tasks.scenes_run import box_of
+    from deed.metrics.boxes import iou
+    from deed.report import text_pieces
+    from deed.tasks.scenes import box_of
+
     from .demo_measure import timed_pair
 
     runs = {"": measured.deed.runs, "full_depth_": measured.full.runs}
@@ -113,7 +114,7 @@ def nearest(answer: str, references: Sequence[str]) -> str:
     """The reference with the most in common with a caption, word by word; the first of equals."""
     from difflib import SequenceMatcher
 
-    from ..tasks.caption_words import words
+    from deed.metrics.caption_words import words
 
     said = words(answer)
     return max(references, key=lambda reference: SequenceMatcher(None, said, words(reference)).ratio())
@@ -126,7 +127,8 @@ def groups(
 
     Each with `score` in [0, 1] and `value` by the metric named, 0..`best`.
     """
-    from ..tasks.scenes_run import BEST
+    from deed.tasks.scenes import BEST
+
     from .demo_measure import part_results
     from .demo_scenes import SPLITS, TASKS
 

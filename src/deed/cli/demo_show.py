@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..report import threshold_text
-from ..report.html import change, metric, metric_change, milliseconds, percent, points
+from deed.report import threshold_text
+from deed.report.html import change, metric, metric_change, milliseconds, percent, points
+
 from .painting import Painter
 
 SHOWN_WORDS = 12

@@ -38,7 +38,7 @@ def evaluate(
     from rich.console import Console
     from rich.progress import Progress
 
-    from ..tasks.held_out import check_tasks, is_for_ofa
+    from deed.tasks.held_out import check_tasks, is_for_ofa
 
     tasks = check_tasks([task] if task else None, model, split)
     with Progress(console=Console(stderr=True), disable=as_json) as progress:
@@ -71,8 +71,8 @@ SAID = ("threshold", "mean_depth")
 def evaluate_g2p(
     folder: Path, split: str, threshold: list[float] | None, count: int | None, progress: Any
 ) -> dict[str, Any]:
-    from ..tasks import g2p
-    from ..tasks.g2p_run import answer, load
+    from deed.tasks import g2p
+    from deed.tasks.g2p_run import answer, load
 
     rows = g2p.load_split(split)[:count]
     model, tokenizer = load(folder)
@@ -95,9 +95,9 @@ def evaluate_documents(
     count: int | None,
     progress: Any,
 ) -> dict[str, Any]:
-    from ..model import DeedMixin
-    from ..tasks import document_run
-    from ..tasks.held_out import examples_of
+    from deed.modeling.model import DeedMixin
+    from deed.tasks import documents as document_run
+    from deed.tasks.held_out import examples_of
 
     model, processor = document_run.load(folder, plain=True)
     bar = progress.add_task("reading", total=None)
@@ -132,9 +132,10 @@ def evaluate_pictures(
     progress: Any,
 ) -> list[dict[str, Any]]:
     """What an OFA does, a report per task."""
-    from ..model import DeedMixin
-    from ..tasks import ofa_run, ofa_scores
-    from ..tasks.held_out import asks_of, examples_of
+    from deed.modeling.model import DeedMixin
+    from deed.tasks import picture_scores as ofa_scores
+    from deed.tasks import pictures as ofa_run
+    from deed.tasks.held_out import asks_of, examples_of
 
     model, processor = ofa_run.load(folder, plain=True)
     thresholds: list[Any] = [2.0]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..report import depth_colours, depth_runs
+from deed.report import depth_colours, depth_runs
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -73,7 +73,7 @@ def load_documents_model(folder: Path) -> tuple[Any, Any]:
     Raises:
         DeedLoadError: not such a folder, or a damaged one.
     """
-    from ..tasks.document_run import load
+    from deed.tasks.documents import load
 
     quiet_libraries()
     return load(folder)

@@ -92,14 +92,14 @@ def run(output: Path, task: str, given: dict[str, Any], limit: int | None) -> di
     Raises:
         ValueError: an unknown task, an option that it does not take, one that it needs.
     """
-    from ..tasks.registry import READERS
+    from deed.data.registry import READERS
 
     if task not in ("g2p", "pages", "scenes", *READERS):
         raise ValueError(f"--task must be one of g2p, pages, scenes, {', '.join(READERS)}, got {task!r}")
     if given.get("d_model", 32) % 32:
         raise ValueError(f"--d-model must be a multiple of 32, got {given['d_model']}")
     if task == "g2p":
-        from ..recipes.g2p import G2pRecipe, train_g2p
+        from deed.recipes.g2p import G2pRecipe, train_g2p
 
         data = given.pop("data", None)
         start = given.get("start")
@@ -107,23 +107,23 @@ def run(output: Path, task: str, given: dict[str, Any], limit: int | None) -> di
             raise ValueError(f"--from needs the folder of a saved deed model, and no --conventional; got {start}")
         return train_g2p(output, recipe_of(G2pRecipe, task, given, {"base"}), data, limit)
     if task == "pages":
-        from ..recipes.pages import PagesRecipe, train_pages
+        from deed.recipes.pages import PagesRecipe, train_pages
 
         return train_pages(output, recipe_of(PagesRecipe, task, given), limit=limit)
     if task == "scenes":
-        from ..recipes.scenes import ScenesRecipe, train_scenes
+        from deed.recipes.scenes import ScenesRecipe, train_scenes
 
         return train_scenes(output, recipe_of(ScenesRecipe, task, given), limit)
     reader = READERS[task]
     given = {**given, "task": task}
     named = {*given, *(k for k, v in read_recipe(given["recipe"]).items() if v)} if "recipe" in given else {*given}
     if "latr" not in reader.models or ("ofa" in reader.models and "start" in named):
-        from ..recipes.pictures import PictureRecipe, train_pictures
+        from deed.recipes.pictures import PictureRecipe, train_pictures
 
         if "start" not in named:
             raise ValueError(f"--task {task} goes on from a saved OFA (`deed convert ofa` makes one): give --from")
         return train_pictures(output, recipe_of(PictureRecipe, task, given), limit)
-    from ..recipes.documents import DocumentRecipe, train_documents
+    from deed.recipes.documents import DocumentRecipe, train_documents
 
     if "base" not in named:
         starts = "a T5 checkpoint: give --base (and --vit for pictures)"

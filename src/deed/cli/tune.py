@@ -26,7 +26,7 @@ def tune(
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training words.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    from ..recipes.g2p import G2pRecipe, train_g2p
+    from deed.recipes.g2p import G2pRecipe, train_g2p
 
     if task != "g2p":
         raise ValueError(f"--task must be g2p, got {task!r}")

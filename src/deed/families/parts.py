@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from .products import product
+from deed.kernels.linear import product
 
 Module = Callable[[torch.Tensor], torch.Tensor]
 

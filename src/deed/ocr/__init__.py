@@ -8,11 +8,13 @@
 Nothing is downloaded. `read_page` also tells how the page had to be turned; `engine="tesseract"` reads with Tesseract.
 """
 
-from ..tasks.base import DataError, Word
+from deed.errors import DataError
+from deed.utils.images import load_image, turn_image
+
 from .cache import default_cache
-from .images import load_image, turn_image
 from .pages import load_pages, page_count, page_image
 from .reading import ENGINES, OcrResult, read_page, read_words
+from .words import Word
 
 __all__ = [
     "ENGINES",

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ..tasks.base import DataError, Word
-
-INSTALL = 'pip install "deed-transformers[ocr]"'
+from .words import Word
 
 
 class Reading(NamedTuple):
@@ -23,15 +20,3 @@ class Reading(NamedTuple):
     words: list[Word]
     upright: float
     turn: int
-
-
-def need(module: str, fix: str = INSTALL) -> Any:
-    """The module, imported.
-
-    Raises:
-        DataError: it is not installed, or a library that it needs is not.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise DataError(f"{module} cannot be imported ({error}): {fix}") from None

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..tasks.base import DataError
+from deed.errors import DataError
 
 FORMAT = 1  # counted up whenever the same engine and image would give another result
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..tasks.base import DataError
-from .base import need
-from .images import OCR_PIXELS, check_file, is_pdf, load_image
+from deed.errors import DataError
+from deed.utils.images import OCR_PIXELS, check_file, is_pdf, load_image
+from deed.utils.optional import need
 
 DPI = 200  # lower where a page would get more than OCR_PIXELS
 _pdfium = threading.Lock()  # PDFium must not be called from two threads

@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..tasks.base import DataError, Word, unit_box
-from .base import INSTALL, Reading, need
+from deed.errors import DataError
+from deed.utils.optional import INSTALL, need
+
+from .base import Reading
+from .words import Word, unit_box
 
 MIN_SIDE = 6  # pixels; no letter is legible below
 MAX_ASPECT = 2.5  # longer images are padded, as the engine would blow their short side up to 736 pixels

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..tasks.base import DataError, Word
+from deed.errors import DataError
+from deed.utils.images import load_image, shrink, source_name, turn_image
+
 from . import rapid, tesseract
 from .base import Reading
 from .cache import cache_folder, entry_path, load_entry, save_entry
-from .images import load_image, shrink, source_name, turn_image
+from .words import Word
 
 ENGINES = {"rapidocr": rapid, "tesseract": tesseract}
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..tasks.base import DataError, Word, unit_box
-from .base import Reading, need
+from deed.errors import DataError
+from deed.utils.optional import need
+
+from .base import Reading
+from .words import Word, unit_box
 
 INSTALL = (
     "install the package (pip install pytesseract) and the program "

@@ -16,16 +16,20 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import set_seed
 
-from ..config import DeedConfig
-from ..model import get_deed_model
-from ..models.latr import LatrForConditionalGeneration, LatrProcessor
-from ..models.latr.denoising import mask_spans
-from ..models.shared import pad_lists
-from ..tasks import document_run
-from ..tasks.base import DataError, Example, Word
-from ..tasks.held_out import read_words_of
-from ..tasks.registry import READERS, check_task, read
-from ..train import DeedTrainer, check_recipe, last_complete_checkpoint, publish
+from deed.config import DeedConfig
+from deed.data.base import Example
+from deed.data.registry import READERS, check_task, read
+from deed.errors import DataError
+from deed.modeling.model import get_deed_model
+from deed.models.latr import LatrForConditionalGeneration, LatrProcessor
+from deed.models.latr.denoising import mask_spans
+from deed.models.shared import pad_lists
+from deed.ocr.words import Word
+from deed.tasks import documents as document_run
+from deed.tasks.held_out import read_words_of
+from deed.training.run_folder import check_recipe, last_complete_checkpoint, publish
+from deed.training.trainer import DeedTrainer
+
 from .arguments import training_arguments
 
 SHUFFLED = 1000  # examples held to draw from

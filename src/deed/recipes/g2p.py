@@ -13,10 +13,13 @@ from transformers import (
     set_seed,
 )
 
-from ..config import DeedConfig
-from ..model import get_deed_model
-from ..tasks import g2p, g2p_run
-from ..train import DeedTrainer, DropoutWindow, check_recipe, last_complete_checkpoint, publish
+from deed.config import DeedConfig
+from deed.modeling.model import get_deed_model
+from deed.tasks import g2p, g2p_run
+from deed.training.callbacks import DropoutWindow
+from deed.training.run_folder import check_recipe, last_complete_checkpoint, publish
+from deed.training.trainer import DeedTrainer
+
 from .arguments import training_arguments
 from .starting import forget_measured
 

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..models.latr.denoising import mask_spans
-from ..models.shared import pad_lists
-from ..tasks import easyvqa, pages
-from ..tasks.base import Example, Word
+from deed.data.base import Example
+from deed.data.readers import easyvqa
+from deed.data.synthetic import pages
+from deed.models.latr.denoising import mask_spans
+from deed.models.shared import pad_lists
+from deed.ocr.words import Word
 
 if TYPE_CHECKING:
     from .pages import PagesRecipe
@@ -145,7 +147,7 @@ def turned(image: np.ndarray, way: int) -> np.ndarray:
 
 def real_pages(limit: int | None = None) -> list[Example]:
     """The training pages as the OCR engine reads them, with their pictures as arrays."""
-    from ..tasks.pages_read import read_split
+    from deed.data.synthetic.pages_read import read_split
 
     found = []
     for example in read_split("train", limit):

@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from ..curriculum import Mastery
-from ..models.latr import LatrForConditionalGeneration, LatrProcessor
-from ..tasks import pages
-from ..tasks.base import Example
-from ..train import DeedTrainer, check_recipe, last_complete_checkpoint, publish
+from deed.data.base import Example
+from deed.data.synthetic import pages
+from deed.models.latr import LatrForConditionalGeneration, LatrProcessor
+from deed.training.curriculum import Mastery
+from deed.training.run_folder import check_recipe, last_complete_checkpoint, publish
+from deed.training.trainer import DeedTrainer
+
 from .arguments import training_arguments, whole_batches
 from .page_batches import PageBatches, load_pictures, real_pages
 from .starting import check_start, prepared, started
@@ -125,7 +127,8 @@ class PagesTrainer(DeedTrainer):
 
 def start_pages(recipe: PagesRecipe) -> tuple[Any, Any]:
     """Fresh model and processor, or those of `recipe.start`."""
-    from ..tasks import easyvqa, small_latr
+    from deed.data.readers import easyvqa
+    from deed.models.latr import small as small_latr
 
     if recipe.start:
         check_start(recipe, LatrForConditionalGeneration, "a LaTr++")

@@ -15,15 +15,18 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from ..config import DeedConfig
-from ..model import get_deed_model
-from ..models.ofa import allowed_tokens
-from ..models.ofa.processing_ofa import IGNORED
-from ..models.shared import pad_lists
-from ..tasks import ofa_run, ofa_scores
-from ..tasks.base import DataError, Example
-from ..tasks.held_out import examples_of as held_out
-from ..tasks.registry import READERS, check_task
+from deed.config import DeedConfig
+from deed.data.base import Example
+from deed.data.registry import READERS, check_task
+from deed.errors import DataError
+from deed.modeling.model import get_deed_model
+from deed.models.ofa import allowed_tokens
+from deed.models.ofa.processing_ofa import IGNORED
+from deed.models.shared import pad_lists
+from deed.tasks import picture_scores as ofa_scores
+from deed.tasks import pictures as ofa_run
+from deed.tasks.held_out import examples_of as held_out
+
 from .documents import Stream, examples_of, fine_tune
 from .starting import forget_measured
 

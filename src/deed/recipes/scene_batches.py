@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..models.ofa import prompts
-from ..models.ofa.processing_ofa import IGNORED
-from ..models.shared import pad_lists
-from ..tasks import scenes
-from ..tasks.small_ofa import PICTURE
+from deed.data.synthetic import scenes
+from deed.models.ofa import prompts
+from deed.models.ofa.processing_ofa import IGNORED
+from deed.models.ofa.small import PICTURE
+from deed.models.shared import pad_lists
+
 from .page_batches import SHAPES, turned
 
 if TYPE_CHECKING:

@@ -22,9 +22,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 from torch.utils.data import DataLoader, Dataset
 
-from ..models.ofa.stem import OFAStem
-from ..tasks import scenes
-from ..tasks.small_ofa import PICTURE
+from deed.data.synthetic import scenes
+from deed.models.ofa.small import PICTURE
+from deed.models.ofa.stem import OFAStem
+
 from .page_batches import SHAPES, turned
 from .scene_batches import enlarged, scene_source
 

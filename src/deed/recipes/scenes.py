@@ -16,10 +16,14 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from ..models.ofa import OFAForConditionalGeneration, OFAProcessor
-from ..models.ofa.processing_ofa import IGNORED
-from ..tasks import easyvqa, scenes, small_ofa
-from ..train import DeedTrainer, check_recipe, last_complete_checkpoint, publish
+from deed.data.readers import easyvqa
+from deed.data.synthetic import scenes
+from deed.models.ofa import OFAForConditionalGeneration, OFAProcessor
+from deed.models.ofa import small as small_ofa
+from deed.models.ofa.processing_ofa import IGNORED
+from deed.training.run_folder import check_recipe, last_complete_checkpoint, publish
+from deed.training.trainer import DeedTrainer
+
 from .arguments import training_arguments, whole_batches
 from .page_batches import load_pictures
 from .pages import only_item

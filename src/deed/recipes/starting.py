@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..config import DeedConfig
-from ..model import get_deed_model
-from ..models.shared import quiet
-from ..saving import from_pretrained
+from deed.config import DeedConfig
+from deed.modeling.loading import from_pretrained
+from deed.modeling.model import get_deed_model
+from deed.utils.quiet import quiet
 
 
 def prepared(model: Any, recipe: Any) -> Any:

@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .base import DataError
-from .from_scratch import generation_config, t5_sizes
-from .metrics import accuracy, phoneme_error_rate
+from deed.errors import DataError
+from deed.metrics.text import accuracy, phoneme_error_rate
+from deed.models.from_scratch import generation_config, t5_sizes
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'-."
 PHONEMES = tuple(

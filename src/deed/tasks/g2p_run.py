@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from ..calibrate import GRID, calibrate
-from ..confidence import ExitPolicy
-from ..saving import DeedLoadError, from_pretrained
+from deed.calibration.learn_then_test import GRID, calibrate
+from deed.errors import DeedLoadError
+from deed.modeling.loading import from_pretrained
+from deed.policies.policy import ExitPolicy
+
 from . import g2p
 
 

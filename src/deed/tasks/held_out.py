@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .base import DataError, Example
-from .registry import READERS, read
+from deed.data.base import Example
+from deed.data.registry import READERS, read
+from deed.errors import DataError
 
 # The tasks on generated scenes, by what OFA is asked; with easy-vqa they are what `scenes` stands for.
 SCENES = {"scenes-refer": "refer", "scenes-caption": "caption", "scenes-vqa": "vqa"}
@@ -106,10 +107,10 @@ def examples_of(
 
 def _made(task: str, split: str, count: int) -> tuple[str, Iterator[Example]]:
     if task == "pages":
-        from .pages_read import read_split
+        from deed.data.synthetic.pages_read import read_split
 
         return "anls", read_split(split)
-    from .scenes_run import METRICS, stream_of
+    from .scenes import METRICS, stream_of
 
     return METRICS[SCENES[task]], stream_of(SCENES[task], split, count)
 
@@ -123,8 +124,9 @@ def counted(examples: Iterator[Example], tick: Callable[[int], None] | None) -> 
 
 def read_words_of(example: Example, engine: str = "rapidocr") -> Example:
     """The example with the words that the OCR engine reads (kept on disk), and its picture turned upright."""
-    from ..ocr import read_page, turn_image
-    from .document_run import as_picture
+    from deed.ocr import read_page, turn_image
+
+    from .documents import as_picture
 
     if example.words or example.image is None:
         return example

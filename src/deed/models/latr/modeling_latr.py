@@ -27,7 +27,8 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.t5.modeling_t5 import T5Stack
 
-from ..shared import quiet
+from deed.utils.quiet import quiet
+
 from .configuration_latr import LatrConfig
 
 BOX_TABLES = ("x0", "y0", "x1", "y1", "width", "height")

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from ...loss import IGNORE
-from ...tasks import unpickle
-from ...tasks.base import DataError
+from deed.errors import DataError
+from deed.modeling.loss import IGNORE
+from deed.utils import unpickle
 
 AllowedTokens = Callable[[int, torch.Tensor], list[int]]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ...tasks.unpickle import ALLOWED
+from deed.utils.unpickle import ALLOWED
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 

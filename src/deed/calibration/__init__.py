@@ -1,0 +1,1 @@
+"""Thresholds with a bound, and what they are chosen from."""

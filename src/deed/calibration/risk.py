@@ -1,0 +1,40 @@
+"""p-values of "the expected loss exceeds the risk": exact binomial, Hoeffding-Bentkus (Bates et al. 2021)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def examples_needed(risk: float, confidence: float) -> int:
+    """Fewest examples at which no loss at all rejects "the expected loss exceeds risk": (1 - risk)^n <= 1 - confidence."""
+    return math.ceil(math.log(1 - confidence) / math.log(1 - risk) - 1e-9)
+
+
+def p_value(losses: Sequence[float], risk: float) -> float:
+    """p-value of "the expected loss is more than `risk`" from losses in [0, 1]."""
+    n, total = len(losses), sum(losses)
+    if all(x in (0.0, 1.0) for x in losses):
+        return binomial_cdf(round(total), n, risk)
+    return hoeffding_bentkus(total / n, n, risk)
+
+
+def hoeffding_bentkus(mean: float, n: int, risk: float) -> float:
+    """The smaller of the tightened Hoeffding and the Bentkus bound (Bates et al. 2021, section 3.1)."""
+    if mean >= risk:
+        return 1.0
+    divergence = (mean * math.log(mean / risk) if mean > 0 else 0.0) + (1 - mean) * math.log((1 - mean) / (1 - risk))
+    return min(math.exp(-n * divergence), math.e * binomial_cdf(math.ceil(n * mean - 1e-9), n, risk), 1.0)
+
+
+def binomial_cdf(k: int, n: int, p: float) -> float:
+    """P(X <= k) for X ~ Binomial(n, p), summed in logs."""
+    if k >= n:
+        return 1.0
+    log_p, log_q = math.log(p), math.log(1 - p)
+    terms = [
+        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * log_p + (n - i) * log_q
+        for i in range(k + 1)
+    ]
+    top = max(terms)
+    return min(1.0, math.exp(top) * sum(math.exp(t - top) for t in terms))

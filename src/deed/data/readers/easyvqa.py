@@ -1,0 +1,65 @@
+"""Easy-VQA: questions about 64 x 64 pictures of one shape in one colour ("what color is the shape?" -> "blue").
+
+The data come inside the PyPI package `easy-vqa` (Victor Zhou, MIT): 38,575 questions on 4,000 images to train on, 9,673
+on 1,000 to test on. Validation and calibration are split off the train part, whole images, by a hash of the image id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from deed.errors import DataError
+
+from ..base import Example
+from .reading import bucket, existing_image
+
+# Upper ends of the hash buckets (of 1000) of the train part: 92 % train, 3 % validation, 5 % calibration.
+TRAIN_PART = {"train": 920, "validation": 950, "calibration": 1000}
+SHAPES = {"circle", "rectangle", "triangle"}
+
+
+def split_of(image_id: int) -> str:
+    """Where an image of the package's train part belongs: `"train"`, `"validation"` or `"calibration"`."""
+    return next(name for name, end in TRAIN_PART.items() if bucket(str(image_id)) < end)
+
+
+def read(data: Path | None, split: str) -> Iterator[Example]:
+    """The questions of a split, in the package's order, one at a time; no words, and ids `train-…` or `test-…`.
+
+    Args:
+        data: None: the package brings its data.
+        split: `train`, `validation` (or `val`), `calibration`, `test`.
+
+    Yields:
+        Example: `kind` is `"yes/no"`, `"shape"` or `"color"`.
+
+    Raises:
+        DataError: the package is not installed, a folder is given, or no such split (at once); a missing image (when
+            it is reached).
+    """
+    if data is not None:
+        raise DataError(f"{data}: Easy-VQA's data come with the package easy-vqa; give no folder")
+    split = "validation" if split == "val" else split
+    if split != "test" and split not in TRAIN_PART:
+        raise DataError(f"Easy-VQA: no split {split!r}; found {', '.join(TRAIN_PART)}, test")
+    try:
+        import easy_vqa
+    except ImportError:
+        raise DataError("Easy-VQA comes with easy-vqa, which is not installed: pip install easy-vqa") from None
+    if split == "test":
+        return _examples("test", split, easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths())
+    return _examples("train", split, easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths())
+
+
+def _examples(
+    part: str, split: str, questions: tuple[list[str], list[str], list[int]], images: dict[int, str]
+) -> Iterator[Example]:
+    for i, (question, answer, image_id) in enumerate(zip(*questions, strict=True)):
+        if part == "train" and split_of(image_id) != split:
+            continue
+        image = existing_image(
+            [Path(images.get(image_id, f"{image_id}.png"))], f"Easy-VQA {part}, question {i}", "image"
+        )
+        kind = "yes/no" if answer in ("yes", "no") else "shape" if answer in SHAPES else "color"
+        yield Example(question, [answer], image=image, id=f"{part}-{i}", kind=kind)

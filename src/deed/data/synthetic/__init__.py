@@ -1,0 +1,1 @@
+"""Data that is drawn here: pages and scenes."""

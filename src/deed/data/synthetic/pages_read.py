@@ -1,0 +1,48 @@
+"""The pages data set as the OCR engine reads it: drawn, read (results cached on disk), asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from deed.errors import DataError
+from deed.ocr import OcrResult, default_cache, read_page
+
+from ..base import Example
+from . import pages
+
+
+def read_pages(
+    split: str,
+    count: int | None = None,
+    cache: Path | bool | None = None,
+    tick: Callable[[], None] | None = None,
+) -> Iterator[tuple[list[Example], OcrResult]]:
+    """Page by page: its questions, each with the page's picture and the words read from it, and the reading itself.
+
+    Args:
+        split: of `pages.SPLITS`.
+        count: only the first so many pages.
+        cache: folder for OCR results; None: the default one; False: read anew.
+        tick: called after each page.
+
+    Raises:
+        DataError: no such split.
+    """
+    if split not in pages.SPLITS:
+        raise DataError(f"pages have no split {split!r}; there are {', '.join(pages.SPLITS)}")
+    folder = default_cache() if cache is None or cache is True else cache
+    for index in range(min(count or pages.SPLITS[split], pages.SPLITS[split])):
+        image = pages.image_of(split, index)
+        result = read_page(image, cache=folder)
+        asked = [replace(example, image=image) for example in pages.examples_of(split, index, result.words)]
+        if tick is not None:
+            tick()
+        yield asked, result
+
+
+def read_split(split: str, count: int | None = None, tick: Callable[[], None] | None = None) -> Iterator[Example]:
+    """The questions of a split's pages, pictures included (so take what you need of each and let it go)."""
+    for asked, _ in read_pages(split, count, tick=tick):
+        yield from asked

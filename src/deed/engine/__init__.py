@@ -1,0 +1,1 @@
+"""Decoding: the staircase, its cache, one step, the loop around it."""

@@ -1,0 +1,121 @@
+"""A decoding loop for greedy search and sampling: Transformers' `_sample` without what early exit has no use for.
+
+Between two steps, Transformers' own loop prepares inputs for every kind of cache and model, copies logits, concatenates,
+and asks stopping criteria by tensors: half a millisecond, as much as several small layers. This loop gives the same tokens,
+scores and outputs. `generation.py` chooses it; a model whose class changes how a step is prepared gets Transformers' loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
+
+from deed.modeling.outputs import DeedGenerateOutput
+
+from .cache import StaircaseCache
+from .step import decode_step
+
+
+def sample(
+    model: Any,
+    input_ids: torch.Tensor,
+    logits_processor: Any,
+    stopping_criteria: Any,
+    generation_config: Any,
+    streamer: Any,
+    model_kwargs: dict[str, Any],
+) -> Any:
+    """Decode until every row has finished.
+
+    Args:
+        input_ids: `[rows, prompt]` decoder ids.
+        model_kwargs: as `_sample` gets them: `past_key_values` (a `StaircaseCache`), `encoder_outputs`, masks.
+
+    Returns:
+        `[rows, prompt + new]` ids, or a `DeedGenerateOutput` where `return_dict_in_generate` asks for it.
+    """
+    cache: StaircaseCache = model_kwargs["past_key_values"]
+    encoder_hidden = model_kwargs["encoder_outputs"][0]
+    encoder_mask = model_kwargs.get("attention_mask")
+    decoder_mask = model_kwargs.get("decoder_attention_mask")
+    wants = generation_config.return_dict_in_generate
+    keeps_scores, keeps_logits = wants and generation_config.output_scores, wants and generation_config.output_logits
+    all_scores: list[torch.Tensor] = []
+    all_logits: list[torch.Tensor] = []
+    pad = generation_config._pad_token_tensor
+    stop = Stopping(stopping_criteria, cache)
+
+    # The first step goes Transformers' way: what of a prompt is new to a cache that is continued is its business.
+    logits = model._prefill(input_ids, generation_config, model_kwargs).logits
+    while True:
+        if decoder_mask is not None:
+            decoder_mask = torch.cat([decoder_mask, decoder_mask.new_ones(decoder_mask.shape[0], 1)], dim=-1)
+        scores = logits[:, -1].to(torch.float32)
+        if keeps_logits:
+            all_logits.append(scores.clone())
+        if logits_processor or keeps_scores:
+            scores = logits_processor(input_ids, scores.clone())
+        if keeps_scores:
+            all_scores.append(scores)
+        if generation_config.do_sample:
+            tokens = torch.multinomial(torch.nn.functional.softmax(scores, dim=-1), num_samples=1)
+        else:
+            tokens = scores.argmax(-1, keepdim=True)
+        if stop.by_token and cache.finished is not None and any(cache.finished):
+            tokens = tokens.masked_fill(torch.tensor(cache.finished, device=tokens.device)[:, None], pad)
+        input_ids = torch.cat([input_ids, tokens], dim=-1)
+        if streamer is not None:
+            streamer.put(tokens[:, 0].cpu())
+        if stop(input_ids, tuple(all_scores) if keeps_scores else None):
+            break
+        if cache.constraints:
+            cache.token_ids = input_ids
+        logits = decode_step(model, cache, tokens, encoder_hidden, encoder_mask, decoder_mask)
+    if streamer is not None:
+        streamer.end()
+    if not wants:
+        return input_ids
+    return DeedGenerateOutput(
+        sequences=input_ids,  # type: ignore[arg-type]
+        scores=tuple(all_scores) if keeps_scores else None,  # type: ignore[arg-type]
+        logits=tuple(all_logits) if keeps_logits else None,  # type: ignore[arg-type]
+        past_key_values=cache,
+        exit_layers=torch.tensor(cache.depths, device=input_ids.device).T,  # type: ignore[arg-type]
+    )
+
+
+class Stopping:
+    """Stopping criteria that tell the cache which rows are done; length and end tokens are compared as numbers.
+
+    Attributes:
+        by_token: whether rows may end before others, which are then given the padding token.
+    """
+
+    def __init__(self, criteria: Any, cache: StaircaseCache) -> None:
+        self.criteria, self.cache = criteria, cache
+        self.by_token = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
+        self.simple = all(type(criterion) is EosTokenCriteria or _is_length(criterion) for criterion in criteria)
+        self.max_length: int | None = criteria.max_length
+        self.ends: set[int] = set()
+        for criterion in criteria:
+            if type(criterion) is EosTokenCriteria:
+                self.ends |= set(criterion.eos_token_id.tolist())
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any) -> bool:
+        """Whether every row is done with these tokens."""
+        if self.simple:
+            ended = self.max_length is not None and input_ids.shape[1] >= self.max_length
+            done = [ended or token in self.ends for token in input_ids[:, -1].tolist()]
+        else:
+            done = self.criteria(input_ids, scores).tolist()
+        self.cache.note_finished(done)
+        return all(self.cache.finished or ())
+
+
+def _is_length(criterion: Any) -> bool:
+    if type(criterion) is not MaxLengthCriteria:
+        return False
+    limit = criterion.max_position_embeddings  # beyond it the criterion itself warns
+    return limit is None or criterion.max_length <= limit

@@ -1,0 +1,23 @@
+"""Every error that deed raises on its own account, and its one warning of consequence."""
+
+from __future__ import annotations
+
+
+class CalibrationError(ValueError):
+    """The calibration set cannot support the promise; the message says how many examples it takes."""
+
+
+class DeedConfigError(ValueError):
+    """A field of `DeedConfig` (or its saved form) that cannot be used; the message names the field and the fix."""
+
+
+class DeedLoadError(ValueError):
+    """A folder that does not hold a deed model, or holds a damaged one; the message names file and fix."""
+
+
+class ExitsCostMore(UserWarning):
+    """Early exit saves no time with this model, within the drop of score allowed."""
+
+
+class DataError(ValueError):
+    """Data that cannot be read; the message names file, line or field, and the fix."""

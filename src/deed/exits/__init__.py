@@ -1,0 +1,1 @@
+"""What makes a layer an exit: adaptation modules, heads, learned exits."""

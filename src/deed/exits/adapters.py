@@ -1,0 +1,64 @@
+"""What an exit is: one adaptation module per exit but the last, all feeding the model's own generation head.
+
+An adaptation module's output goes to the head only, never to the next layer (DEED, section 3). The paper does not
+publish its module; ours is a residual linear map that starts as the identity.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from deed.config import DeedConfig
+
+
+class ResidualLinear(nn.Module):
+    """h + Wh + b with W = b = 0 at the start, so that a fresh exit equals the base model's own head on that layer."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(d_model, d_model)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + self.linear(hidden)
+
+
+class Bottleneck(nn.Module):
+    """h + up(gelu(down(h))), up starting at zero (Houlsby et al. 2019)."""
+
+    def __init__(self, d_model: int, inner: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(d_model, inner)
+        self.up = nn.Linear(inner, d_model)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + self.up(nn.functional.gelu(self.down(hidden)))
+
+
+def linear_adapter(d_model: int) -> nn.Linear:
+    """Wh + b, no residual, starting as the identity."""
+    layer = nn.Linear(d_model, d_model)
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def build_adapters(config: DeedConfig, d_model: int) -> nn.ModuleDict:
+    """One module per exit but the last, keyed by its depth ("1", "2" …).
+
+    Args:
+        config: a resolved configuration (`DeedConfig.resolve`).
+        d_model: width of the decoder's hidden states.
+    """
+    assert config.exit_layers is not None, "resolve() the configuration first"
+    make = {
+        "residual_linear": lambda: ResidualLinear(d_model),
+        "linear": lambda: linear_adapter(d_model),
+        "bottleneck": lambda: Bottleneck(d_model, config.adapter_dim),
+        "none": nn.Identity,
+    }[config.adapter]
+    return nn.ModuleDict({str(depth): make() for depth in config.exit_layers[:-1]})

@@ -1,0 +1,51 @@
+"""From a layer's output to an exit's logits: final norm, adaptation module, the model's own head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from deed.exits.adapters import ResidualLinear
+from deed.families.parts import direct, plain
+
+
+def exit_features(model: Any, depth: int, hidden: torch.Tensor) -> torch.Tensor:
+    """What the head gets at the exit at `depth`: final norm, then that exit's adaptation module. `[…, d_model]`."""
+    features = model.deed_family.finish(model, hidden)
+    adapter = str(depth)
+    return model.deed_exits[adapter](features) if adapter in model.deed_exits else features
+
+
+class DirectExits:
+    """A model's exits as bare functions (`families.parts.direct`), for one generation: the same numbers as `exit_features`
+    and `exit_head` of the model to within rounding."""
+
+    def __init__(self, model: Any) -> None:
+        self.finish, self.head = model.deed_family.ends(model)
+        depths = model.deed_config.exit_layers[:-1]
+        self.adapters = {d: _direct(model.deed_exits[str(d)]) for d in depths if str(d) in model.deed_exits}
+
+    def features(self, depth: int, hidden: torch.Tensor) -> torch.Tensor:
+        """What the head gets: `[…, d_model]` of a layer's output."""
+        features = self.finish(hidden)
+        adapter = self.adapters.get(depth)
+        return features if adapter is None else adapter(features)
+
+    def logits(self, depth: int, hidden: torch.Tensor) -> torch.Tensor:
+        """`[…, vocab]`; half precision widened."""
+        return self.logits_of(self.features(depth, hidden))
+
+    def logits_of(self, features: torch.Tensor) -> torch.Tensor:
+        """The same of what the head gets."""
+        logits = self.head(features)
+        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _direct(adapter: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    if type(adapter) is not ResidualLinear or not plain([adapter]):
+        return adapter
+    linear = direct(adapter.linear)
+    return lambda hidden: hidden + linear(hidden)

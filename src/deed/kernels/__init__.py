@@ -1,0 +1,1 @@
+"""Linear layers at decoding time; knows nothing of models or exits."""

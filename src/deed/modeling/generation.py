@@ -1,0 +1,214 @@
+"""`generate()` with early exit: checks the options, makes the cache, and reports who left where.
+
+`generate()` gets a `StaircaseCache` to carry through Transformers' own code; `_sample` and `_beam_search` are entered after
+all preparation, when processors, stopping criteria and the number of rows are known. Beam search is Transformers' loop;
+greedy search and sampling have one of ours (`loop.py`), with the same results.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import LogitsProcessorList, StoppingCriteriaList
+
+from deed.config import DeedConfig
+from deed.engine.cache import StaircaseCache
+from deed.engine.sampling import sample
+from deed.families import DecoderFamily
+from deed.policies.exit_checks.build import asked
+from deed.policies.measures import build_confidence
+from deed.policies.policy import ExitPolicy, ThresholdPolicy
+
+from .outputs import DeedGenerateBeamOutput, DeedGenerateOutput
+
+
+class EarlyExitGeneration:
+    """The part of a deed model that generates."""
+
+    deed_family: DecoderFamily
+    deed_config: DeedConfig
+
+    def generate(
+        self,
+        *args: Any,
+        exit_threshold: float | list[float] | torch.Tensor | None = None,
+        exit_policy: ExitPolicy | None = None,
+        confidence_over: str | None = None,
+        asking: str | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Transformers' `generate()`, leaving the decoder early.
+
+        Args:
+            exit_threshold: overrides `deed_config.threshold`; a tensor `[requests]` is a threshold per request.
+            exit_policy: replaces the threshold altogether, e.g. `deed.FixedSchedule([3, 1, 6])`.
+            confidence_over: overrides `deed_config.confidence_over`.
+            asking: overrides `deed_config.asking`.
+
+        Returns:
+            As Transformers; with `return_dict_in_generate=True` the output has `exit_layers`
+            `[sequences, new tokens]` and its `past_key_values.stats()` the work done.
+
+        Raises:
+            TypeError: a cache that cannot hold a staircase.
+            ValueError: an option that early exit does not work with, or a threshold that does not fit.
+        """
+        policy = self._exit_policy(exit_threshold, exit_policy)
+        policy = asked(policy, self.deed_config.asking if asking is None else asking, self)
+        over = confidence_over or self.deed_config.confidence_over
+        if over not in ("all", "allowed"):
+            raise ValueError(f"confidence_over must be 'all' or 'allowed', got {over!r}")
+        given = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None)
+        self._check_generate(kwargs, given)
+        cache = kwargs.get("past_key_values")
+        if cache is None:
+            cache = StaircaseCache(len(self.deed_family.layers(self)), policy, over)  # type: ignore[arg-type]
+        elif not isinstance(cache, StaircaseCache):
+            raise TypeError(
+                f"past_key_values is a {type(cache).__name__}, which cannot hold rows of different depth; leave it out, "
+                "or pass the StaircaseCache of an earlier generate()"
+            )
+        cache.policy, cache.confidence_over = policy, over
+        return super().generate(*args, **{**kwargs, "past_key_values": cache, "use_cache": True})  # type: ignore[misc]
+
+    def _exit_policy(self, threshold: Any, policy: ExitPolicy | None) -> ExitPolicy:
+        if policy is not None:
+            if threshold is not None:
+                raise ValueError("pass exit_threshold or exit_policy, not both")
+            if not hasattr(policy, "leaves"):
+                raise TypeError(f"exit_policy must have a leaves(ask) method, got {type(policy).__name__}")
+            return policy
+        config = self.deed_config
+        value = config.threshold if threshold is None else threshold
+        if isinstance(value, (list, tuple)) and len(value) not in (
+            len(config.exit_layers or []) - 1,
+            len(config.exit_layers or []),
+        ):
+            raise ValueError(
+                f"exit_threshold has {len(value)} values, one per exit before the last is {len(config.exit_layers or []) - 1}"
+                " (a threshold per request is a tensor)"
+            )
+        return ThresholdPolicy(build_confidence(config.confidence), value, config.threshold_decay)
+
+    def _check_generate(self, kwargs: dict[str, Any], generation_config: Any) -> None:
+        def asked(name: str) -> Any:
+            return kwargs.get(name, getattr(generation_config or self.generation_config, name, None))  # type: ignore[attr-defined]
+
+        if kwargs.get("assistant_model") is not None or asked("prompt_lookup_num_tokens"):
+            raise ValueError("assisted decoding and early exit cannot be combined; leave assistant_model out")
+        if asked("cache_implementation") not in (None, "dynamic"):
+            raise ValueError(
+                f"cache_implementation={asked('cache_implementation')!r} cannot hold rows of different depth; leave it out"
+            )
+        if asked("prefill_chunk_size"):
+            raise ValueError("prefill_chunk_size cannot be combined with early exit; leave it out")
+        if kwargs.get("decoder_inputs_embeds") is not None:
+            raise ValueError("decoder_inputs_embeds cannot be combined with early exit; pass decoder_input_ids")
+        for name in ("output_attentions", "output_hidden_states"):
+            if asked(name):
+                raise ValueError(
+                    f"{name}=True has no meaning when tokens leave at different depths; use forward() for it"
+                )
+        implementation = getattr(self.config, "_attn_implementation", "eager")  # type: ignore[attr-defined]
+        if implementation not in ("eager", "sdpa"):
+            raise ValueError(f"early exit decodes with attn_implementation 'eager' or 'sdpa', not {implementation!r}")
+
+    # Transformers' decoding loops, entered after all preparation: here processors, criteria and rows are known.
+
+    def _sample(
+        self,
+        input_ids: Any,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        cache = kwargs.get("past_key_values")
+        arguments = (generation_config, synced_gpus, streamer)
+        if not isinstance(cache, StaircaseCache):
+            return super()._sample(input_ids, logits_processor, stopping_criteria, *arguments, **kwargs)  # type: ignore[misc]
+        has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
+        self._begin(cache, input_ids.shape[0], logits_processor, has_eos, stopping_criteria)
+        if not synced_gpus and self._steps_directly():
+            return sample(self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs)
+        watched = _WatchedCriteria(stopping_criteria, cache)
+        result = super()._sample(input_ids, logits_processor, watched, *arguments, **kwargs)  # type: ignore[misc]
+        if isinstance(result, torch.Tensor):
+            return result
+        depths = torch.tensor(cache.depths, device=result.sequences.device).T
+        return DeedGenerateOutput(**result, exit_layers=depths)  # type: ignore[arg-type]
+
+    def _steps_directly(self) -> bool:
+        """Whether nothing but this class says how a step is prepared and run: then `loop.py` decodes."""
+        ours = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
+        return (
+            all(getattr(type(self), name) is getattr(EarlyExitGeneration, name) for name in ours)
+            and hasattr(type(self), "deed_base")
+            and "forward" not in vars(self)  # as accelerate leaves it for autocast
+            and not self._forward_hooks  # type: ignore[attr-defined]
+            and not self._forward_pre_hooks  # type: ignore[attr-defined]
+        )
+
+    def _beam_search(self, input_ids: Any, logits_processor: Any, *args: Any, **kwargs: Any) -> Any:
+        cache = kwargs.get("past_key_values")
+        if not isinstance(cache, StaircaseCache):
+            return super()._beam_search(input_ids, logits_processor, *args, **kwargs)  # type: ignore[misc]
+        self._begin(
+            cache, input_ids.shape[0], logits_processor, False, args[0] if args else kwargs["stopping_criteria"]
+        )
+        result = super()._beam_search(input_ids, logits_processor, *args, **kwargs)  # type: ignore[misc]
+        if isinstance(result, torch.Tensor):
+            return result
+        rows = result.beam_indices.long()  # [sequences, new tokens], -1 after the end
+        depths = torch.tensor(cache.depths, device=rows.device)
+        steps = torch.arange(rows.shape[1], device=rows.device)
+        exit_layers = torch.where(rows >= 0, depths[steps, rows.clamp(min=0)], torch.zeros_like(rows))
+        return DeedGenerateBeamOutput(**result, exit_layers=exit_layers)  # type: ignore[arg-type]
+
+    def _begin(
+        self, cache: StaircaseCache, n_rows: int, processors: LogitsProcessorList, may_skip: bool, criteria: Any
+    ) -> None:
+        if hasattr(cache.policy, "begin"):
+            cache.policy = cache.policy.begin(n_rows)
+        cache.begin(processors, may_skip, criteria.max_length)
+
+    # Between two steps, Transformers prepares for caches, masks and modalities that a StaircaseCache has none of. At small
+    # model sizes that costs as much as a layer, so what a step needs is handed over directly.
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, next_sequence_length: int | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        cache = kwargs.get("past_key_values")
+        if not isinstance(cache, StaircaseCache):
+            return super().prepare_inputs_for_generation(input_ids, next_sequence_length, **kwargs)  # type: ignore[misc]
+        if cache.constraints:
+            cache.token_ids = input_ids
+        new = input_ids if next_sequence_length is None else input_ids[:, -next_sequence_length:]
+        dropped = ("is_first_iteration", "labels")  # Seq2SeqTrainer hands its labels to generate()
+        return {**{k: v for k, v in kwargs.items() if k not in dropped}, "decoder_input_ids": new}
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        if not isinstance(model_kwargs.get("past_key_values"), StaircaseCache):
+            return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)  # type: ignore[misc]
+        mask = model_kwargs.get("decoder_attention_mask")
+        if mask is not None:
+            model_kwargs["decoder_attention_mask"] = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=-1)
+        return model_kwargs
+
+
+class _WatchedCriteria(StoppingCriteriaList):
+    """Stopping criteria that tell the cache which rows are done."""
+
+    def __init__(self, criteria: StoppingCriteriaList, cache: StaircaseCache) -> None:
+        super().__init__(criteria)
+        self.cache = cache
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        done = super().__call__(input_ids, scores, **kwargs)
+        self.cache.note_finished(done.tolist())
+        return done

@@ -1,0 +1,259 @@
+"""`get_deed_model`: puts early exit on a Transformers encoder-decoder model, which keeps its class and its methods.
+
+The model's class becomes a subclass of what it was (isinstance, `generate()`, `Trainer` and the saved `architectures`
+stay as they were); what is added is `deed_config`, `deed_exits` (the adaptation modules) and the methods below.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from typing import Any
+
+import torch
+
+from deed.config import DeedConfig
+from deed.engine.cache import StaircaseCache
+from deed.engine.step import Plan, decode_step
+from deed.exits.adapters import build_adapters
+from deed.exits.heads import exit_features
+from deed.families import DecoderFamily, family_of
+
+from . import saving
+from .classes import model_class
+from .generation import EarlyExitGeneration
+from .loss import IGNORE, check_allowed, combine, normaliser, token_loss_sum
+from .outputs import DeedSeq2SeqLMOutput
+
+# What `forward` takes beside the base class's own, for the loss: what its sums are divided by; per label the tokens it is
+# chosen from (`loss.token_loss_sum`), as in a trie of answers; and the share of probability that goes to the others of them
+# (Trainer would take a name with "label" in it for a column of labels).
+LOSS: dict[str, Any] = {"num_items_in_batch": None, "allowed_tokens": None, "smoothing": 0.0}
+
+
+def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
+    """Put early exit on `model`, in place, and return it.
+
+    Args:
+        model: an encoder-decoder `PreTrainedModel` with a registered decoder family.
+        config: defaults to `DeedConfig()`: every layer an exit, residual linear adapters, threshold 0.9.
+
+    Raises:
+        TypeError: no family for this class, it is a deed model already, or it is spread over devices by hooks.
+        DeedConfigError: the configuration does not fit the decoder.
+    """
+    if isinstance(model, DeedMixin):
+        raise TypeError("this model has early exit already; change model.deed_config, or start from the plain model")
+    if hasattr(model, "_hf_hook"):
+        raise TypeError("accelerate's hooks (device_map over several devices) bypass early exit; load onto one device")
+    family = family_of(model)
+    n_layers = len(family.layers(model))
+    resolved = (config or DeedConfig()).resolve(n_layers)
+    adapters = build_adapters(resolved, family.d_model(model))
+    reference = next(family.layers(model).parameters())
+    adapters.to(device=reference.device, dtype=reference.dtype)
+    model.__class__ = deed_class(type(model))  # type: ignore[arg-type]
+    model.deed_family = family
+    model.deed_exits = adapters
+    model.deed_config = resolved
+    ignored = list(getattr(model.config, "keys_to_ignore_at_inference", None) or [])
+    model.config.keys_to_ignore_at_inference = [*ignored, *({"exit_losses"} - set(ignored))]
+    model.train(model.training)
+    return model
+
+
+@functools.cache
+def deed_class(base: Any) -> type:
+    """The early-exit subclass of a Transformers model class; same `__name__`, so that what goes by names still works."""
+
+    @functools.wraps(base.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _forward(self, base, args, kwargs)
+
+    signature = inspect.signature(base.forward)
+    extra = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in LOSS.items()
+    ]
+    parameters = list(signature.parameters.values())
+    at = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_KEYWORD), len(parameters))
+    forward.__signature__ = signature.replace(parameters=[*parameters[:at], *extra, *parameters[at:]])  # type: ignore[attr-defined]
+    names = {
+        "forward": forward,
+        "deed_base": base,
+        "__module__": __name__,
+        "__qualname__": f"Deed{base.__name__}",
+        "__doc__": base.__doc__,
+    }
+    return type(base.__name__, (DeedMixin, base), names)
+
+
+def __getattr__(name: str) -> type:
+    # Lets pickle find DeedT5ForConditionalGeneration and the like in a fresh process.
+    base = model_class(name[4:]) if name.startswith("Deed") else None
+    if isinstance(base, type):
+        return deed_class(base)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _forward(self: Any, base: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    base_forward = base.forward  # type: ignore[attr-defined]
+    if args:
+        names = [n for n in inspect.signature(base_forward).parameters if n != "self"]
+        kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
+    if isinstance(kwargs.get("past_key_values"), StaircaseCache):
+        return _decode_forward(self, kwargs)
+    labels = kwargs.pop("labels", None)
+    num_items, allowed, smoothing = (kwargs.pop(name, default) for name, default in LOSS.items())
+    if labels is None:
+        return base_forward(self, **kwargs)
+
+    return_dict = kwargs.pop("return_dict", None)
+    kwargs["use_cache"] = False
+    if kwargs.get("decoder_input_ids") is None and kwargs.get("decoder_inputs_embeds") is None:
+        kwargs["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(labels)
+    out, states = exit_states(self, base_forward, kwargs)
+    labels = labels.to(out.logits.device)
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
+    if allowed is not None:
+        check_allowed(allowed, labels, out.logits.shape[-1])
+    divisor = normaliser(labels, num_items)
+    n_exits = len(self.deed_config.exit_layers)
+    kind = self.deed_config.loss
+    # Selected once: every exit keeps its targets until the backward pass.
+    teacher = out.logits.detach()[labels != IGNORE] if kind == "distill" else None
+    losses = []
+    for depth, hidden in states.items():
+        # In a conventional training ("last") the other exits are only watched.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and kind != "last"):
+            head = ExitHead(self, depth)
+            losses.append(token_loss_sum(head, hidden, labels, n_exits, teacher, allowed, smoothing) / divisor)
+    last = token_loss_sum(_as_is, out.logits, labels, allowed=allowed, smoothing=smoothing)
+    losses.append(last / divisor)
+    exit_losses = torch.stack([x.to(losses[-1].device) for x in losses])
+    loss = combine(exit_losses, kind)
+    result = DeedSeq2SeqLMOutput(**{**out, "loss": loss, "exit_losses": exit_losses})
+    wants_dict = return_dict if return_dict is not None else getattr(self.config, "return_dict", True)
+    return result if wants_dict else result.to_tuple()
+
+
+def _as_is(hidden: torch.Tensor) -> torch.Tensor:
+    return hidden
+
+
+class ExitHead:
+    """The head of one exit as a function of its layer's output; knows its vocabulary size."""
+
+    def __init__(self, model: Any, depth: int) -> None:
+        self.model, self.depth = model, depth
+        self.vocab_size = model.deed_family.vocab_size(model)
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.model.exit_head(self.depth, hidden)
+
+
+def exit_states(self: Any, base_forward: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[int, torch.Tensor]]:
+    """The base model's own teacher-forced pass and the hidden states of every exit but the last, keyed by depth."""
+    wanted = kwargs.pop("output_hidden_states", None)
+    out = base_forward(self, **kwargs, output_hidden_states=True, return_dict=True)
+    states = out.decoder_hidden_states
+    n_layers = len(self.deed_family.layers(self))
+    if states is None or len(states) != n_layers + 1:
+        raise ValueError(
+            "deep supervision needs one hidden state per decoder layer; turn LayerDrop off (config.decoder_layerdrop = 0)"
+        )
+    if not (wanted if wanted is not None else getattr(self.config, "output_hidden_states", False)):
+        hidden = ("decoder_hidden_states", "encoder_hidden_states")
+        out = type(out)(**{k: v for k, v in out.items() if k not in hidden})
+    return out, {depth: states[depth] for depth in self.deed_config.exit_layers[:-1]}
+
+
+def _decode_forward(self: Any, kwargs: dict[str, Any]) -> Any:
+    encoder_outputs = kwargs.get("encoder_outputs")
+    if encoder_outputs is None:
+        raise ValueError("decoding with a StaircaseCache needs encoder_outputs")
+    if kwargs.get("decoder_input_ids") is None:
+        raise ValueError("decoding with a StaircaseCache needs decoder_input_ids (embeddings are not supported)")
+    unused = sorted(k for k, v in kwargs.items() if v is not None and k not in _DECODE_INPUTS)
+    if unused:
+        raise ValueError(f"decoding with early exit does not take {', '.join(unused)}")
+    cache = kwargs["past_key_values"]
+    encoder_hidden = encoder_outputs[0]
+    cache.plan = cache.plan or Plan(self, encoder_outputs)
+    logits = decode_step(
+        self,
+        cache,
+        kwargs["decoder_input_ids"],
+        encoder_hidden,
+        kwargs.get("attention_mask"),
+        kwargs.get("decoder_attention_mask"),
+    )
+    # Copied, so that the caller may write into them: a step's tensors are inference tensors.
+    return DeedSeq2SeqLMOutput(logits=logits.clone(), past_key_values=cache, encoder_last_hidden_state=encoder_hidden)
+
+
+# What a decoding step reads, and what generate() passes along that changes nothing here.
+_DECODE_INPUTS = {
+    "encoder_outputs",
+    "past_key_values",
+    "decoder_input_ids",
+    "attention_mask",
+    "decoder_attention_mask",
+}
+_DECODE_INPUTS |= {
+    "input_ids",
+    "inputs_embeds",
+    "use_cache",
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+}
+
+
+class DeedMixin(EarlyExitGeneration):
+    """The methods early exit adds to, or overrides on, a Transformers model (generation: generation.py)."""
+
+    accepts_loss_kwargs = True  # Trainer: forward divides by num_items_in_batch itself
+    deed_base: type  # the plain model's class
+    deed_family: DecoderFamily
+    deed_config: DeedConfig
+    deed_exits: torch.nn.ModuleDict
+    deed_backbone_frozen = False
+
+    def exit_head(self, depth: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits `[…, vocab]` of the exit at `depth` from its layer's output `[…, d_model]`: final norm, adaptation
+        module, the model's own head."""
+        return self.deed_family.head(self, exit_features(self, depth, hidden))  # type: ignore[arg-type]
+
+    def exit_logits(self, **inputs: Any) -> torch.Tensor:
+        """Logits of every exit, teacher-forced and without a cache: `[n_exits, batch, length, vocab]`.
+
+        Args:
+            inputs: what `forward` takes: encoder inputs (or `encoder_outputs`) and `decoder_input_ids`.
+        """
+        inputs = {**inputs, "use_cache": False}
+        out, states = exit_states(self, type(self).deed_base.forward, inputs)  # type: ignore[attr-defined]
+        return torch.stack([*(self.exit_head(depth, h) for depth, h in states.items()), out.logits])
+
+    def freeze_backbone(self) -> None:
+        """Train the adaptation modules only: every base tensor, and so full-depth output, stays bit for bit what it is.
+        The backbone also stays in evaluation mode, so that self-distillation has a teacher without dropout."""
+        for name, parameter in self.named_parameters():  # type: ignore[attr-defined]
+            parameter.requires_grad_(name.startswith(saving.PREFIX))
+        self.deed_backbone_frozen = True
+        self.train(self.training)  # type: ignore[attr-defined, has-type]
+
+    def train(self, mode: bool = True) -> Any:
+        """As `nn.Module.train`; a frozen backbone stays in evaluation mode."""
+        super().train(mode)  # type: ignore[misc]
+        if self.deed_backbone_frozen:
+            for name, child in self.named_children():  # type: ignore[attr-defined]
+                if name != "deed_exits":
+                    child.eval()
+        return self
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Transformers' `save_pretrained`, plus `deed_exits.safetensors` and `deed_config` in `config.json`. The folder
+        still loads as the plain model."""
+        saving.save_pretrained(self, super().save_pretrained, save_directory, *args, **kwargs)  # type: ignore[misc]

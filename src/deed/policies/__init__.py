@@ -1,0 +1,1 @@
+"""How sure an exit is, and who leaves."""

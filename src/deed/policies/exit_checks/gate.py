@@ -1,0 +1,46 @@
+"""`{"name": "gate"}`: a learned gate per exit says how likely its answer is the last layer's, from the layer's output alone.
+
+CALM's meta classifier (Schuster et al. 2022, section 3.5): one linear map and a sigmoid per exit, trained on frozen
+features to tell whether the exit's best token is the last exit's, each exit by itself, both outcomes weighing the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from deed.errors import DeedConfigError
+
+from ..query import Ask
+
+
+class Gate:
+    """The gates of a model as a confidence measure: the threshold applies to the probability that the gate gives.
+
+    Approximates: the head is not asked before a row leaves, so rows leave where plain asking would not, and the reverse.
+    `confidence` and `confidence_over` have no say.
+
+    Raises:
+        DeedConfigError: the model has no trained gates, or those of other exits.
+    """
+
+    remembers = False
+    equals_plain = False
+
+    def __init__(self, model: Any) -> None:
+        if "gate" not in model.deed_exits:
+            raise DeedConfigError('asking "gate" needs trained gates: run deed.fit_gate(model, dataset) first')
+        gates = model.deed_exits["gate"]
+        self.weight, self.bias = gates.weight, gates.bias
+        exits = len(model.deed_config.exit_layers) - 1
+        if len(self.weight) != exits:
+            raise DeedConfigError(
+                f"the trained gates are for {len(self.weight)} exits, the model has {exits} before the last; "
+                "run deed.fit_gate(model, dataset) again"
+            )
+
+    def __call__(self, ask: Ask) -> torch.Tensor:
+        i = ask.exit_index
+        score = torch.nn.functional.linear(ask.hidden, self.weight[i : i + 1], self.bias[i : i + 1])
+        return score[:, 0].float().sigmoid()

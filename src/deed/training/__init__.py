@@ -1,0 +1,1 @@
+"""Trainer with deep supervision, callbacks, run folders."""

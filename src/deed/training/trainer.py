@@ -1,0 +1,86 @@
+"""Training: Transformers' `Seq2SeqTrainer` on Accelerate, with what early exit adds to it.
+
+`DeedTrainer` logs the loss of every exit and reads the adaptation modules back when it resumes (a plain
+`Seq2SeqTrainer` trains a deed model just as well, but restores only the base model's weights from a checkpoint).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import (
+    Seq2SeqTrainer,
+)
+
+from deed.modeling.loading import load_exits_into
+from deed.modeling.model import DeedMixin
+from deed.modeling.saving import PREFIX
+from deed.training.sampler import BucketSampler
+
+
+class DeedTrainer(Seq2SeqTrainer):
+    """`Seq2SeqTrainer` that logs `exit_loss_<depth>` and restores `deed_exits` with a checkpoint."""
+
+    def __init__(self, *args: Any, lengths: list[int] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Both take the labels away from the model, which would quietly train the last layer alone.
+        if self.args.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor turns deep supervision off; set it to 0")
+        if self.compute_loss_func is not None:
+            raise ValueError("compute_loss_func turns deep supervision off; leave it out")
+        self.lengths = lengths
+        self._exit_losses: torch.Tensor | None = None
+        self._exit_batches = 0
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        losses = outputs.get("exit_losses") if isinstance(outputs, dict) else None
+        if losses is not None and model.training:
+            # Per token: the model's losses are shares of a sum over the accumulated batches of all processes.
+            parts = self.args.gradient_accumulation_steps
+            if self.args.average_tokens_across_devices:
+                parts *= self.accelerator.num_processes
+            share = losses.detach() * parts
+            self._exit_losses = share if self._exit_losses is None else self._exit_losses + share
+            self._exit_batches += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._exit_losses is not None:
+            model = self.accelerator.unwrap_model(self.model)
+            mean = (self._exit_losses / self._exit_batches).tolist()
+            for depth, value in zip(model.deed_config.exit_layers, mean, strict=True):
+                logs[f"exit_loss_{depth}"] = round(value, 4)
+            self._exit_losses, self._exit_batches = None, 0
+        super().log(logs, start_time)
+
+    # Trainer reads a checkpoint's tensors by their names on disk, which for some modules (ViT) are older ones than the
+    # model's, and keeps fresh weights where it finds none; `from_pretrained` knows both names, and the exits' file.
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._restore(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        self._restore(self.state.best_model_checkpoint)
+
+    def _restore(self, folder: str | None, model: Any = None) -> None:
+        if folder is None:
+            return
+        target = self.accelerator.unwrap_model(self.model if model is None else model)
+        early_exit = isinstance(target, DeedMixin)
+        loader: Any = target.deed_base if early_exit else type(target)
+        saved = loader.from_pretrained(folder, dtype=target.dtype).state_dict()
+        result = target.load_state_dict(saved, strict=False)
+        missing = [name for name in result.missing_keys if not name.startswith(PREFIX)]
+        if missing or result.unexpected_keys:
+            raise ValueError(f"{folder} does not fit the model: {[*missing, *result.unexpected_keys][:4]}")
+        if early_exit:
+            load_exits_into(target, folder)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.lengths is None:
+            return super()._get_train_sampler(train_dataset)
+        return BucketSampler(self.lengths, self.args.train_batch_size, self.args.seed)

@@ -1,0 +1,1 @@
+"""Files, pictures, clocks: what any room may use."""

@@ -1,0 +1,158 @@
+"""Pictures of any kind as upright 8-bit RGB, refused with one clear error when they are broken or too large."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deed.errors import DataError
+
+from .optional import need
+
+# Just below the 89.5 megapixels from which on Pillow itself warns; an A2 page at 400 dpi has 62.
+MAX_PIXELS = 89_000_000
+# A4 at 200 dpi has 3.9 megapixels. More costs time and memory and reads no better.
+OCR_PIXELS = 4_000_000
+
+
+def check_file(path: str | os.PathLike[str]) -> tuple[Path, bytes]:
+    """The path and the first bytes of a file that can be read.
+
+    Raises:
+        DataError: no such file, a folder, a device, not readable, or empty.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise DataError(f"{file}: {'is a folder, not a file' if file.is_dir() else 'no such file'}")
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(1024)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
+    if not head:
+        raise DataError(f"{file} is empty")
+    return file, head
+
+
+def is_pdf(head: bytes) -> bool:
+    return b"%PDF-" in head
+
+
+def source_name(source: Any) -> str:
+    """How errors call an image."""
+    if isinstance(source, str | os.PathLike):
+        return str(source)
+    return str(getattr(source, "filename", "") or "the image")
+
+
+def load_image(source: Any) -> Any:
+    """An image, ready for OCR or a vision model.
+
+    EXIF orientation is applied, transparency laid on white, 16-bit and float grey stretched to 8 bits; of several
+    frames the first is taken (of an image already open: the current one). The source is not changed.
+
+    Args:
+        source: a path, the bytes of a file, or a `PIL.Image.Image`.
+
+    Returns:
+        A `PIL.Image.Image` of mode RGB.
+
+    Raises:
+        DataError: missing, empty, broken or cut off, no image, or more than 89 megapixels (`MAX_PIXELS`; looked up in
+            the header, before anything is decoded). Names the file.
+    """
+    pillow = need("PIL.Image")
+    name = source_name(source)
+    if isinstance(source, pillow.Image):
+        return _to_rgb(source, name)
+    if isinstance(source, bytes | bytearray | memoryview):
+        head = bytes(source[:1024])
+        if not head:
+            raise DataError(f"{name} is empty: no bytes")
+        stream: Any = io.BytesIO(source)
+    elif isinstance(source, str | os.PathLike):
+        stream, head = check_file(source)
+    else:
+        raise DataError(f"an image is a path, bytes or a PIL image, got {type(source).__name__}")
+    if is_pdf(head):
+        raise DataError(f"{name} is a PDF; take a page of it with page_image(path, page)")
+    try:
+        with pillow.open(stream) as image:
+            return _to_rgb(image, name)
+    except DataError:
+        raise
+    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
+        size = re.search(r"\d+", str(error))
+        raise DataError(_too_large(name, f"{size[0] if size else 'too many'} pixels")) from None
+    except pillow.UnidentifiedImageError:
+        raise DataError(f"{name} is no image that Pillow can read; convert it to PNG or JPEG") from None
+    except Exception as error:  # broken files make Pillow raise all sorts: OSError, SyntaxError, struct.error …
+        raise DataError(_broken(name, error)) from error
+
+
+def _too_large(name: str, size: str) -> str:
+    return f"{name} has {size}, above the limit of {MAX_PIXELS // 10**6} megapixels; scale it down first"
+
+
+def _broken(name: str, error: Exception) -> str:
+    return f"{name} is damaged or cut off: {error}; get the file again, or save it anew from an image viewer"
+
+
+def _to_rgb(image: Any, name: str) -> Any:
+    pillow, image_ops = need("PIL.Image"), need("PIL.ImageOps")
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise DataError(_too_large(name, f"{width}x{height} pixels ({width * height / 1e6:.0f} megapixels)"))
+    if not width * height:
+        raise DataError(f"{name} has no pixels: {width}x{height}")
+    if image.format == "EPS":  # drawn by running Ghostscript, which files from elsewhere should not get to do
+        raise DataError(f"{name} is PostScript; convert it to PNG or PDF first")
+    try:
+        image.load()
+    except Exception as error:  # as in load_image; here for images opened by the caller
+        raise DataError(_broken(name, error)) from error
+    try:
+        image = image_ops.exif_transpose(image)
+    except Exception:  # damaged EXIF data: the picture itself is there
+        image = image.copy()
+    if image.mode.startswith(("I", "F")):
+        return _stretch(image).convert("RGB")
+    try:
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = pillow.new("RGBA", image.size, "white")
+            return pillow.alpha_composite(white, image).convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except ValueError as error:  # La, in older versions of Pillow LAB
+        raise DataError(f"{name} has colours of mode {image.mode}, which cannot be converted ({error})") from None
+
+
+def _stretch(image: Any) -> Any:
+    """16-bit, 32-bit and float grey on 0..255: the brightest pixel is white, as such files use a part of their range."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
+    low = min(0.0, float(values.min()))
+    span = float(values.max()) - low
+    return need("PIL.Image").fromarray(((values - low) * (255 / span if span else 0)).astype(np.uint8))
+
+
+def shrink(image: Any) -> Any:
+    """The image at `OCR_PIXELS` at most, its proportions kept."""
+    width, height = image.size
+    ratio = math.sqrt(OCR_PIXELS / (width * height))
+    if ratio >= 1:
+        return image
+    size = max(1, int(width * ratio)), max(1, int(height * ratio))
+    return image.resize(size, need("PIL.Image").Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def turn_image(image: Any, rotation: int) -> Any:
+    """The image turned clockwise by 0, 90, 180 or 270 degrees, as `OcrResult.rotation` says it."""
+    transpose = need("PIL.Image").Transpose  # which counts counter-clockwise
+    turns = {90: transpose.ROTATE_270, 180: transpose.ROTATE_180, 270: transpose.ROTATE_90}
+    return image.transpose(turns[rotation]) if rotation else image

@@ -1,0 +1,118 @@
+"""Clocks and what a measurement has to say of the machine it ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+Inputs = Mapping[str, torch.Tensor]
+Run = TypeVar("Run")  # whatever answering one input gives
+
+
+def interleave(
+    answers: Mapping[str, Callable[[Inputs], Run]],
+    inputs: Sequence[Inputs],
+    warmup: int = 1,
+    tick: Callable[[int], None] | None = None,
+) -> dict[str, list[Run]]:
+    """Runs per subject, in the order of `inputs`. Input i is answered by subject i first, then by the next ones.
+
+    Raises:
+        ValueError: no inputs.
+    """
+    if not inputs:
+        raise ValueError("there are no inputs to measure on")
+    names = list(answers)
+    for values in inputs[:warmup]:
+        for name in names:
+            answers[name](values)
+    runs: dict[str, list[Run]] = {name: [] for name in names}
+    for i, values in enumerate(inputs):
+        first = i % len(names)
+        for name in names[first:] + names[:first]:
+            runs[name].append(answers[name](values))
+            if tick is not None:
+                tick(1)
+    return runs
+
+
+class EncoderClock:
+    """Time spent in a model's encoder since the last `take()`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.spent, self.started = device, 0.0, 0.0
+
+    def start(self, *_: Any) -> None:
+        self.started = now(self.device)
+
+    def stop(self, *_: Any) -> None:
+        self.spent += now(self.device) - self.started
+
+    def take(self) -> float:
+        """Seconds so far; starts over."""
+        spent, self.spent = self.spent, 0.0
+        return spent
+
+
+@contextmanager
+def timed_encoder(model: Any) -> Iterator[EncoderClock]:
+    """Hooks around the encoder's forward for as long as the context lasts."""
+    clock, encoder = EncoderClock(model.device), model.get_encoder()
+    hooks = [encoder.register_forward_pre_hook(clock.start), encoder.register_forward_hook(clock.stop)]
+    try:
+        yield clock
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def now(device: torch.device) -> float:
+    """`time.perf_counter()` once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    if len(values) < 2:
+        return {"median": values[0], "p25": values[0], "p75": values[0]}
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": middle, "p25": low, "p75": high}
+
+
+def machine() -> dict[str, Any]:
+    """What the times were taken on: processor, processors usable, torch's threads, load before the run."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    values: dict[str, Any] = {"processor": processor, "usable_cpus": usable, "torch_threads": torch.get_num_threads()}
+    if hasattr(os, "getloadavg"):
+        values["load_average_before"] = round(os.getloadavg()[0], 2)
+    return {**values, "system": platform.platform()}
+
+
+def versions() -> dict[str, str]:
+    """Of what ran."""
+    import transformers
+
+    from deed import __version__
+
+    return {
+        "deed": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": sys.version.split()[0],
+    }

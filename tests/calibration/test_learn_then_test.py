@@ -1,0 +1,167 @@
+"""Calibration: p-values against scipy, the guarantee by simulation, refusals, and a real run on a tiny model."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import deed
+from conftest import batch, deed_model
+from deed import CalibrationError
+from deed.calibration.learn_then_test import GRID, calibrate
+from deed.calibration.risk import binomial_cdf, examples_needed, hoeffding_bentkus, p_value
+
+
+def test_binomial_cdf_against_scipy():
+    for n, p in ((10, 0.3), (299, 0.01), (4000, 0.01), (50, 0.5)):
+        for k in (0, 1, 3, n // 20, n // 2, n):
+            assert binomial_cdf(k, n, p) == pytest.approx(stats.binom.cdf(k, n, p), rel=1e-9)
+
+
+def test_p_values():
+    assert p_value([0.0] * 99 + [1.0], 0.05) == pytest.approx(stats.binom.cdf(1, 100, 0.05))
+    graded = [0.0] * 90 + [0.1] * 10
+    hb = hoeffding_bentkus(0.01, 100, 0.05)
+    assert p_value(graded, 0.05) == pytest.approx(hb)
+    h = 0.01 * np.log(0.01 / 0.05) + 0.99 * np.log(0.99 / 0.95)
+    assert hb == pytest.approx(min(np.exp(-100 * h), np.e * stats.binom.cdf(1, 100, 0.05)))
+    assert hoeffding_bentkus(0.05, 100, 0.05) == 1.0
+
+
+def test_p_values_are_valid():
+    """Under the null (expected loss just above the risk) a p-value below delta must come up in at most delta of runs."""
+    rng, risk, delta, runs, n = np.random.default_rng(0), 0.05, 0.1, 3000, 150
+    binary = np.mean([p_value((rng.random(n) < risk).astype(float).tolist(), risk) <= delta for _ in range(runs)])
+    graded = np.mean(
+        [p_value(np.where(rng.random(n) < 2 * risk, 0.5, 0.0).tolist(), risk) <= delta for _ in range(runs)]
+    )
+    assert binary <= delta + 0.015 and graded <= delta + 0.015
+
+
+def test_examples_needed():
+    assert examples_needed(0.01, 0.95) == 299
+    for risk, confidence in ((0.05, 0.95), (0.02, 0.9), (0.1, 0.99)):
+        n = examples_needed(risk, confidence)
+        assert p_value([0.0] * n, risk) <= 1 - confidence < p_value([0.0] * (n - 1), risk)
+
+
+def examples(n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, 9, (n,), generator=generator).tolist()
+    return [{"input_ids": torch.randint(3, 40, (k,), generator=generator).tolist()} for k in lengths]
+
+
+@pytest.mark.parametrize("kind", ["t5_tied", "bart"])
+def test_too_few_examples_are_refused(kind):
+    model = deed_model(kind)
+    with pytest.raises(CalibrationError, match=r"needs at least 299 examples .* got 20"):
+        deed.calibrate(model, examples(20), risk=0.01)
+    assert model.deed_config.threshold == 0.9 and model.deed_config.calibration is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"risk": 0}, "risk must lie"),
+        ({"risk": 1.5}, "risk must lie"),
+        ({"confidence": 1.0}, "confidence must lie"),
+        ({"thresholds": []}, "thresholds"),
+        ({"thresholds": [0.5, 1.1]}, "thresholds"),
+        ({"score": lambda tokens, example: 3.0}, r"score must return a value in \[0, 1\]"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate(deed_model("t5_tied"), examples(60), **{"risk": 0.3, "max_new_tokens": 2, **options})
+
+
+def agreement_model(strength):
+    """A model whose exits mostly say what the last one says: the adapters' targets are not trained, so the layers above
+    the first are scaled down until they change little."""
+    model = deed_model("t5_tied", dtype=torch.float32)
+    with torch.no_grad():
+        for block in model.decoder.block[1:]:
+            for layer in (
+                block.layer[0].SelfAttention.o,
+                block.layer[1].EncDecAttention.o,
+                block.layer[2].DenseReluDense.wo,
+            ):
+                layer.weight.mul_(strength)
+        for p in model.deed_exits.parameters():
+            p.zero_()
+    return model
+
+
+def test_chooses_the_loosest_threshold_before_the_first_failure():
+    model = agreement_model(0.05)
+    lines = []
+    report = deed.calibrate(
+        model, examples(120), risk=0.1, confidence=0.9, max_new_tokens=4, progress=lines.append, batch_size=40
+    )
+    tested = report["tested"]
+    assert [row["threshold"] for row in tested] == list(GRID[: len(tested)])
+    accepted = [row for row in tested if row["accepted"]]
+    assert accepted and all(row["p_value"] <= 0.1 for row in accepted)
+    assert report["threshold"] == accepted[-1]["threshold"] == model.deed_config.threshold
+    assert tested[: len(accepted)] == accepted and len(tested) <= len(accepted) + 1
+    assert report["full_depth_score"] == 1.0 and report["mean_depth"] < 5 and len(lines) == len(tested) + 1
+    assert model.deed_config.calibration is report
+
+
+def test_losses_are_those_of_the_generated_answers():
+    """Recomputed by hand at one threshold, with labels and a batch size that splits the set."""
+    model = agreement_model(0.3)
+    data = examples(64)
+    answers = []
+    for x in data:
+        ids = torch.tensor([x["input_ids"]])
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, exit_threshold=2.0)
+        new = out[0, 1:].tolist()
+        answers.append(new[: new.index(1) + 1] if 1 in new else new)
+    for i, x in enumerate(data):
+        x["labels"] = [*answers[i], -100] if i % 4 else [39] * 9  # a quarter wrong even at full depth
+    lost = right = 0
+    for i, x in enumerate(data):
+        ids = torch.tensor([x["input_ids"]])
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, exit_threshold=0.4)
+        new = out[0, 1:].tolist()
+        same = (new[: new.index(1) + 1] if 1 in new else new) == answers[i]
+        right += bool(same and i % 4)
+        lost += bool(not same and i % 4)
+    report = deed.calibrate(model, data, risk=0.3, confidence=0.9, thresholds=[0.4], max_new_tokens=4, batch_size=10)
+    row = report["tested"][0]
+    assert report["full_depth_score"] == 0.75
+    assert row["loss"] == pytest.approx(lost / 64) and row["score"] == pytest.approx(right / 64) and 0 < lost < 48
+
+
+def test_a_score_that_full_depth_never_gets_is_warned_of():
+    data = [{**x, "labels": [39] * 9} for x in examples(60)]
+    model = agreement_model(0.05)
+    with pytest.warns(UserWarning, match="is no promise at all"):
+        deed.calibrate(model, data, risk=0.1, confidence=0.9, max_new_tokens=3)
+
+
+def test_calibration_switches_dropout_off_and_leaves_the_mode_as_it_was():
+    reports = []
+    for training in (False, True):
+        model = agreement_model(0.3).train(training)
+        reports.append(deed.calibrate(model, examples(40), risk=0.3, confidence=0.9, max_new_tokens=3))
+        assert model.training == training
+    assert reports[0] == reports[1]
+
+
+def test_where_nothing_passes_the_model_never_exits_early():
+    model = deed_model("bart", dtype=torch.float32)
+    report = deed.calibrate(model, examples(40), risk=0.1, confidence=0.95, thresholds=[0.2], max_new_tokens=5)
+    assert report["threshold"] == 2.0 == model.deed_config.threshold
+    g = model.generate(**batch(), max_new_tokens=3, return_dict_in_generate=True)
+    assert set(g.exit_layers.flatten().tolist()) <= {0, 5}
+
+
+def test_the_report_is_saved_with_the_model(tmp_path):
+    model = agreement_model(0.05)
+    deed.calibrate(model, examples(60), risk=0.2, thresholds=[0.99], max_new_tokens=3)
+    model.save_pretrained(tmp_path)
+    loaded = deed.from_pretrained(tmp_path)
+    assert loaded.deed_config.calibration == model.deed_config.calibration
+    assert loaded.deed_config.threshold == model.deed_config.threshold

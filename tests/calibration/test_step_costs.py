@@ -1,0 +1,74 @@
+"""What a step costs: known costs are found again by the clock of a model that takes exactly so long; a real run."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from conftest import deed_model
+from deed import DeedConfig
+from deed.calibration import step_costs
+from deed.calibration.step_costs import Costs, measure_costs
+from deed.utils import timing
+
+
+class Clockwork(torch.nn.Module):
+    """`generate()` advances a clock by what a decoder with these costs (in seconds) would take."""
+
+    def __init__(self, exits, layer, ask, fixed, first, width):
+        super().__init__()
+        self.deed_config = SimpleNamespace(exit_layers=exits)
+        self.generation_config = SimpleNamespace(max_new_tokens=None)
+        self.device, self.encoder, self.time = torch.device("cpu"), torch.nn.Identity(), 0.0
+        self.costs = (layer, ask, fixed, first, width)
+
+    def get_encoder(self):
+        return self.encoder
+
+    def generate(self, exit_policy, max_length, min_length, **options):
+        assert max_length == min_length and options["do_sample"] is False
+        self.encoder(options["input_ids"])  # timed apart, by hooks
+        layer, ask, fixed, first, width = self.costs
+        filled = {}
+        for step in range(max_length - 1):
+            schedule = exit_policy.to_dict()["depths"]
+            depth = next(e for e in self.deed_config.exit_layers if e >= schedule[step % len(schedule)])
+            self.time += fixed + ask  # the exit left by
+            self.time += ask * sum(e < depth for e in self.deed_config.exit_layers) * exit_policy.ask
+            for at in range(1, depth + 1):
+                block = step + 1 - filled.get(at, 0)
+                self.time += layer * (1 + width * (block - 1)) + first * (at not in filled)
+                filled[at] = step + 1
+
+
+@pytest.mark.parametrize("exits", [[1, 2, 3, 4, 5, 6], [2, 6]])
+def test_finds_the_costs_again(monkeypatch, exits):
+    model = Clockwork(exits, layer=2e-3, ask=5e-3, fixed=3e-3, first=7e-3, width=0.14)
+    for module in (step_costs, timing):
+        monkeypatch.setattr(module, "now", lambda device: model.time)
+    found = measure_costs(model, {"input_ids": torch.zeros(1, 3)}, repeats=1)
+    assert found.layer_ms == pytest.approx(2.0)
+    assert found.ask == pytest.approx(2.5) and found.fixed == pytest.approx(1.5)
+    assert found.first == pytest.approx(3.5) and found.width == pytest.approx(0.14)
+    assert not model.encoder._forward_hooks and not model.encoder._forward_pre_hooks
+
+
+@pytest.mark.parametrize("exits", [None, [2]])
+def test_a_real_model(kind, exits):
+    model = deed_model(kind, DeedConfig(exit_layers=exits), dtype=torch.float32).train()
+    found = measure_costs(model, steps=16, repeats=1)
+    assert found.layer_ms > 0 and found.layer == 1.0 and 0 <= found.width <= 1
+    assert min(found.ask, found.fixed, found.first) >= 0 and model.training
+    assert set(model.deed_config.to_dict()) == set(DeedConfig(exit_layers=exits).resolve(5).to_dict())
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="no exit before the last"):
+        measure_costs(deed_model("t5_tied", DeedConfig(exit_layers=[5])))
+    with pytest.raises(ValueError, match="steps must be a multiple of 8"):
+        measure_costs(deed_model("t5_tied"), steps=20)
+    with pytest.raises(ValueError, match="costs: ask must be"):
+        Costs(ask=-1.0)
+    with pytest.raises(ValueError, match="layer is the unit"):
+        Costs(ask=1.0, layer=0.0)
+    assert Costs(layer=2.0, ask=5.0, fixed=3.0) == Costs(ask=2.5, fixed=1.5)

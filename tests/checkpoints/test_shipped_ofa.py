@@ -1,0 +1,93 @@
+"""The shipped OFA on scenes that training never saw and on easy-vqa: what is promised of it holds."""
+
+import json
+
+import pytest
+import torch
+
+import oracle as ref
+from deed.cli.shared import CHECKPOINTS
+from deed.models.ofa import OFAForConditionalGeneration
+from deed.tasks import scenes as scenes_run
+
+OFA = CHECKPOINTS / "ofa"
+COUNT = 150  # examples of each task
+# Floors below what a thousand examples give (model card): some hundred waver. Captions: CIDEr-D, 0 to 10.
+FLOORS = {
+    "test": {"refer": 0.85, "caption": 5.6, "vqa": 0.5, "easyvqa": 0.97},
+    "unseen": {"refer": 0.78, "caption": 5.4, "vqa": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return scenes_run.load(OFA)
+
+
+def test_what_is_shipped():
+    files = {p.name: p.stat().st_size for p in OFA.iterdir()}
+    needed = {"README.md", "recipe.json", "training_log.jsonl", "deed_exits.safetensors", "tokenizer.json"}
+    assert needed | {"processor_config.json"} <= set(files)
+    assert sum(files.values()) < 15e6
+    recipe = json.loads((OFA / "recipe.json").read_text())
+    assert recipe["conventional"] is False and recipe["loss"] == "deed"
+
+
+def test_it_is_loaded_in_single_precision(shipped):
+    model, _ = shipped
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert OFAForConditionalGeneration.from_pretrained(OFA).dtype == torch.float32
+
+
+@pytest.mark.parametrize("split", list(FLOORS))
+def test_answers_on_scenes_never_seen(shipped, split):
+    model, processor = shipped
+    full = scenes_run.evaluate(model, processor, split, COUNT, 2.0, list(FLOORS[split]))
+    early = scenes_run.evaluate(model, processor, split, COUNT, None, list(FLOORS[split]))
+    layers = len(model.deed_family.layers(model))
+    for task, floor in FLOORS[split].items():
+        metric = scenes_run.METRICS[task]
+        assert full[task]["mean_depth"] == layers
+        assert full[task][metric] > floor, task
+        drop = (full[task][metric] - early[task][metric]) / scenes_run.BEST[task]
+        assert drop < 0.03, task
+    assert early["caption"]["mean_depth"] < 0.5 * layers and early["refer"]["mean_depth"] < 0.3 * layers
+
+
+def test_pictures_are_looked_at(shipped):
+    model, processor = shipped
+    examples = scenes_run.examples_of("refer", "test", COUNT)
+    rows = [scenes_run.encode(processor, "refer", example) for example in examples]
+    for row in rows:
+        row["patch_images"] = torch.zeros_like(row["patch_images"])
+    answers, _ = scenes_run.answer(model, rows)
+    assert scenes_run.score(processor, "refer", examples, answers)["acc_at_0.5"] < 0.2
+
+
+def test_the_threshold_is_calibrated(shipped):
+    model, _ = shipped
+    report = model.deed_config.calibration
+    reports = [report, *report["others"]]
+    assert {r["task"] for r in reports} == {"scenes-refer", "scenes-caption", "scenes-vqa", "easyvqa"}
+    assert all(r["examples"] >= 900 and r["threshold"] <= model.deed_config.threshold <= 1 for r in reports)
+
+
+@pytest.mark.parametrize("mode", [{}, {"num_beams": 3}], ids=["greedy", "beam"])
+@pytest.mark.parametrize("task", ["refer", "caption"])
+def test_trained_exits_equal_the_cache_free_reference(shipped, mode, task):
+    model, processor = shipped
+    examples = scenes_run.examples_of(task, "test", 6)
+    inputs = scenes_run.inputs_of([scenes_run.encode(processor, task, example) for example in examples])
+    plain = OFAForConditionalGeneration.from_pretrained(OFA).eval()
+    limits = {**mode, "max_new_tokens": 32}
+    full = model.generate(**inputs, **limits, exit_threshold=1.5)
+    assert torch.equal(full, plain.generate(**inputs, **limits))
+    threshold = model.deed_config.threshold
+    measure = model.deed_config.confidence
+    assert measure["name"] == "ordered_prob"
+    bins = ref.ordered(measure["first"], measure["count"], measure["within"])
+    expected, trace = ref.Oracle(model, threshold, bins).generate(inputs, **limits)
+    got = model.generate(**inputs, **limits, exit_threshold=threshold, return_dict_in_generate=True)
+    assert torch.equal(got.sequences, expected.sequences)
+    depths = ref.expected_exit_layers(expected, trace, 1, processor.tokenizer.eos_token_id)
+    assert torch.equal(got.exit_layers, depths)

@@ -1,0 +1,284 @@
+"""The contract of `get_deed_model`, `forward` and `generate()` beyond tokens and depths."""
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+from transformers import (
+    BartForConditionalGeneration,
+    BertConfig,
+    BertModel,
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    T5ForConditionalGeneration,
+)
+
+from conftest import batch, deed_model, plain_model
+from deed import DeedConfig, DeedConfigError, FixedSchedule, MaxProb, StaircaseCache, ThresholdPolicy, get_deed_model
+from deed.modeling.outputs import DeedGenerateBeamOutput, DeedGenerateOutput
+
+
+def test_the_class_stays(kind):
+    plain = plain_model(kind)
+    names = set(plain.state_dict())
+    model = get_deed_model(plain)
+    assert model is plain
+    assert isinstance(model, BartForConditionalGeneration if kind == "bart" else T5ForConditionalGeneration)
+    assert type(model).__name__ == type(plain_model(kind)).__name__
+    assert {n for n in model.state_dict() if not n.startswith("deed_exits.")} == names
+    assert model.deed_config.exit_layers == [1, 2, 3, 4, 5]
+
+
+def test_forward_without_labels_is_the_base_models(kind):
+    base, model = plain_model(kind), deed_model(kind)
+    ids = torch.tensor([[0, 5, 6]] * 4)
+    expected = base(**batch(), decoder_input_ids=ids)
+    got = model(**batch(), decoder_input_ids=ids)
+    assert torch.equal(got.logits, expected.logits)
+    assert torch.equal(model(batch()["input_ids"], batch()["attention_mask"], ids).logits, expected.logits)
+
+
+def test_return_dict_false_and_hidden_states(kind):
+    model = deed_model(kind)
+    labels = torch.tensor([[5, 6, 2]] * 4)
+    out = model(**batch(), labels=labels, return_dict=False)
+    assert isinstance(out, tuple) and out[0].ndim == 0
+    assert model(**batch(), labels=labels).decoder_hidden_states is None
+    assert len(model(**batch(), labels=labels, output_hidden_states=True).decoder_hidden_states) == 6
+
+
+def test_generate_output_has_exit_layers_as_a_field(kind):
+    model = deed_model(kind)
+    for mode, cls in (({}, DeedGenerateOutput), ({"num_beams": 2}, DeedGenerateBeamOutput)):
+        g = model.generate(**batch(), max_new_tokens=4, exit_threshold=0.5, return_dict_in_generate=True, **mode)
+        assert isinstance(g, cls) and g["exit_layers"] is g.exit_layers
+        assert any(x is g.exit_layers for x in g.to_tuple())
+        assert g.exit_layers.dtype == torch.long
+        assert g.exit_layers.shape == (4, g.sequences.shape[1] - 1)
+    assert isinstance(model.generate(**batch(), max_new_tokens=4), torch.Tensor)
+
+
+def test_threshold_comes_from_the_live_configuration(kind):
+    model = deed_model(kind, DeedConfig(threshold=0.0))
+    g = model.generate(**batch(), max_new_tokens=3, return_dict_in_generate=True)
+    assert set(g.exit_layers.flatten().tolist()) <= {0, 1}
+    model.deed_config.threshold = 2.0
+    g = model.generate(**batch(), max_new_tokens=3, return_dict_in_generate=True)
+    assert set(g.exit_layers.flatten().tolist()) <= {0, 5}
+
+
+def test_scores_and_raw_logits_come_from_the_exit(kind):
+    model = deed_model(kind)
+    g = model.generate(
+        **batch(),
+        max_new_tokens=4,
+        min_new_tokens=4,
+        exit_policy=FixedSchedule([2]),
+        output_logits=True,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    z = model.exit_logits(**batch(), decoder_input_ids=g.sequences[:, :-1])[1]
+    torch.testing.assert_close(torch.stack(g.logits, 1).double(), z, rtol=1e-5, atol=1e-5)
+    assert len(g.scores) == 4
+
+
+def test_state_lives_on_the_cache_so_threads_do_not_meet(kind):
+    model = deed_model(kind)
+    settings = [(0.0, 1), (0.5, 2), (0.9, 3), (2.0, 4)]
+
+    def run(threshold, seed):
+        return model.generate(
+            **batch(seed=seed), max_new_tokens=12, exit_threshold=threshold, return_dict_in_generate=True
+        )
+
+    expected = [run(*s) for s in settings]
+    results = [None] * len(settings)
+
+    def work(i):
+        results[i] = [run(*settings[i]) for _ in range(3)]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(settings))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for want, got in zip(expected, results, strict=True):
+        assert all(
+            torch.equal(g.sequences, want.sequences) and torch.equal(g.exit_layers, want.exit_layers) for g in got
+        )
+
+
+def test_generation_leaves_the_model_and_its_configuration_as_they_were(kind):
+    model = deed_model(kind)
+    before, config = set(vars(model)), model.generation_config.to_dict()
+    model.generate(**batch(), max_new_tokens=4, exit_threshold=0.5, num_beams=2)
+    assert set(vars(model)) == before and model.generation_config.to_dict() == config
+
+
+def test_a_cache_can_be_continued(kind):
+    model = deed_model(kind)
+    model.generation_config.eos_token_id = None
+    whole = model.generate(**batch(), max_new_tokens=8, exit_threshold=0.5, return_dict_in_generate=True)
+    first = model.generate(**batch(), max_new_tokens=5, exit_threshold=0.5, return_dict_in_generate=True)
+    second = model.generate(
+        **batch(),
+        decoder_input_ids=first.sequences,
+        decoder_attention_mask=torch.ones_like(first.sequences),
+        past_key_values=first.past_key_values,
+        max_new_tokens=3,
+        exit_threshold=0.5,
+        return_dict_in_generate=True,
+    )
+    assert torch.equal(second.sequences, whole.sequences)
+    assert torch.equal(torch.cat([first.exit_layers, second.exit_layers], 1), whole.exit_layers)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"past_key_values": DynamicCache()}, TypeError, "DynamicCache, which cannot hold rows of different depth"),
+        ({"past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())}, TypeError, "EncoderDecoderCache"),
+        ({"cache_implementation": "static"}, ValueError, "cache_implementation='static'"),
+        ({"generation_config": GenerationConfig(cache_implementation="static")}, ValueError, "cache_implementation"),
+        ({"output_hidden_states": True}, ValueError, "output_hidden_states"),
+        ({"output_attentions": True}, ValueError, "output_attentions"),
+        ({"prefill_chunk_size": 2}, ValueError, "prefill_chunk_size"),
+        ({"prompt_lookup_num_tokens": 2}, ValueError, "assisted decoding"),
+        ({"exit_threshold": 0.5, "exit_policy": FixedSchedule([1])}, ValueError, "not both"),
+        ({"exit_policy": 3}, TypeError, "leaves"),
+        ({"exit_threshold": [0.5]}, ValueError, "one per exit before the last is 4"),
+        ({"exit_threshold": torch.zeros(3)}, ValueError, "3 values, but 4 rows"),
+        ({"exit_threshold": float("nan")}, ValueError, "exit_threshold"),
+        ({"exit_policy": FixedSchedule([[1], [2]])}, ValueError, "has 2 rows, but 4 rows"),
+        ({"confidence_over": "some"}, ValueError, "confidence_over"),
+        ({"decoder_inputs_embeds": torch.zeros(4, 1, 32)}, ValueError, "decoder_inputs_embeds"),
+        ({"exit_treshold": 0.5}, ValueError, "exit_treshold"),
+    ],
+)
+def test_what_cannot_work_says_so(arguments, error, message):
+    with pytest.raises(error, match=message):
+        deed_model("t5_tied").generate(**batch(), max_new_tokens=3, **arguments)
+
+
+def test_models_that_cannot_be_wrapped():
+    with pytest.raises(TypeError, match="no decoder family for BertModel"):
+        get_deed_model(BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)))
+    with pytest.raises(TypeError, match="already"):
+        get_deed_model(deed_model("bart"))
+    model = plain_model("t5_tied")
+    with pytest.raises(DeedConfigError, match="depth 6"):
+        get_deed_model(model, DeedConfig(exit_layers=[6]))
+    assert type(model) is T5ForConditionalGeneration, "nothing half done"
+
+
+def test_a_model_under_accelerates_hooks_is_refused():
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    model = plain_model("bart")
+    add_hook_to_module(model, ModelHook())
+    with pytest.raises(TypeError, match="one device"):
+        get_deed_model(model)
+
+
+def test_a_policy_of_the_callers_own_can_be_used_again():
+    model, policy = deed_model("t5_tied"), ThresholdPolicy(MaxProb(), torch.tensor([0.2, 0.4, 0.6, 0.8]))
+    first = model.generate(**batch(), max_new_tokens=4, exit_policy=policy)
+    model.generate(**batch(), max_new_tokens=4, exit_policy=policy, num_beams=3)
+    assert torch.equal(model.generate(**batch(), max_new_tokens=4, exit_policy=policy), first)
+
+
+def test_use_cache_false_changes_nothing(kind):
+    model = deed_model(kind)
+    expected = model.generate(**batch(), max_new_tokens=5, exit_threshold=0.5)
+    assert torch.equal(model.generate(**batch(), max_new_tokens=5, exit_threshold=0.5, use_cache=False), expected)
+
+
+def test_copies_and_pickles(kind):
+    model = deed_model(kind)
+    expected = model.generate(**batch(), max_new_tokens=5, exit_threshold=0.5)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(twin) is type(model)
+        assert torch.equal(twin.generate(**batch(), max_new_tokens=5, exit_threshold=0.5), expected)
+
+
+def test_half_precision_runs():
+    for dtype in (torch.bfloat16, torch.float16):
+        model = deed_model("bart", dtype=dtype)
+        g = model.generate(**batch(), max_new_tokens=5, exit_threshold=0.5, return_dict_in_generate=True)
+        assert g.exit_layers.shape[0] == 4
+
+
+def test_fp32_agrees_with_float64_within_tolerance(kind):
+    ids = torch.tensor([[0, 5, 6, 7, 8]] * 4)
+    low, high = deed_model(kind, dtype=torch.float32), deed_model(kind)
+    schedule = FixedSchedule([2])
+    for model in (low, high):
+        cache = StaircaseCache(5, schedule)
+        encoded = model.get_encoder()(**batch())
+        for t in range(5):
+            cache.policy = FixedSchedule([5 if t == 4 else 1 + t % 2])
+            out = model(
+                encoder_outputs=encoded,
+                attention_mask=batch()["attention_mask"],
+                decoder_input_ids=ids[:, t : t + 1],
+                past_key_values=cache,
+            )
+        z = model.exit_logits(**batch(), decoder_input_ids=ids)[-1, :, -1]
+        scale = z.abs().max()
+        tolerance = 1e-4 if model is low else 1e-10
+        torch.testing.assert_close(out.logits[:, 0] / scale, z / scale, rtol=tolerance, atol=tolerance)
+
+
+def test_mt5_goes_through_the_t5_family():
+    torch.manual_seed(0)
+    config = MT5Config(
+        vocab_size=40,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_heads=4,
+        num_layers=3,
+        num_decoder_layers=3,
+        decoder_start_token_id=0,
+    )
+    base = MT5ForConditionalGeneration(config).double().eval()
+    expected = base.generate(**batch(), max_new_tokens=6)
+    model = get_deed_model(base)
+    assert torch.equal(model.generate(**batch(), max_new_tokens=6, exit_threshold=2.0), expected)
+    schedule = FixedSchedule([1, 3, 2])
+    g = model.generate(
+        **batch(),
+        max_new_tokens=6,
+        min_new_tokens=6,
+        exit_policy=schedule,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    z = model.exit_logits(**batch(), decoder_input_ids=g.sequences[:, :-1])
+    for t, depth in enumerate([1, 3, 2, 1, 3, 2]):
+        torch.testing.assert_close(g.logits[t].double(), z[depth - 1, :, t], rtol=1e-5, atol=1e-5)
+
+
+def test_encoder_embeddings_and_ready_encoder_outputs(kind):
+    model, inputs = deed_model(kind), batch()
+    expected = model.generate(**inputs, max_new_tokens=5, exit_threshold=0.5)
+    mask = inputs["attention_mask"]
+    embeddings = model.get_input_embeddings()(inputs["input_ids"])
+    encoded = model.get_encoder()(**inputs)
+    options = {"attention_mask": mask, "max_new_tokens": 5, "exit_threshold": 0.5}
+    assert torch.equal(model.generate(inputs_embeds=embeddings, **options), expected)
+    assert torch.equal(model.generate(encoder_outputs=encoded, **options), expected)
+
+
+def test_exits_can_be_weighted_by_hand(kind):
+    model = deed_model(kind)
+    out = model(**batch(), labels=torch.tensor([[5, 6, 2]] * 4))
+    (out.exit_losses * torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])).sum().backward()
+    assert model.deed_exits["2"].linear.weight.grad.abs().sum() > 0
+    assert not model.deed_exits["3"].linear.weight.grad.abs().sum() > 0
