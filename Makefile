@@ -21,6 +21,7 @@ test: install
 	$(BIN)/python -m pytest -n 2
 
 check: install
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

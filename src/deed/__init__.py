@@ -1,77 +1,89 @@
-"""deed: dynamic early exit on the decoder of encoder-decoder transformers (DEED, arXiv 2311.08623)."""
+"""deed: dynamic early exit on the decoder of encoder-decoder transformers (DEED, arXiv 2311.08623).
+
+Names are imported when they are first asked for, so that `import deed` and `deed --help` need no PyTorch.
+"""
+
+from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
-from deed.calibration.learn_then_test import calibrate
-from deed.config import DeedConfig
-from deed.engine.cache import StaircaseCache
-from deed.engine.cuda_graphs import use_cuda_graphs
-from deed.errors import CalibrationError, DeedConfigError, DeedLoadError
-from deed.families import DecoderFamily, register_family
-from deed.modeling.loading import from_pretrained
-from deed.modeling.model import get_deed_model
-from deed.modeling.quantization import quantize
-from deed.models import register_all
-from deed.policies.measures import Entropy, Margin, MaxProb, Patience, StateSimilarity
-from deed.policies.ordered_prob import OrderedProb
-from deed.policies.policy import ExitPolicy, FixedSchedule, ThresholdPolicy
-from deed.policies.query import Ask
+from .constants import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from . import families as families
+    from .calibration.curve import record_curve, set_target
+    from .calibration.exit_statistics import ExitStatistics, record_exits
+    from .calibration.fit_gate import fit_gate
+    from .calibration.fit_screen import fit_screen
+    from .calibration.learn_then_test import calibrate
+    from .calibration.step_costs import measure_costs
+    from .config import DeedConfig
+    from .engine.cache import StaircaseCache
+    from .engine.cuda_graphs import use_cuda_graphs
+    from .errors import CalibrationError, DeedConfigError, DeedLoadError, ExitsCostMore
+    from .families import DecoderFamily, register_family
+    from .modeling.loading import from_pretrained
+    from .modeling.model import get_deed_model
+    from .modeling.quantization import quantize
+    from .policies.measures import Entropy, Margin, MaxProb, Patience, StateSimilarity
+    from .policies.ordered_prob import OrderedProb
+    from .policies.policy import ExitPolicy, FixedSchedule, ThresholdPolicy
+    from .policies.query import Ask
+    from .training.trainer import DeedTrainer
 
-register_all()
-
-
-# What generating does not need is imported when first asked for (Trainer takes a second).
-_LATER = {
+# Where each public name lives.
+_HOMES = {
+    "Ask": "policies.query",
+    "CalibrationError": "errors",
+    "DecoderFamily": "families",
+    "DeedConfig": "config",
+    "DeedConfigError": "errors",
+    "DeedLoadError": "errors",
     "DeedTrainer": "training.trainer",
+    "Entropy": "policies.measures",
+    "ExitPolicy": "policies.policy",
     "ExitStatistics": "calibration.exit_statistics",
     "ExitsCostMore": "errors",
+    "FixedSchedule": "policies.policy",
+    "Margin": "policies.measures",
+    "MaxProb": "policies.measures",
+    "OrderedProb": "policies.ordered_prob",
+    "Patience": "policies.measures",
+    "StaircaseCache": "engine.cache",
+    "StateSimilarity": "policies.measures",
+    "ThresholdPolicy": "policies.policy",
+    "calibrate": "calibration.learn_then_test",
     "fit_gate": "calibration.fit_gate",
     "fit_screen": "calibration.fit_screen",
+    "from_pretrained": "modeling.loading",
+    "get_deed_model": "modeling.model",
     "measure_costs": "calibration.step_costs",
+    "quantize": "modeling.quantization",
     "record_curve": "calibration.curve",
     "record_exits": "calibration.exit_statistics",
+    "register_family": "families",
     "set_target": "calibration.curve",
+    "use_cuda_graphs": "engine.cuda_graphs",
 }
+_ROOMS = ("families", "kernels")  # rooms that are public as modules
+
+__all__ = [*sorted(_HOMES), "__version__", "families"]
 
 
 def __getattr__(name: str) -> object:
-    if name in _LATER:
-        return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value  # the next look-up finds it without us
+        return value
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = [
-    "Ask",
-    "CalibrationError",
-    "DecoderFamily",
-    "DeedConfig",
-    "DeedConfigError",
-    "DeedLoadError",
-    "DeedTrainer",
-    "Entropy",
-    "ExitPolicy",
-    "ExitStatistics",
-    "ExitsCostMore",
-    "FixedSchedule",
-    "Margin",
-    "MaxProb",
-    "OrderedProb",
-    "Patience",
-    "StaircaseCache",
-    "StateSimilarity",
-    "ThresholdPolicy",
-    "calibrate",
-    "fit_gate",
-    "fit_screen",
-    "from_pretrained",
-    "get_deed_model",
-    "measure_costs",
-    "quantize",
-    "record_curve",
-    "record_exits",
-    "register_family",
-    "set_target",
-    "use_cuda_graphs",
-]
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+_register = importlib.import_module(f"{__name__}.models").register_all
+_register()

@@ -10,7 +10,8 @@ import torch
 from conftest import VOCAB, deed_model
 from deed.calibration.exit_statistics import ExitStatistics, record_exits
 from deed.calibration.step_costs import Costs
-from deed.calibration.threshold_search import GRID_SIZE, NEVER, _Search, candidates, evaluate, optimise, optimise_all
+from deed.calibration.threshold_search import GRID_SIZE, _Search, candidates, evaluate, optimise, optimise_all
+from deed.constants import NEVER_EXIT
 
 BUDGETS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
@@ -58,10 +59,10 @@ def cost_step_by_step(statistics, thresholds, costs):
 @pytest.mark.parametrize("costs", [Costs(ask=0.3), Costs(ask=2.7, fixed=1.5, first=2.0), Costs(ask=0.0, width=0.0)])
 def test_cost_is_that_of_walking_through_the_answers(costs):
     statistics = made_up(30, [1, 2, 4, 6])
-    for thresholds in ([0.9] * 3, [0.5, NEVER, 0.8], [NEVER] * 3, [0.0, 0.0, 0.0], [0.95, 0.6, 0.3]):
+    for thresholds in ([0.9] * 3, [0.5, NEVER_EXIT, 0.8], [NEVER_EXIT] * 3, [0.0, 0.0, 0.0], [0.95, 0.6, 0.3]):
         found = evaluate(statistics, thresholds, costs)
         assert found["cost"] == pytest.approx(cost_step_by_step(statistics, thresholds, costs))
-        assert found["full_depth_cost"] == pytest.approx(cost_step_by_step(statistics, [NEVER] * 3, costs))
+        assert found["full_depth_cost"] == pytest.approx(cost_step_by_step(statistics, [NEVER_EXIT] * 3, costs))
     assert evaluate(statistics, 0.9, costs) == evaluate(statistics, [0.9] * 3, costs)
     with pytest.raises(ValueError, match="got 2 thresholds, but there are 3 exits"):
         evaluate(statistics, [0.5, 0.5], costs)
@@ -94,7 +95,7 @@ def test_a_larger_budget_never_costs_more_and_none_is_overdrawn():
         assert all(1 - c.tuning["agreement"] <= c.budget + 1e-9 for c in chosen)
         assert chosen[0].tuning["agreement"] == 1.0
         for choice in chosen:  # no single threshold of the grid is better
-            for threshold in (0.5, 0.8, 0.9, 0.95, 0.99, NEVER):
+            for threshold in (0.5, 0.8, 0.9, 0.95, 0.99, NEVER_EXIT):
                 single = evaluate(statistics.halves()[0], threshold, Costs(ask=ask, first=1.0))
                 if 1 - single["agreement"] <= choice.budget:
                     assert choice.tuning["cost"] <= single["cost"] * 1.001
@@ -105,7 +106,7 @@ def test_an_exit_that_is_never_right_is_not_asked():
     statistics.agrees[1] = False
     statistics.confidence[1] = 0.999
     for choice in optimise_all(statistics, Costs(ask=0.0), [0.0, 0.01, 0.05]):
-        assert choice.thresholds[1] == NEVER and min(choice.thresholds) <= 1
+        assert choice.thresholds[1] == NEVER_EXIT and min(choice.thresholds) <= 1
 
 
 def test_asking_for_nothing_keeps_every_exit_that_helps_and_asking_dearly_none():
@@ -118,7 +119,7 @@ def test_asking_for_nothing_keeps_every_exit_that_helps_and_asking_dearly_none()
     assert all(0.2 < t <= 0.9 for t in free.thresholds) and free.tuning["agreement"] == 1.0
     assert free.tuning["mean_depth"] == 2.5
     dear = optimise(statistics, Costs(ask=50.0), 1.0, hold_out=False)
-    assert dear.thresholds == [NEVER] * 3
+    assert dear.thresholds == [NEVER_EXIT] * 3
     assert dear.tuning["cost"] == dear.tuning["full_depth_cost"] == 54.0
 
 
@@ -129,7 +130,7 @@ def test_an_exit_whose_asks_cost_more_than_it_saves_is_dropped():
     statistics = small([first, second], [first > 0.5, second > 0.5], [1] * 10, [1, 2, 3])
     found = {ask: optimise(statistics, Costs(ask=ask), 1.0, hold_out=False) for ask in (0.1, 0.3)}
     # Five tokens pay for asking the second exit; one of them saves a layer and the last ask: 4 asks against a layer.
-    assert found[0.1].thresholds[1] <= 1 and found[0.3].thresholds[1] == NEVER
+    assert found[0.1].thresholds[1] <= 1 and found[0.3].thresholds[1] == NEVER_EXIT
     assert all(choice.thresholds[0] <= 1 for choice in found.values())
 
 
@@ -200,7 +201,7 @@ def test_generate_does_what_was_foretold(kind):
     cells = asked = depths = tokens = 0
     for example in data:
         ids = torch.tensor([example["input_ids"]])
-        full = model.generate(ids, max_new_tokens=8, exit_threshold=NEVER)
+        full = model.generate(ids, max_new_tokens=8, exit_threshold=NEVER_EXIT)
         out = model.generate(ids, max_new_tokens=8, exit_threshold=choice.thresholds, return_dict_in_generate=True)
         assert torch.equal(full, out.sequences)
         work = out.past_key_values.stats()

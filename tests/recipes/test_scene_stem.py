@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from deed import DeedConfig, get_deed_model
+from deed.constants import IGNORE_INDEX
 from deed.data.synthetic import scenes
 from deed.models.ofa import small as small_ofa
 from deed.recipes import scene_stem
-from deed.recipes.scene_stem import COLOURS, IGNORED, NAMES, SIZES, StemBatches, patch_labels, school_stem, schooled
+from deed.recipes.scene_stem import COLOURS, NAMES, SIZES, StemBatches, patch_labels, school_stem, schooled
 from deed.recipes.scenes import ScenesRecipe, start_scenes
 
 RECIPE = SimpleNamespace(seed=0, stem_steps=6, stem_learning_rate=3e-3, workers=0)
@@ -38,7 +39,7 @@ def test_patches_are_told_what_the_scene_says():
     for thing in scene.things:
         x, y = (int(c // 16) for c in thing.centre)
         there, name, colour, size = grid[y, x].tolist()
-        if there == IGNORED:  # a small thing may lie over the corner of four patches
+        if there == IGNORE_INDEX:  # a small thing may lie over the corner of four patches
             continue
         assert (there, NAMES[name], COLOURS[colour], SIZES[size]) == (1, thing.name, thing.colour, thing.size)
         box = edges[y, x] * 16 + torch.tensor([16 * x + 8, 16 * y + 8] * 2)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from deed.constants import IGNORE_INDEX
 from deed.data.synthetic import scenes
 from deed.data.synthetic.scenes import examples
 from deed.models.ofa import small as small_ofa
-from deed.models.ofa.processing_ofa import IGNORED
 from deed.recipes import scene_batches
 from deed.recipes.scene_batches import KINDS, SceneBatches, enlarged
 from deed.recipes.scenes import ScenesRecipe, start_scenes, train_scenes
@@ -189,7 +189,7 @@ def test_losses_of_tasks_are_of_their_own_tokens(tmp_path):
         logits = model.train()(**batch).logits
     each = torch.nn.functional.cross_entropy(logits.mT, batch["labels"], reduction="none")
     for at, kind in enumerate(KINDS):
-        mine = (kinds == at)[:, None] & (batch["labels"] != IGNORED)
+        mine = (kinds == at)[:, None] & (batch["labels"] != IGNORE_INDEX)
         assert (f"{kind}_loss" in first) == bool(mine.any())
         if mine.any():
             assert first[f"{kind}_loss"] == pytest.approx(each[mine].mean().item(), abs=1e-3)

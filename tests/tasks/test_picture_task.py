@@ -17,6 +17,7 @@ from data.picture_formats import (
 )
 from data.tiny_ofa import build_small_ofa, build_small_processor
 from deed import FixedSchedule
+from deed.constants import GREEDY
 from deed.data.base import Example
 from deed.data.readers import coco_captions, ofa_tsv, refcoco, snli_ve, vqav2
 from deed.errors import DataError
@@ -158,4 +159,4 @@ def test_answers_come_from_the_closed_list(model, processor):
     first = {ids[0] for ids in closed.ids}
     assert set(options["prefix_allowed_tokens_fn"](0, torch.tensor([0]))) == first
     assert options["confidence_over"] == "allowed"
-    assert ofa_run.options_for(model, processor, "refer") == {**ofa_run.DECODING, "max_length": 6}
+    assert ofa_run.options_for(model, processor, "refer") == {**GREEDY, "max_length": 6}

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from statistics import pstdev
 from typing import Any
 
+from deed.constants import NEVER_EXIT
 from deed.errors import ExitsCostMore
 from deed.utils.timing import Inputs, interleave, machine, now, spread, timed_encoder, versions
 
@@ -21,7 +22,7 @@ from .exit_statistics import cannot_record, record_exits
 from .learn_then_test import GRID, score_example
 from .step_costs import measure_costs
 from .teacher_forcing import evaluating
-from .threshold_search import NEVER, optimise_all
+from .threshold_search import optimise_all
 
 BUDGETS = (0.0, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05)  # shares of tokens that the optimiser may let differ
 SCORED_AT_ONCE = 32  # rows; scores do not depend on it, times are taken apart
@@ -239,7 +240,7 @@ def _subjects(
     own, exits = getattr(config, "asking", "plain"), len(config.exit_layers) - 1
     ways = [own] if askings is None else list(askings)
     names = [way["name"] if isinstance(way, dict) else way for way in ways]
-    found, costs, statistics = [_Subject(NEVER, own, False)], {}, None
+    found, costs, statistics = [_Subject(NEVER_EXIT, own, False)], {}, None
     # Other ways of asking have a confidence of their own, which a teacher-forced pass does not show.
     if budgets and exits and {"plain", "screen"} & set(names) and cannot_record(model, config.confidence) is None:
         say("what every exit says", 0.0)
@@ -252,7 +253,7 @@ def _subjects(
         say(f"what an exit costs ({name})", 0.05)
         measured = measure_costs(model, collate(model, tuning[:1]), **passed)
         costs[name] = asdict(measured)
-        met: list[list[float]] = [[NEVER] * exits]
+        met: list[list[float]] = [[NEVER_EXIT] * exits]
         for choice in optimise_all(statistics, measured, sorted(set(budgets)), hold_out=False):
             if choice.thresholds not in met:
                 met.append(choice.thresholds)

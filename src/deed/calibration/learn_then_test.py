@@ -15,6 +15,7 @@ from typing import Any
 
 from deed.calibration.answering import generate_all
 from deed.calibration.risk import examples_needed, p_value
+from deed.constants import NEVER_EXIT
 from deed.errors import CalibrationError
 
 from .teacher_forcing import evaluating
@@ -93,7 +94,7 @@ def _learn_then_test(
     say: Callable[[str], None],
     generate_kwargs: dict[str, Any],
 ) -> dict[str, Any]:
-    full, _ = generate_all(model, examples, 2.0, batch_size, generate_kwargs)
+    full, _ = generate_all(model, examples, NEVER_EXIT, batch_size, generate_kwargs)
     full_scores = [
         score_example(score, tokens, example, tokens) for tokens, example in zip(full, examples, strict=True)
     ]
@@ -126,7 +127,7 @@ def _learn_then_test(
             break
         chosen = row
     return {
-        "threshold": chosen["threshold"] if chosen else 2.0,
+        "threshold": chosen["threshold"] if chosen else NEVER_EXIT,
         "risk": risk,
         "confidence": confidence,
         "method": "learn-then-test, fixed sequence",

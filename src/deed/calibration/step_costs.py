@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
+from deed.constants import GREEDY
 from deed.policies.policy import FixedSchedule
 from deed.utils.timing import now, timed_encoder
 
 from .teacher_forcing import evaluating
 
-GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
+SEARCH: dict[str, Any] = {**GREEDY, "num_return_sequences": 1}
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def measure_costs(
             for name, (depths, asking, length) in runs.items():
                 clock.take()
                 start = now(model.device)
-                options = {**GREEDY, **_exactly(model, length), **generate_kwargs}
+                options = {**SEARCH, **_exactly(model, length), **generate_kwargs}
                 model.generate(**inputs, **options, exit_policy=FixedSchedule(depths, ask=asking))
                 if turn:  # the first round warms up
                     times[name].append(1e3 * (now(model.device) - start - clock.take()))

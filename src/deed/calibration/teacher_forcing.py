@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from deed.constants import IGNORE_INDEX, NEVER_EXIT
+
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
@@ -22,7 +24,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
 def from_answers(model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Decoder inputs `[rows, length]` that full depth gave itself, and `[rows, length]` bool: where a token follows."""
-    out = model.generate(**inputs, **options, exit_threshold=2.0, return_dict_in_generate=True)
+    out = model.generate(**inputs, **options, exit_threshold=NEVER_EXIT, return_dict_in_generate=True)
     rows = next(iter(inputs.values())).shape[0]
     step = len(out.sequences) // rows  # the best of several returned sequences comes first
     sequences, depths = out.sequences[::step], out.exit_layers[::step]
@@ -35,5 +37,5 @@ def from_answers(model: Any, inputs: dict[str, Any], options: dict[str, Any]) ->
 def from_labels(model: Any, rows: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Decoder inputs `[rows, length]` before every row's `labels`, and where one follows."""
     values = [torch.as_tensor(x["labels"]) for x in rows]
-    labels = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=-100).to(model.device)
+    labels = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=IGNORE_INDEX).to(model.device)
     return model.prepare_decoder_input_ids_from_labels(labels), labels >= 0

@@ -30,11 +30,12 @@ from typing import Any
 
 import numpy as np
 
+from deed.constants import NEVER_EXIT
+
 from .exit_statistics import ExitStatistics, record_exits
 from .learn_then_test import GRID
 from .step_costs import Costs, measure_costs
 
-NEVER = 2.0  # a threshold that no confidence reaches: the exit is not asked
 GRID_SIZE = 96  # thresholds tried per exit
 PRICES = 24  # per wrong token
 SWEEPS = 6  # over all exits, per start; most descents settle after three
@@ -287,7 +288,7 @@ class _Search:
         assert winner is not None, "never leaving early is among the settings met and has no wrong token"
         _, _, cuts, e = self.met[winner[2]]
         cuts = [winner[3] if i == e else cut for i, cut in enumerate(cuts)]
-        return [float(g[cut]) if cut < len(g) else NEVER for g, cut in zip(self.grids, cuts, strict=True)]
+        return [float(g[cut]) if cut < len(g) else NEVER_EXIT for g, cut in zip(self.grids, cuts, strict=True)]
 
 
 def running(bins: np.ndarray, weights: np.ndarray, size: int) -> np.ndarray:
@@ -317,7 +318,7 @@ def candidates(confidence: np.ndarray, agrees: np.ndarray) -> np.ndarray:
 
 
 __all__ = [
-    "NEVER",
+    "NEVER_EXIT",
     "Choice",
     "Costs",
     "ExitStatistics",

@@ -54,9 +54,9 @@ def check_kind(folder: Path, task: str) -> None:
 
 def set_up(model: Any, inputs: Any, threshold: Any) -> None:
     """Untimed and one token long: what is made once, when a model answers for the first time."""
-    from deed.tasks.documents import DECODING
+    from deed.constants import GREEDY
 
-    model.generate(**inputs, **DECODING, exit_threshold=threshold, stopping_criteria=[at_once])
+    model.generate(**inputs, **GREEDY, exit_threshold=threshold, stopping_criteria=[at_once])
 
 
 def at_once(input_ids: Any, scores: Any, **kwargs: Any) -> Any:
@@ -73,13 +73,13 @@ def timed_answer(
         inputs: of one row, on the model's device.
         clock: of `timed_encoder(model)`.
     """
+    from deed.constants import GREEDY
     from deed.report import text_pieces
-    from deed.tasks.documents import DECODING
     from deed.utils.timing import now
 
     clock.take()
     start = now(model.device)
-    out = model.generate(**inputs, **DECODING, exit_threshold=threshold, return_dict_in_generate=True)
+    out = model.generate(**inputs, **GREEDY, exit_threshold=threshold, return_dict_in_generate=True)
     overall, encoder = 1e3 * (now(model.device) - start), 1e3 * clock.take()
     tokens, depths = out.sequences[0, 1:].tolist(), out.exit_layers[0].tolist()
     return tokens, {

@@ -16,6 +16,8 @@ from typing import Annotated, Any
 
 import typer
 
+from deed.constants import GREEDY
+
 EXAMPLE = "Example: deed bench curve runs/g2p/model --score-drop 0.01"
 COUNT = 600  # examples, half of them for the optimiser
 SEED = 0  # of their order: dictionaries are sorted, and a page's questions follow one another
@@ -135,7 +137,7 @@ def held_out(
         metric, found = examples_of(name, data, split, "calibration", count, tick)
         examples = [{**document_run.encode(tokenizer, x), "answers": x.answers} for x in found]
         random.Random(SEED).shuffle(examples)
-        each, tokenizer, options = getattr(metrics, f"{metric}_each"), tokenizer.tokenizer, document_run.DECODING
+        each, tokenizer, options = getattr(metrics, f"{metric}_each"), tokenizer.tokenizer, GREEDY
         judge = lambda text, references: each([text], [references])[0]  # noqa: E731
     if len(examples) < 2:
         raise ValueError(f"a curve needs at least two examples, {name} has {len(examples)} in this split")

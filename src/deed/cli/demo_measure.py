@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from deed.bench import compare as bench
+from deed.constants import GREEDY
 from deed.utils import timing
 
 from .shared import busy_note
-
-GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1}
 
 
 @dataclass

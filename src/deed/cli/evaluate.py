@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from deed.constants import NEVER_EXIT
+
 EXAMPLE = "Example: deed evaluate runs/g2p/model --split test"
 
 
@@ -59,7 +61,7 @@ def evaluate(
 def lines_of(report: dict[str, Any]) -> Iterator[str]:
     """A line per threshold: where, scores, mean depth, of how many examples."""
     for row in report["results"]:
-        place = "full depth" if row["threshold"] == 2.0 else f"threshold {row['threshold']}"
+        place = "full depth" if row["threshold"] == NEVER_EXIT else f"threshold {row['threshold']}"
         scores = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in row.items() if isinstance(v, float) and k not in SAID]
         depth = f", mean depth {row['mean_depth']:.2f}" if row["mean_depth"] is not None else ""
         yield f"{place}: {', '.join(scores)}{depth} ({report['examples']} {report['unit']})"
@@ -77,7 +79,7 @@ def evaluate_g2p(
     rows = g2p.load_split(split)[:count]
     model, tokenizer = load(folder)
     words, references = [w for w, _ in rows], [a for _, a in rows]
-    thresholds = [2.0, *(threshold or [model.deed_config.threshold])]
+    thresholds = [NEVER_EXIT, *(threshold or [model.deed_config.threshold])]
     bar = progress.add_task("evaluating", total=len(words) * len(thresholds))
     results = []
     for value in thresholds:
@@ -108,7 +110,7 @@ def evaluate_documents(
         kept.append(document_run.without_picture(example))
     if not kept:
         raise ValueError(f"{task} has no questions with answers in split {split!r}")
-    thresholds: list[Any] = [2.0]
+    thresholds: list[Any] = [NEVER_EXIT]
     if isinstance(model, DeedMixin):
         thresholds += threshold or [model.deed_config.threshold]
     progress.update(bar, description="evaluating", completed=0, total=len(rows) * len(thresholds))
@@ -138,7 +140,7 @@ def evaluate_pictures(
     from deed.tasks.held_out import asks_of, examples_of
 
     model, processor = ofa_run.load(folder, plain=True)
-    thresholds: list[Any] = [2.0]
+    thresholds: list[Any] = [NEVER_EXIT]
     if isinstance(model, DeedMixin):
         thresholds += threshold or [model.deed_config.threshold]
     ways = [{"exit_threshold": value} for value in thresholds]

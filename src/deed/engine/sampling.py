@@ -7,15 +7,26 @@ scores and outputs. `generation.py` chooses it; a model whose class changes how 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
-from deed.modeling.outputs import DeedGenerateOutput
-
 from .cache import StaircaseCache
 from .step import decode_step
+
+
+class Sampled(NamedTuple):
+    """What `sample` decoded.
+
+    Attributes:
+        sequences: `[rows, prompt + new]` ids.
+        scores, logits: per step `[rows, vocab]`, processed and raw; None where `generation_config` does not ask for them.
+    """
+
+    sequences: torch.Tensor
+    scores: tuple[torch.Tensor, ...] | None
+    logits: tuple[torch.Tensor, ...] | None
 
 
 def sample(
@@ -26,7 +37,7 @@ def sample(
     generation_config: Any,
     streamer: Any,
     model_kwargs: dict[str, Any],
-) -> Any:
+) -> Sampled:
     """Decode until every row has finished.
 
     Args:
@@ -34,7 +45,7 @@ def sample(
         model_kwargs: as `_sample` gets them: `past_key_values` (a `StaircaseCache`), `encoder_outputs`, masks.
 
     Returns:
-        `[rows, prompt + new]` ids, or a `DeedGenerateOutput` where `return_dict_in_generate` asks for it.
+        What was decoded; depths are the cache's.
     """
     cache: StaircaseCache = model_kwargs["past_key_values"]
     encoder_hidden = model_kwargs["encoder_outputs"][0]
@@ -75,15 +86,7 @@ def sample(
         logits = decode_step(model, cache, tokens, encoder_hidden, encoder_mask, decoder_mask)
     if streamer is not None:
         streamer.end()
-    if not wants:
-        return input_ids
-    return DeedGenerateOutput(
-        sequences=input_ids,  # type: ignore[arg-type]
-        scores=tuple(all_scores) if keeps_scores else None,  # type: ignore[arg-type]
-        logits=tuple(all_logits) if keeps_logits else None,  # type: ignore[arg-type]
-        past_key_values=cache,
-        exit_layers=torch.tensor(cache.depths, device=input_ids.device).T,  # type: ignore[arg-type]
-    )
+    return Sampled(input_ids, tuple(all_scores) if keeps_scores else None, tuple(all_logits) if keeps_logits else None)
 
 
 class Stopping:

@@ -6,10 +6,10 @@ publish its module; ours is a residual linear map that starts as the identity.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
-
-from deed.config import DeedConfig
 
 
 class ResidualLinear(nn.Module):
@@ -47,18 +47,19 @@ def linear_adapter(d_model: int) -> nn.Linear:
     return layer
 
 
-def build_adapters(config: DeedConfig, d_model: int) -> nn.ModuleDict:
+def build_adapters(kind: str, depths: Sequence[int], d_model: int, inner: int) -> nn.ModuleDict:
     """One module per exit but the last, keyed by its depth ("1", "2" …).
 
     Args:
-        config: a resolved configuration (`DeedConfig.resolve`).
+        kind: `DeedConfig.adapter`.
+        depths: 1-based depths of the exits that adapt: all but the last.
         d_model: width of the decoder's hidden states.
+        inner: width of `"bottleneck"`.
     """
-    assert config.exit_layers is not None, "resolve() the configuration first"
     make = {
         "residual_linear": lambda: ResidualLinear(d_model),
         "linear": lambda: linear_adapter(d_model),
-        "bottleneck": lambda: Bottleneck(d_model, config.adapter_dim),
+        "bottleneck": lambda: Bottleneck(d_model, inner),
         "none": nn.Identity,
-    }[config.adapter]
-    return nn.ModuleDict({str(depth): make() for depth in config.exit_layers[:-1]})
+    }[kind]
+    return nn.ModuleDict({str(depth): make() for depth in depths})

@@ -133,7 +133,11 @@ class EarlyExitGeneration:
         has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
         self._begin(cache, input_ids.shape[0], logits_processor, has_eos, stopping_criteria)
         if not synced_gpus and self._steps_directly():
-            return sample(self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs)
+            found = sample(self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs)
+            if not generation_config.return_dict_in_generate:
+                return found.sequences
+            depths = torch.tensor(cache.depths, device=found.sequences.device).T
+            return DeedGenerateOutput(**found._asdict(), past_key_values=cache, exit_layers=depths)  # type: ignore[arg-type]
         watched = _WatchedCriteria(stopping_criteria, cache)
         result = super()._sample(input_ids, logits_processor, watched, *arguments, **kwargs)  # type: ignore[misc]
         if isinstance(result, torch.Tensor):

@@ -13,7 +13,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-IGNORE = -100
+from deed.constants import IGNORE_INDEX
+
 # Logit elements (tokens x vocabulary) that all exits together may keep for the backward pass: 32 MiB of fp32.
 KEEP_LOGITS = 2**23
 # Tokens x vocabulary of one recomputed chunk.
@@ -43,7 +44,7 @@ def token_loss_sum(
         allowed: per label the tokens it is chosen from: bool `[batch, length, vocab]`, or their ids `[batch, length, most]`,
             filled up with -1, none where all are open (`models.ofa.allowed_tokens` makes them of a trie).
     """
-    keep = labels != IGNORE
+    keep = labels != IGNORE_INDEX
     hidden, labels = hidden[keep], labels[keep]
     targets = labels if teacher is None else teacher
     open_to = None if allowed is None else allowed.to(keep.device)[keep]
@@ -94,7 +95,7 @@ def check_allowed(allowed: torch.Tensor, labels: torch.Tensor, vocab: int) -> No
         )
     if allowed.dtype not in (torch.bool, torch.long) or (not masks and allowed.numel() and allowed.max() >= vocab):
         raise ValueError(f"allowed_tokens must be bool, or ids below {vocab} as int64, got {allowed.dtype}")
-    keep = labels != IGNORE
+    keep = labels != IGNORE_INDEX
     ids, places = labels[keep], allowed.to(labels.device)[keep]
     if masks:
         fits = places.gather(1, ids[:, None])[:, 0]
@@ -139,7 +140,7 @@ def combine(exit_losses: torch.Tensor, kind: str = "deed") -> torch.Tensor:
 def normaliser(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | float:
     """What the token sums are divided by: the labelled tokens here, or Trainer's count over the accumulated batch."""
     if num_items_in_batch is None:
-        return (labels != IGNORE).sum().clamp(min=1)
+        return (labels != IGNORE_INDEX).sum().clamp(min=1)
     if isinstance(num_items_in_batch, torch.Tensor):
         return num_items_in_batch.to(labels.device)
     return float(num_items_in_batch)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from deed.config import DeedConfig
+from deed.constants import IGNORE_INDEX
 from deed.engine.cache import StaircaseCache
 from deed.engine.step import Plan, decode_step
 from deed.exits.adapters import build_adapters
@@ -23,7 +24,7 @@ from deed.families import DecoderFamily, family_of
 from . import saving
 from .classes import model_class
 from .generation import EarlyExitGeneration
-from .loss import IGNORE, check_allowed, combine, normaliser, token_loss_sum
+from .loss import check_allowed, combine, normaliser, token_loss_sum
 from .outputs import DeedSeq2SeqLMOutput
 
 # What `forward` takes beside the base class's own, for the loss: what its sums are divided by; per label the tokens it is
@@ -50,7 +51,7 @@ def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
     family = family_of(model)
     n_layers = len(family.layers(model))
     resolved = (config or DeedConfig()).resolve(n_layers)
-    adapters = build_adapters(resolved, family.d_model(model))
+    adapters = build_adapters(resolved.adapter, resolved.exit_layers[:-1], family.d_model(model), resolved.adapter_dim)  # type: ignore[index]
     reference = next(family.layers(model).parameters())
     adapters.to(device=reference.device, dtype=reference.dtype)
     model.__class__ = deed_class(type(model))  # type: ignore[arg-type]
@@ -122,7 +123,7 @@ def _forward(self: Any, base: type, args: tuple[Any, ...], kwargs: dict[str, Any
     n_exits = len(self.deed_config.exit_layers)
     kind = self.deed_config.loss
     # Selected once: every exit keeps its targets until the backward pass.
-    teacher = out.logits.detach()[labels != IGNORE] if kind == "distill" else None
+    teacher = out.logits.detach()[labels != IGNORE_INDEX] if kind == "distill" else None
     losses = []
     for depth, hidden in states.items():
         # In a conventional training ("last") the other exits are only watched.

@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset
 from transformers import set_seed
 
 from deed.config import DeedConfig
+from deed.constants import IGNORE_INDEX, NEVER_EXIT
 from deed.data.base import Example
 from deed.data.registry import READERS, check_task, read
 from deed.errors import DataError
@@ -141,7 +142,7 @@ def collate(processor: LatrProcessor) -> Any:
 
     def join(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         inputs = document_run.inputs_of(processor, [{k: v for k, v in r.items() if k != "labels"} for r in rows])
-        return {**inputs, "labels": pad_lists([r["labels"] for r in rows], -100)}
+        return {**inputs, "labels": pad_lists([r["labels"] for r in rows], IGNORE_INDEX)}
 
     return join
 
@@ -170,7 +171,7 @@ def start_documents(recipe: DocumentRecipe) -> tuple[Any, LatrProcessor]:
         raise ValueError(f"the models to start from cannot be loaded: {error}") from None
     model.config.freeze_vision = model.encoder.config.freeze_vision = not recipe.train_vit
     if not recipe.conventional:
-        get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=2.0))
+        get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=NEVER_EXIT))
     return model, processor
 
 
@@ -259,6 +260,6 @@ def validate(model: Any, processor: LatrProcessor, recipe: DocumentRecipe) -> di
     model.eval()
     rows = [document_run.encode(processor, example) for example in examples]
     predictions, _ = document_run.answer(
-        model, processor, rows, None if recipe.conventional else 2.0, max_new_tokens=recipe.max_answer
+        model, processor, rows, None if recipe.conventional else NEVER_EXIT, max_new_tokens=recipe.max_answer
     )
     return document_run.score(examples, predictions, READERS[recipe.task].metric)

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from deed.config import DeedConfig
+from deed.constants import NEVER_EXIT
 from deed.modeling.model import get_deed_model
 from deed.tasks import g2p, g2p_run
 from deed.training.callbacks import DropoutWindow
@@ -122,7 +123,7 @@ def start_g2p(recipe: G2pRecipe) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(recipe.base)
         except (OSError, ValueError) as error:
             raise ValueError(f"the base model in {recipe.base} cannot be loaded: {error}") from None
-        model = get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss="distill", threshold=2.0))
+        model = get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss="distill", threshold=NEVER_EXIT))
         model.freeze_backbone()
         return model, tokenizer
     if recipe.start is not None:
@@ -132,5 +133,5 @@ def start_g2p(recipe: G2pRecipe) -> tuple[Any, Any]:
     tokenizer = g2p.build_tokenizer()
     model = g2p.build_model(tokenizer, recipe.n_layers, recipe.d_model, recipe.d_ff, recipe.dropout)
     if not recipe.conventional:
-        model = get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=2.0))
+        model = get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=NEVER_EXIT))
     return model, tokenizer

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from deed.constants import IGNORE_INDEX
 from deed.data.base import Example
 from deed.data.readers import easyvqa
 from deed.data.synthetic import pages
@@ -132,7 +133,10 @@ class PageBatches(Dataset):
         return self.collate(rows, "pictures", seen=True)
 
     def collate(self, rows: list[dict[str, Any]], source: str, seen: bool = False) -> dict[str, Any]:
-        batch: dict[str, Any] = {**self.processor.pad(rows), "labels": pad_lists([r["labels"] for r in rows], -100)}
+        batch: dict[str, Any] = {
+            **self.processor.pad(rows),
+            "labels": pad_lists([r["labels"] for r in rows], IGNORE_INDEX),
+        }
         if seen and all(r["image"] is not None for r in rows):
             pixels = torch.from_numpy(np.stack([r["image"] for r in rows]))
             batch["pixel_values"] = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1

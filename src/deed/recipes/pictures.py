@@ -16,12 +16,12 @@ import torch
 from transformers import set_seed
 
 from deed.config import DeedConfig
+from deed.constants import IGNORE_INDEX, NEVER_EXIT
 from deed.data.base import Example
 from deed.data.registry import READERS, check_task
 from deed.errors import DataError
 from deed.modeling.model import get_deed_model
 from deed.models.ofa import allowed_tokens
-from deed.models.ofa.processing_ofa import IGNORED
 from deed.models.shared import pad_lists
 from deed.tasks import picture_scores as ofa_scores
 from deed.tasks import pictures as ofa_run
@@ -81,7 +81,7 @@ def collate(processor: Any, recipe: PictureRecipe) -> Any:
     closed = ofa_run.closed_list(processor, READERS[recipe.task].asks)
 
     def join(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        labels = pad_lists([row["labels"] for row in rows], IGNORED)
+        labels = pad_lists([row["labels"] for row in rows], IGNORE_INDEX)
         batch = {**ofa_run.inputs_of(rows, processor.tokenizer.pad_token_id), "labels": labels}
         if closed is not None and not recipe.conventional:
             batch["allowed_tokens"] = allowed_tokens(labels, closed.trie)
@@ -108,7 +108,7 @@ def start_pictures(recipe: PictureRecipe) -> tuple[Any, Any]:
         model.deed_config.loss = recipe.loss
         forget_measured(model)
     elif not recipe.conventional:
-        get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=2.0))
+        get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=NEVER_EXIT))
     return model.train(), processor
 
 

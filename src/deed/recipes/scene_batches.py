@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from deed.constants import IGNORE_INDEX
 from deed.data.synthetic import scenes
 from deed.models.ofa import prompts
-from deed.models.ofa.processing_ofa import IGNORED
 from deed.models.ofa.small import PICTURE
 from deed.models.shared import pad_lists
 
@@ -145,6 +145,6 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         "input_ids": input_ids,
         "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
         "patch_images": pixels.permute(0, 3, 1, 2).float() / 127.5 - 1,
-        "labels": pad_lists([row["labels"] for row in rows], IGNORED),
+        "labels": pad_lists([row["labels"] for row in rows], IGNORE_INDEX),
         "kinds": torch.tensor([row["kind"] for row in rows]),
     }

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 from torch.utils.data import DataLoader, Dataset
 
+from deed.constants import IGNORE_INDEX
 from deed.data.synthetic import scenes
 from deed.models.ofa.small import PICTURE
 from deed.models.ofa.stem import OFAStem
@@ -32,7 +33,6 @@ from .scene_batches import enlarged, scene_source
 PATCH = 16  # pixels
 THERE, AWAY = 0.35, 0.1  # a thing is at a patch that it covers so much of; with less than the other nothing is there
 SCENES, PICTURES = 32, 8  # in a batch; the latter are easy-vqa's
-IGNORED = -100
 NAMES, COLOURS, SIZES = list(scenes.NAMES), list(scenes.COLOURS), ["small", "large"]
 
 
@@ -83,7 +83,7 @@ def patch_labels(scene: Any) -> tuple[torch.Tensor, torch.Tensor]:
         labels[here] = torch.tensor(what)
         edges[here] = ((torch.tensor(thing.box) - centre) / PATCH)[here]
         covered = torch.maximum(covered, share)
-    labels[..., 0][covered < THERE] = IGNORED
+    labels[..., 0][covered < THERE] = IGNORE_INDEX
     labels[..., 0][covered < AWAY] = 0
     return labels.flatten(0, 1), edges.flatten(0, 1)
 
@@ -160,7 +160,7 @@ def stem_losses(
     patches = features[:count].flatten(2).transpose(1, 2)
     losses, right = {}, {}
     there = batch["patches"][..., 0]
-    losses["there"] = cross_entropy(asked["there"](patches).flatten(0, 1), there.flatten(), ignore_index=IGNORED)
+    losses["there"] = cross_entropy(asked["there"](patches).flatten(0, 1), there.flatten(), ignore_index=IGNORE_INDEX)
     there = there == 1
     for i, name in enumerate(("name", "colour", "size"), 1):
         logits, labels = asked[name](patches[there]), batch["patches"][there][:, i]

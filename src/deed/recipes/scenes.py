@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from deed.constants import IGNORE_INDEX
 from deed.data.readers import easyvqa
 from deed.data.synthetic import scenes
 from deed.models.ofa import OFAForConditionalGeneration, OFAProcessor
 from deed.models.ofa import small as small_ofa
-from deed.models.ofa.processing_ofa import IGNORED
 from deed.training.run_folder import check_recipe, last_complete_checkpoint, publish
 from deed.training.trainer import DeedTrainer
 
@@ -95,8 +95,10 @@ class ScenesTrainer(DeedTrainer):
         labels = inputs["labels"]
         with torch.no_grad():
             logits = outputs["logits"].flatten(0, 1).float()
-            each = torch.nn.functional.cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=IGNORED)
-            rows = torch.stack([each.view_as(labels).sum(1), (labels != IGNORED).sum(1).float()])
+            each = torch.nn.functional.cross_entropy(
+                logits, labels.flatten(), reduction="none", ignore_index=IGNORE_INDEX
+            )
+            rows = torch.stack([each.view_as(labels).sum(1), (labels != IGNORE_INDEX).sum(1).float()])
             self.sums.index_add_(1, kinds.cpu(), rows.cpu())
         return (loss, outputs) if return_outputs else loss
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deed.config import DeedConfig
+from deed.constants import NEVER_EXIT
 from deed.modeling.loading import from_pretrained
 from deed.modeling.model import get_deed_model
 from deed.utils.quiet import quiet
@@ -17,7 +18,7 @@ def prepared(model: Any, recipe: Any) -> Any:
     with quiet():
         model.set_attn_implementation("eager")  # a third faster at these sizes on a CPU
     if not recipe.conventional:
-        get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=2.0))
+        get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=NEVER_EXIT))
     return model
 
 
@@ -53,4 +54,4 @@ def forget_measured(model: Any) -> None:
     """Of a deed model that is trained on: neither its calibration nor its curve holds any longer, so it runs at full depth
     until it is calibrated anew."""
     config = model.deed_config
-    config.threshold, config.calibration, config.curve = 2.0, None, None
+    config.threshold, config.calibration, config.curve = NEVER_EXIT, None, None

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from deed.calibration.learn_then_test import GRID, calibrate
+from deed.constants import GREEDY
 from deed.data.base import Example
 from deed.errors import DeedLoadError
 from deed.metrics import text as metrics
@@ -19,8 +20,6 @@ from deed.modeling.loading import from_pretrained
 from deed.modeling.model import DeedMixin
 from deed.models.latr.processing_latr import stack_pictures
 from deed.policies.policy import ExitPolicy
-
-DECODING: dict[str, Any] = {"do_sample": False, "num_beams": 1}
 
 
 def load(folder: Path, plain: bool = False) -> tuple[Any, Any]:
@@ -125,7 +124,7 @@ def answer(
         inputs = {k: v.to(model.device) for k, v in inputs_of(processor, [rows[i] for i in part]).items()}
         if isinstance(model, DeedMixin):
             options = {**options, "exit_threshold": threshold, "exit_policy": policy}
-        out = model.generate(**inputs, **{**DECODING, **options}, return_dict_in_generate=True)
+        out = model.generate(**inputs, **{**GREEDY, **options}, return_dict_in_generate=True)
         for i, text in zip(
             part, processor.tokenizer.batch_decode(out.sequences, skip_special_tokens=True), strict=True
         ):
@@ -178,5 +177,5 @@ def calibrate_examples(
 
     rows = [{**encode(processor, example), "answers": example.answers} for example in examples]
     return calibrate(
-        model, rows, risk, confidence, score=judge, thresholds=thresholds, batch_size=64, progress=progress, **DECODING
+        model, rows, risk, confidence, score=judge, thresholds=thresholds, batch_size=64, progress=progress, **GREEDY
     )

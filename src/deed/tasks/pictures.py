@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from deed.calibration.learn_then_test import GRID, calibrate
+from deed.constants import GREEDY, NEVER_EXIT
 from deed.data.base import Example
 from deed.errors import DataError, DeedLoadError
 from deed.metrics.cider import document_frequencies
@@ -25,8 +26,7 @@ from deed.policies.policy import ExitPolicy
 from .picture_scores import BEST, score_each
 
 ASKS = ("refer", "caption", "vqa", "snli_ve")  # what OFA is asked, each with a prompt of its own
-DECODING: dict[str, Any] = {"do_sample": False, "num_beams": 1}
-FULL_DEPTH = {"exit_threshold": 2.0}
+FULL_DEPTH = {"exit_threshold": NEVER_EXIT}
 CHUNK = 256  # examples whose pictures are in memory at once
 
 
@@ -130,7 +130,7 @@ def closed_list(processor: OFAProcessor, asks: str) -> Candidates | None:
 def options_for(model: Any, processor: OFAProcessor, asks: str) -> dict[str, Any]:
     """`generate()`'s options for a task: greedy, no longer than four bins or what the processor allows (start and end
     included), and held to the answers there are, among which an exit is then asked how sure it is."""
-    options = {**DECODING, "max_length": 6 if asks == "refer" else processor.max_target_length + 2}
+    options = {**GREEDY, "max_length": 6 if asks == "refer" else processor.max_target_length + 2}
     closed = closed_list(processor, asks)
     if closed is not None:
         options["prefix_allowed_tokens_fn"] = closed.prefix_allowed_tokens_fn()
@@ -172,7 +172,7 @@ def _answer(
     for at in range(0, len(order), batch_size):
         part = order[at : at + batch_size]
         inputs = {k: v.to(model.device) for k, v in inputs_of([rows[i] for i in part]).items()}
-        out = model.generate(**inputs, **{**DECODING, **options}, return_dict_in_generate=True)
+        out = model.generate(**inputs, **{**GREEDY, **options}, return_dict_in_generate=True)
         for i, ids in zip(part, out.sequences.tolist(), strict=True):
             answers[i] = ids[1:]
         if "exit_layers" in out:

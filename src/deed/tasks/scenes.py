@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from deed.constants import NEVER_EXIT
 from deed.data.base import Example
 from deed.data.readers import easyvqa
 from deed.data.synthetic import scenes
@@ -17,12 +18,11 @@ from deed.models.ofa import OFAProcessor
 from . import picture_scores as ofa_scores
 from . import pictures as ofa_run
 from .picture_scores import box_of, text_of
-from .pictures import DECODING, answer, inputs_of, load
+from .pictures import answer, inputs_of, load
 
 __all__ = [
     "ASKS",
     "BEST",
-    "DECODING",
     "METRICS",
     "TASKS",
     "answer",
@@ -105,7 +105,7 @@ def evaluate(
     processor: OFAProcessor,
     split: str = "validation",
     count: int = 200,
-    threshold: Any = 2.0,
+    threshold: Any = NEVER_EXIT,
     tasks: Sequence[str] = TASKS,
     tick: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, Any]]:

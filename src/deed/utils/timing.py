@@ -108,7 +108,7 @@ def versions() -> dict[str, str]:
     """Of what ran."""
     import transformers
 
-    from deed import __version__
+    from deed.constants import __version__
 
     return {
         "deed": __version__,

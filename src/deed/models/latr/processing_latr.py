@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from transformers import BatchFeature, ProcessorMixin
 
+from deed.constants import IGNORE_INDEX
+
 from ..shared import pad_lists
 
 NO_BOX, PAGE_BOX = (0, 0, 0, 0), (0, 0, 1000, 1000)
@@ -97,7 +99,7 @@ class LatrProcessor(ProcessorMixin):
             targets = [text_target] if isinstance(text_target, str) else list(text_target)
             if len(targets) != n:
                 raise ValueError(f"{n} questions, but text_target for {len(targets)}")
-            batch["labels"] = pad_lists([self.encode_answer(t) for t in targets], -100)
+            batch["labels"] = pad_lists([self.encode_answer(t) for t in targets], IGNORE_INDEX)
         return BatchFeature(batch)
 
     def encode(self, question: str, words: Sequence[tuple[str, Sequence[int]]]) -> tuple[list[int], list[Any]]:

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from deed.constants import IGNORE_INDEX
 from deed.errors import DataError
-from deed.modeling.loss import IGNORE
 from deed.utils import unpickle
 
 AllowedTokens = Callable[[int, torch.Tensor], list[int]]
@@ -136,7 +136,7 @@ def allowed_tokens(labels: torch.Tensor, tries: Trie | Sequence[Trie | None]) ->
     for row, trie in zip(rows, each, strict=True):
         answer: list[int] = []
         for label in row:
-            if label == IGNORE or trie is None:
+            if label == IGNORE_INDEX or trie is None:
                 found.append(nothing)
                 continue
             children = trie.children(answer)

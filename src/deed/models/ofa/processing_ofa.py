@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import BatchFeature, ProcessorMixin
 
+from deed.constants import IGNORE_INDEX
+
 from ..shared import pad_lists
 from . import prompts as wording
 from .bins import bins_to_box, box_to_bins
@@ -21,7 +23,6 @@ from .tokenization_ofa import count_tokens
 PROMPT_TYPES = ("none", "src", "prev_output")
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-IGNORED = -100  # labels that count for nothing
 
 
 def build_image_processor(size: int, imagenet_mean_and_std: bool = False) -> Any:
@@ -187,7 +188,7 @@ class OFAProcessor(ProcessorMixin):
         heads = [self._prompt(row, prompt_type) for row in ids]
         if targets is not None:
             rows = list(zip(heads, targets, strict=True))
-            batch["labels"] = pad_lists([[IGNORED] * (len(head) - 1) + list(t) for head, t in rows], IGNORED)
+            batch["labels"] = pad_lists([[IGNORE_INDEX] * (len(head) - 1) + list(t) for head, t in rows], IGNORE_INDEX)
             if prompt_type != "none":
                 told = [[*head, *target[:-1]] for head, target in rows]
                 batch["decoder_input_ids"] = pad_lists(told, self.tokenizer.pad_token_id)
