@@ -19,6 +19,8 @@ from typing import Any
 
 from .words import Word
 
+Box = tuple[float, float, float, float]
+
 GRID = 1_000_000  # device units of a page's longer side: PDFium rounds to whole ones
 HYPHENS = ("-", "\u00ad", "\u2010", "\x02")  # the last is what PDFium writes for a hyphen that a line break made
 BAD_SHARE = 0.1  # characters without a meaning (no Unicode mapping in the font) from which a text layer is of no use
@@ -36,6 +38,7 @@ class TextLayer:
         words: in reading order, boxes on 0..1000 of the upright page.
         rotation: degrees clockwise by which the page as PDFium draws it has to be turned to be upright.
         size: largest type of each word, parallel to `words`, in thousandths of the page's height.
+        line: number of the line of each word, parallel to `words`; a word broken at the end of a line is on its first.
         covers: the text is what a reader sees: there is some, it has Unicode, and no picture without text fills the page.
         reason: why it does not cover the page; empty where it does.
     """
@@ -43,6 +46,7 @@ class TextLayer:
     words: list[Word]
     rotation: int
     size: list[float]
+    line: list[int]
     covers: bool
     reason: str
 
@@ -75,12 +79,13 @@ def read_text_layer(page: Any) -> TextLayer:
     upright = [_turned(char, turn, grid) for char in chars if char.turn == turn]
     size = grid if turn in (0, 180) else grid[::-1]
     lines = in_reading_order(list(_lines(upright)))
-    words, sizes = [], []
-    for text, box, points in _joined(lines):
+    words, sizes, numbers = [], [], []
+    for text, box, points, number in _joined(lines):
         words.append(Word(text, _unit(box, size)))
         sizes.append(1000 * points / size[1])
+        numbers.append(number)
     reason = _what_is_missing(page, grid, chars, bad)
-    return TextLayer(words, (360 - turn) % 360, sizes, not reason, reason)
+    return TextLayer(words, (360 - turn) % 360, sizes, numbers, not reason, reason)
 
 
 def _characters(page: Any, grid: tuple[int, int]) -> tuple[list[Char], int]:
@@ -154,7 +159,7 @@ class TextWord:
         return "".join(char.text for char in self.chars)
 
     @property
-    def box(self) -> tuple[float, float, float, float]:
+    def box(self) -> Box:
         c = self.chars
         return min(x.x0 for x in c), min(x.y0 for x in c), max(x.x1 for x in c), max(x.y1 for x in c)
 
@@ -211,30 +216,31 @@ def in_reading_order(lines: list[list[TextWord]]) -> list[list[TextWord]]:
     return [lines[i] for row in rows for i in sorted(row, key=lambda i: boxes[i][0][0])]
 
 
-def _hull(line: Sequence[TextWord]) -> tuple[float, float, float, float]:
+def _hull(line: Sequence[TextWord]) -> Box:
     boxes = [word.box for word in line]
     return min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes), max(b[3] for b in boxes)
 
 
-def _joined(lines: Sequence[list[TextWord]]) -> Iterator[tuple[str, tuple[float, float, float, float], float]]:
-    """Words with their boxes and type sizes: ligatures spelled out, words broken at the end of a line put together (with
-    the box of the first part)."""
-    broken: tuple[TextWord, Any] | None = None
+def _joined(lines: Sequence[list[TextWord]]) -> Iterator[tuple[str, Box, float, int]]:
+    """Words with their boxes, type sizes and line numbers. Ligatures are spelled out; of a word that a line break divides the
+    parts are put together, with the box of the first."""
+    broken: tuple[TextWord, Box, int] | None = None
     for number, line in enumerate(lines):
         _, top, _, bottom = _hull(line)
         for place, word in enumerate(line):
-            box = (word.box[0], top, word.box[2], bottom)  # as high as the line, as OCR gives it
+            at, box = number, (word.box[0], top, word.box[2], bottom)  # as high as the line, as OCR gives it
             text = _spelled(word.text)
             if broken is not None:
-                text, (word, box), broken = _spelled(broken[0].text)[:-1] + text, broken, None
+                text = _spelled(broken[0].text)[:-1] + text
+                (word, box, at), broken = broken, None
             last = place == len(line) - 1
             follows = lines[number + 1][0].text if last and number + 1 < len(lines) else ""
             if last and len(word.text) > 2 and word.text[-1] in HYPHENS and _goes_on(word.text, follows):
-                broken = word, box
+                broken = word, box, at
                 continue
             text = text.replace("\x02", "-").replace("\u00ad", "")
             if text:
-                yield text, box, word.size
+                yield text, box, word.size, at
 
 
 def _goes_on(text: str, follows: str) -> bool:
@@ -250,7 +256,7 @@ def _spelled(text: str) -> str:
     )
 
 
-def _unit(box: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[int, int, int, int]:
+def _unit(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
     scaled = (round(1000 * value / size[i % 2]) for i, value in enumerate(box))
     x0, y0, x1, y1 = (min(1000, max(0, value)) for value in scaled)
     return x0, y0, x1, y1
@@ -268,7 +274,7 @@ def _what_is_missing(page: Any, grid: tuple[int, int], chars: Sequence[Char], ba
     return ""
 
 
-def _pictures(page: Any, grid: tuple[int, int]) -> Iterator[tuple[float, float, float, float]]:
+def _pictures(page: Any, grid: tuple[int, int]) -> Iterator[Box]:
     """Boxes of the pictures on a page as drawn, clipped to it."""
     import pypdfium2.raw as pdfium
 
@@ -286,7 +292,7 @@ def _pictures(page: Any, grid: tuple[int, int]) -> Iterator[tuple[float, float, 
             yield box
 
 
-def _speaks(box: tuple[float, float, float, float], chars: Sequence[Char]) -> bool:
+def _speaks(box: Box, chars: Sequence[Char]) -> bool:
     """Whether the text layer has text in a picture, as scans that were read have: one character for each 25 type sizes
     squared of it, at least."""
     inside = [c for c in chars if box[0] <= (c.x0 + c.x1) / 2 <= box[2] and box[1] <= (c.y0 + c.y1) / 2 <= box[3]]
@@ -296,5 +302,5 @@ def _speaks(box: tuple[float, float, float, float], chars: Sequence[Char]) -> bo
     return len(inside) * 25 * size * size >= _area(box)
 
 
-def _area(box: tuple[float, float, float, float]) -> float:
+def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
