@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .decoder import OFADecoder as OFADecoder
     from .encoder import OFAEncoder as OFAEncoder
     from .encoder import OFAEncoderOutput as OFAEncoderOutput
+    from .evaluation_ofa import original_settings as original_settings
     from .modeling_ofa import OFAForConditionalGeneration as OFAForConditionalGeneration
     from .names import to_original as to_original
     from .processing_ofa import OFAProcessor as OFAProcessor
@@ -34,6 +35,7 @@ _HOMES = {
     "allowed_tokens": "candidates",
     "build_candidates": "candidates",
     "build_image_processor": "processing_ofa",
+    "original_settings": "evaluation_ofa",
     "read_ans2label": "candidates",
     "read_tokenizer": "tokenization_ofa",
     "score_candidates": "candidates",
