@@ -133,10 +133,13 @@ def test_pictures_are_squares_by_pillows_bicubic_filter(processor, imagenet):
 def test_any_kind_of_picture(processor, tmp_path):
     wanted = processor(PICTURE, "a")["patch_images"]
     PICTURE.save(tmp_path / "p.png")
-    see_through = PICTURE.copy()
-    see_through.putalpha(90)  # dropped, not painted on white
-    for picture in (np.asarray(PICTURE), tmp_path / "p.png", str(tmp_path / "p.png"), see_through, [PICTURE]):
+    for picture in (np.asarray(PICTURE), tmp_path / "p.png", str(tmp_path / "p.png"), [PICTURE]):
         assert torch.equal(processor(picture, "a")["patch_images"], wanted)
+    see_through = PICTURE.copy()
+    see_through.putalpha(90)  # laid on white
+    white = Image.blend(Image.new("RGB", PICTURE.size, "white"), PICTURE, 90 / 255)
+    painted = (processor(p, "a")["patch_images"] for p in (see_through, white))
+    torch.testing.assert_close(*painted, rtol=0, atol=0.02)
     grey = processor(PICTURE.convert("L"), "a")["patch_images"]
     assert torch.equal(grey[:, 0], grey[:, 1]) and grey.shape == (1, 3, 64, 64)
 
