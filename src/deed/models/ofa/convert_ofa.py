@@ -68,15 +68,19 @@ def convert(
     source = read_source(checkpoint, ema)
     tensors = {names.to_port(name): tensor for name, tensor in source.tensors.items()}
     if len(tensors) != len(source.tensors):
+        twice = [
+            name for name in source.tensors if names.to_port(name) != name and names.to_port(name) in source.tensors
+        ]
         raise OFAConversionError(
-            f"{checkpoint}: some tensors are there twice, under the original's name and the port's"
+            f"{checkpoint}: tensors that are there twice, under these names of the original's and under the port's: "
+            f"{named(twice)}; leave one of each pair out"
         )
     config = (
         config_from_port(source.values) if source.form == "port" else config_from_arguments(source.values, tensors)
     )
     tell(STEPS[1])
     state = account(tensors, config, str(checkpoint), source.one_of_tied)
-    notes = []
+    notes = list(source.notes)
     if source.has_ema and not ema:
         notes.append("the checkpoint also holds averaged weights, which --ema takes instead")
     tokenizer = _tokenizer(source, bpe)

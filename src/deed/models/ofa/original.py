@@ -1,7 +1,7 @@
 """Reads what OFA was released as: fairseq's checkpoint files, and the model folders of the Transformers port.
 
 Nothing in a file is run: pickles may hold tensors, plain values, `argparse.Namespace` and numpy's numbers (of losses that
-were logged; made by `tasks/unpickle.py`'s replacements of numpy's functions), nothing else.
+were logged; made by `utils/unpickle.py`'s replacements of numpy's functions), nothing else.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Source:
         has_ema: whether the file also holds averaged weights.
         one_of_tied: whether the file keeps one name only of tensors that are one, as safetensors do.
         folder: where tokenizer files may lie.
+        notes: what of the file was not read, for the reader.
     """
 
     form: str
@@ -42,6 +43,7 @@ class Source:
     folder: Path
     has_ema: bool = False
     one_of_tied: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def read_source(path: str | Path, ema: bool = False) -> Source:
@@ -72,11 +74,15 @@ def _read_fairseq(path: Path, ema: bool) -> Source:
         )
     extra = state.get("extra_state")
     averaged = extra.get("ema") if isinstance(extra, dict) else None
+    # Fairseq keeps them in extra_state; what other tools put beside 'model' was made in a way that is not known here.
+    loose = ("the checkpoint's top-level entry 'ema' is not fairseq's (extra_state, ema) and was not read",)
+    notes = loose if "ema" in state else ()
     if ema and not isinstance(averaged, Mapping):
-        raise ValueError(f"{path}: no averaged weights (extra_state, ema); leave --ema out")
+        reason = f" ({notes[0]})" if notes else ""
+        raise ValueError(f"{path}: no averaged weights (extra_state, ema){reason}; leave --ema out")
     form, values = _arguments(path, state)
     tensors = _tensors(path, averaged if ema else state["model"])  # type: ignore[arg-type]
-    return Source(form, tensors, values, path.parent, has_ema=isinstance(averaged, Mapping))
+    return Source(form, tensors, values, path.parent, has_ema=isinstance(averaged, Mapping), notes=notes)
 
 
 def _arguments(path: Path, state: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
