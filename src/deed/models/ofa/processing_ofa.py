@@ -287,13 +287,12 @@ class OFAProcessor(ProcessorMixin):
 
 
 def _rgb(picture: Any) -> Any:
-    """A picture, array or path as Pillow's RGB; an alpha channel is dropped, as in the original."""
+    """A picture, array or path as Pillow's RGB, transparency on white and 16 bits stretched, as everything here reads it."""
     from PIL import Image
 
-    if isinstance(picture, (str, Path)):
-        with Image.open(picture) as opened:
-            return opened.convert("RGB")
-    return (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).convert("RGB")
+    from deed.utils.images import load_image
+
+    return load_image(picture if isinstance(picture, (str, Path, Image.Image)) else Image.fromarray(picture))
 
 
 def _spaced(text: str) -> str:
