@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ import torch
 from deed.modeling.model import exit_states
 from deed.policies.measures import Confidence, build_confidence
 from deed.policies.query import Ask
+from deed.utils.files import atomic_write
 
 from .answering import collate
 from .teacher_forcing import evaluating, from_answers, from_labels
@@ -89,19 +88,11 @@ class ExitStatistics:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an `.npz`; to a temporary name first, so that an interrupted save leaves the old file or none."""
-        target = Path(path)
         meta = json.dumps({"exit_layers": list(self.exit_layers), "measure": self.measure})
-        handle, name = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(
-                    file, confidence=self.confidence, agrees=self.agrees, lengths=self.lengths, meta=np.array(meta)
-                )
-            os.chmod(name, 0o644)
-            os.replace(name, target)
-        finally:
-            if os.path.exists(name):
-                os.unlink(name)
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(
+                file, confidence=self.confidence, agrees=self.agrees, lengths=self.lengths, meta=np.array(meta)
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ExitStatistics:

@@ -167,12 +167,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """Raises:
     ValueError: not a JSON object.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--recipe {path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"--recipe {path} is no recipe: a JSON object is needed")
+    from deed.utils.files import read_json
+
+    found: dict[str, Any] = read_json(path, ValueError)
     return found
 
 

@@ -20,6 +20,7 @@ from deed.data.synthetic import pages
 from deed.models.latr.denoising import mask_spans
 from deed.models.shared import pad_lists
 from deed.ocr.words import Word
+from deed.utils.images import load_image
 
 if TYPE_CHECKING:
     from .pages import PagesRecipe
@@ -163,8 +164,6 @@ def real_pages(limit: int | None = None) -> list[Example]:
 
 def load_pictures(limit: int | None = None) -> tuple[np.ndarray, list[tuple[str, str, int]]]:
     """easy-vqa's training part as arrays: `[n, 64, 64, 3]`, and `(question, answer, index of the image)`."""
-    from PIL import Image
-
     images: dict[Path, int] = {}
     arrays: list[np.ndarray] = []
     questions: list[tuple[str, str, int]] = []
@@ -174,6 +173,6 @@ def load_pictures(limit: int | None = None) -> tuple[np.ndarray, list[tuple[str,
             if limit is not None and len(images) >= limit:
                 break
             images[path] = len(arrays)
-            arrays.append(np.asarray(Image.open(path).convert("RGB").resize((64, 64))))
+            arrays.append(np.asarray(load_image(path).resize((64, 64))))
         questions.append((example.question, example.answers[0], images[path]))
     return np.stack(arrays), questions

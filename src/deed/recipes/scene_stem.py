@@ -9,7 +9,6 @@ are asked for these are thrown away.
 from __future__ import annotations
 
 import copy
-import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from deed.constants import IGNORE_INDEX
 from deed.data.synthetic import scenes
 from deed.models.ofa.small import PICTURE
 from deed.models.ofa.stem import OFAStem
+from deed.utils.files import atomic_write, read_json, write_json
 
 from .page_batches import SHAPES, turned
 from .scene_batches import enlarged, scene_source
@@ -99,15 +99,14 @@ def schooled(model: Any, output: Path, recipe: Any, pictures: tuple[Any, Any]) -
         for row in school_stem(stem, config.stem_widths[-1], recipe, pictures):
             print(row, flush=True)
             rows.append(row)
-        log.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        temporary = weights.with_suffix(".tmp")
+        write_json(log, rows)
         kept = {k: v.contiguous() for k, v in stem.state_dict().items() if not k.endswith("num_batches_tracked")}
-        save_file(kept, temporary)
-        temporary.replace(weights)
+        with atomic_write(weights) as temporary:
+            save_file(kept, temporary)
     own = model.get_encoder().embed_images
     own.load_state_dict(load_file(weights))
     own.requires_grad_(False)
-    found: list[dict[str, float]] = json.loads(log.read_text(encoding="utf-8"))
+    found: list[dict[str, float]] = read_json(log, ValueError, list)
     return found
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from deed.utils.files import read_json, swapped_folder, write_json
 
 
 def check_recipe(output: Path, recipe: Any) -> None:
@@ -18,16 +19,14 @@ def check_recipe(output: Path, recipe: Any) -> None:
     """
     path = output / "recipe.json"
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path, ValueError)
         changed = [k for k, v in asdict(recipe).items() if before.get(k) != v]
         if changed:
             raise ValueError(
                 f"{output} holds a run with another {', '.join(changed)}; choose another --output or delete it"
             )
         return
-    temporary = path.with_name(f"recipe.json.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, asdict(recipe))
 
 
 def last_complete_checkpoint(output: Path) -> str | None:
@@ -47,14 +46,10 @@ def last_complete_checkpoint(output: Path) -> str | None:
 
 def publish(trainer: Any, model: Any, tokenizer: Any, output: Path, recipe: Any) -> None:
     """Write `output/model` (fp32, complete or not at all) and the training log beside it."""
-    target, temporary = output / "model", output / "model.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
     model.config.use_cache = True  # Trainer switches it off and would leave it so in the folder
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    (temporary / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
-    with (temporary / "training_log.jsonl").open("w", encoding="utf-8") as log:
-        for row in trainer.state.log_history:
-            log.write(json.dumps(row) + "\n")
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.replace(target)
+    with swapped_folder(output / "model") as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_json(folder / "recipe.json", asdict(recipe))
+        log = "".join(json.dumps(row) + "\n" for row in trainer.state.log_history)
+        (folder / "training_log.jsonl").write_text(log, encoding="utf-8")

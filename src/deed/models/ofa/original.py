@@ -7,7 +7,6 @@ were logged; made by `utils/unpickle.py`'s replacements of numpy's functions), n
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import warnings
 import zipfile
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from deed.utils.files import read_json
 from deed.utils.unpickle import ALLOWED
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -109,11 +109,8 @@ def _plain(value: Any) -> dict[str, Any] | None:
 
 def _read_port(folder: Path) -> Source:
     config = folder / "config.json"
-    try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{config} cannot be read as JSON: {error}") from None
-    if not isinstance(values, dict) or values.get("model_type") != "ofa":
+    values = read_json(config, ValueError)
+    if values.get("model_type") != "ofa":
         raise ValueError(f"{config}: expected the configuration of an OFA model, with model_type 'ofa'")
     for name in WEIGHTS:
         safe, index = name.endswith("safetensors"), folder / f"{name}.index.json"
@@ -126,7 +123,7 @@ def _read_port(folder: Path) -> Source:
 
 def _read_parts(index: Path) -> dict[str, torch.Tensor]:
     try:
-        parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        parts = sorted(set(read_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         raise ValueError(f"{index} cannot be read: expected JSON with a weight_map") from None
     tensors: dict[str, torch.Tensor] = {}
