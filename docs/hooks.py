@@ -21,7 +21,14 @@ SOURCE = ROOT / "src"
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)(?=[)#])")
 GROUPS = {  # of the API page; a public name that is in none of them fails the build
     "Put early exit on a model": ["get_deed_model", "from_pretrained", "DeedConfig"],
-    "Choose thresholds": ["calibrate", "record_curve", "set_target", "record_exits", "ExitStatistics", "measure_costs"],
+    "Choose thresholds": [
+        "calibrate",
+        "record_curve",
+        "set_target",
+        "record_exits",
+        "ExitStatistics",
+        "measure_costs",
+    ],
     "Decode faster": ["quantize", "use_cuda_graphs", "fit_gate", "fit_screen"],
     "Train": ["DeedTrainer"],
     "Exit policies": ["ExitPolicy", "ThresholdPolicy", "FixedSchedule", "Ask"],
@@ -30,7 +37,12 @@ GROUPS = {  # of the API page; a public name that is in none of them fails the b
     "Cache": ["StaircaseCache"],
     "Errors": ["DeedConfigError", "DeedLoadError", "CalibrationError", "ExitsCostMore"],
 }
-MIXIN = ["generate", "exit_logits", "exit_head", "freeze_backbone"]  # what a model gets, documented with get_deed_model
+MIXIN = [
+    "generate",
+    "exit_logits",
+    "exit_head",
+    "freeze_backbone",
+]  # what a model gets, documented with get_deed_model
 NOT_LISTED = {"__version__", "families"}  # not objects with a docstring of their own
 
 
@@ -84,7 +96,15 @@ def cli_page() -> str:
     from deed.cli import app
 
     command = typer.main.get_command(app)
-    text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="deed"), name="deed", title="Command line")
+    text = get_docs_for_click(
+        obj=command, ctx=typer.Context(command, info_name="deed"), name="deed", title="Command line"
+    )
+    text = re.sub(
+        r"^\*\*Commands\*\*:\n\n(\* .*\n)+", "", text, flags=re.MULTILINE
+    )  # cut short; the contents list them
+    text = re.sub(
+        r"^`deed( \w+)+`: (\w)", lambda start: start[2].upper(), text, flags=re.MULTILINE
+    )  # the heading says it
     return re.sub(r"^Example: (.*)$", r"**Example**:\n\n```console\n\1\n```", text, flags=re.MULTILINE)
 
 
@@ -99,12 +119,17 @@ def api_page() -> str:
     listed = [name for names in GROUPS.values() for name in names]
     if wrong := {*listed} ^ ({*deed.__all__} - NOT_LISTED):
         raise PluginError(f"docs/hooks.py: GROUPS and deed.__all__ differ in {', '.join(sorted(wrong))}")
-    parts = ["# Python API", "Everything here is imported from `deed` itself, as in `from deed import get_deed_model`."]
+    parts = [
+        "# Python API",
+        "Everything here is imported from `deed` itself, as in `from deed import get_deed_model`.",
+    ]
     for title, names in GROUPS.items():
         parts.append(f"## {title}")
         for name in names:
             parts.append(f"::: deed.{name}")
             if name == "get_deed_model":
                 methods = "\n".join(f"        - {method}" for method in MIXIN)
-                parts.append(f"::: deed.modeling.model.DeedMixin\n    options:\n      members:\n{methods}")
+                parts.append(
+                    f"::: deed.modeling.model.DeedMixin\n    options:\n      inherited_members: true\n      members:\n{methods}"
+                )
     return "\n\n".join(parts) + "\n"

@@ -47,7 +47,9 @@ def test_version():
     assert done.returncode == 0 and done.stdout.strip() == f"deed {__version__}"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], ["evaluate", "--help"], ["bench", "speed", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], [], ["evaluate", "--help"], ["bench", "speed", "--help"]]
+)
 def test_help_starts_without_torch(arguments):
     """Loading PyTorch and Transformers takes seconds; help and version must not wait for them."""
     program = (
