@@ -7,8 +7,9 @@ A room that a contract names and that has no line in `ROOMS` is an error, so the
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "architecture.svg"
@@ -62,11 +63,16 @@ def layers(contract: int) -> list[list[str]]:
 def box(room: str, kind: str, x: float, y: float, width: float, height: float = HEIGHT) -> str:
     """One room: its name, and what it is for below it."""
     name = room.strip("()")
-    planned = not (ROOT / "src" / "deed" / name).is_dir() and not (ROOT / "src" / "deed" / f"{name}.py").is_file()
+    planned = not any((ROOT / "src" / "deed" / place).exists() for place in (name, f"{name}.py"))
     middle, at = x + width / 2, y + height / 2
+    place = f'x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}"'
+    if planned:
+        kind, name_shown = f"{kind} planned", f"{name} (planned)"
+    else:
+        name_shown = name
     return (
-        f'  <rect class="{kind}{" planned" if planned else ""}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="6"/>\n'
-        f'  <text class="name" x="{middle:g}" y="{at - 3:g}" text-anchor="middle">{name}{" (planned)" if planned else ""}</text>\n'
+        f'  <rect class="{kind}" {place} rx="6"/>\n'
+        f'  <text class="name" x="{middle:g}" y="{at - 3:g}" text-anchor="middle">{name_shown}</text>\n'
         f'  <text class="note" x="{middle:g}" y="{at + 14:g}" text-anchor="middle">{ROOMS[name]}</text>\n'
     )
 
@@ -108,17 +114,18 @@ def draw() -> str:
     parts.append(row(ground[0], "ground", LEFT, y, width))
     end = y + HEIGHT
     total_w, total_h = LEFT + width + 24, end + 24
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total_w} {total_h:g}" width="{total_w}" height="{total_h:g}" \
-role="img" aria-labelledby="title desc">
+    rule = "A room imports only rooms below it; rooms side by side in one layer do not import each other."
+    size = f'viewBox="0 0 {total_w:g} {total_h:g}" width="{total_w:g}" height="{total_h:g}"'
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="title desc">
   <title id="title">The rooms of deed</title>
   <desc id="desc">Packages of src/deed stacked by who may import whom: a room imports only rooms below it.</desc>
   <style>{STYLE}
   </style>
   <defs><marker id="head" viewBox="0 0 10 10" refX="8" refY="5" markerWidth="8" markerHeight="8" orient="auto">
     <path d="M0 0 L10 5 L0 10 z" fill="#57606a"/></marker></defs>
-  <rect x="1" y="1" width="{total_w - 2}" height="{total_h - 2:g}" rx="12" fill="#ffffff" stroke="#d0d7de"/>
+  <rect x="1" y="1" width="{total_w - 2:g}" height="{total_h - 2:g}" rx="12" fill="#ffffff" stroke="#d0d7de"/>
   <text class="name" x="{LEFT}" y="36">src/deed</text>
-  <text class="note" x="{LEFT}" y="58">A room imports only rooms below it; rooms side by side in one layer do not import each other.</text>
+  <text class="note" x="{LEFT}" y="58">{rule}</text>
   <path class="arrow" d="M32 {TOP} V{end:g}" marker-end="url(#head)"/>
   <text class="note" transform="translate(24 {(TOP + end) / 2:g}) rotate(-90)" text-anchor="middle">imports</text>
 {"".join(parts)}</svg>

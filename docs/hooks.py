@@ -128,8 +128,7 @@ def api_page() -> str:
         for name in names:
             parts.append(f"::: deed.{name}")
             if name == "get_deed_model":
-                methods = "\n".join(f"        - {method}" for method in MIXIN)
-                parts.append(
-                    f"::: deed.modeling.model.DeedMixin\n    options:\n      inherited_members: true\n      members:\n{methods}"
-                )
+                methods = "".join(f"\n        - {method}" for method in MIXIN)
+                options = f"options:\n      inherited_members: true\n      members:{methods}"
+                parts.append(f"::: deed.modeling.model.DeedMixin\n    {options}")
     return "\n\n".join(parts) + "\n"
