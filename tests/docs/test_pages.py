@@ -1,6 +1,7 @@
 """README and docs: their Python runs as shown, their commands parse, their links lead somewhere."""
 
 import functools
+import pydoc
 import re
 import shlex
 from pathlib import Path
@@ -120,6 +121,16 @@ def test_links_lead_somewhere(page):
         if anchor:
             headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in map(slug, headings), f"{page.name}: {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_files_and_names_mentioned_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"`([\w.]+(?:/[\w.]+)*/(?:\w+\.\w+)?)`", text):
+        if path.startswith(("src", "tests", "docs", "benchmarks")) or path.endswith(".py"):
+            assert any((base / path).exists() for base in (ROOT, ROOT / "src" / "deed")), path
+    for name in re.findall(r"`(deed(?:\.\w+)+)[(`]", text):
+        assert pydoc.locate(name) is not None, name
 
 
 def test_make_targets_exist():
