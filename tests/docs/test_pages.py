@@ -73,6 +73,13 @@ def test_the_page_on_families_runs_as_shown(own_families):
     assert type(names["model"].deed_family) is names["MBartFamily"]
 
 
+def test_the_page_on_families_lists_what_a_family_answers():
+    text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[a-z].*?) \|", text, re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`(\w+)", row)}
+    assert listed == {name for name in vars(deed.DecoderFamily) if not name.startswith("_")}
+
+
 def test_the_page_on_ofa_runs_as_shown(tmp_path, capsys):
     examples("refer", "test", 1)[0].image.save(tmp_path / "scene.png")
     names = run(ROOT / "docs" / "ofa.md", {"folder": CHECKPOINTS / "ofa", "picture": tmp_path / "scene.png"})
