@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from deed import DeedConfig, get_deed_model
+import deed as deed_package
+from deed import DeedConfig, __version__, get_deed_model
 from deed.cli.demo import CHECKPOINT
 from deed.cli.train import recipe_of
 from deed.recipes.scenes import ScenesRecipe
@@ -39,6 +40,31 @@ def model_folder(tmp_path_factory):
 def test_help_lists_the_verbs():
     done = deed("--help")
     assert done.returncode == 0 and all(verb in done.stdout for verb in VERBS)
+
+
+def test_version():
+    done = deed("--version")
+    assert done.returncode == 0 and done.stdout.strip() == f"deed {__version__}"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], [], ["evaluate", "--help"], ["bench", "speed", "--help"]]
+)
+def test_help_starts_without_torch(arguments):
+    """Loading PyTorch and Transformers takes seconds; help and version must not wait for them."""
+    program = (
+        "import atexit, sys; import deed.cli; sys.argv = ['deed', *sys.argv[1:]]\n"
+        "heavy = ('torch', 'transformers', 'numpy', 'PIL', 'matplotlib', 'tokenizers')\n"
+        "atexit.register(lambda: print('loaded', [name for name in heavy if name in sys.modules]))\n"
+        "deed.cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.stdout.strip().splitlines()[-1] == "loaded []", done.stdout + done.stderr
+
+
+def test_public_names_are_listed_and_found():
+    assert dir(deed_package) == sorted(deed_package.__all__)
+    assert all(hasattr(deed_package, name) for name in deed_package.__all__)
 
 
 @pytest.mark.parametrize("verb", VERBS)
