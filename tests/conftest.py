@@ -99,7 +99,7 @@ def kind(request):
 @pytest.fixture(params=["padded", "packed"])
 def packing(request, monkeypatch):
     """Ragged blocks both ways: tiny models would never pack theirs."""
-    monkeypatch.setattr("deed.engine.step.SPAN", 0.0 if request.param == "packed" else float("inf"))
+    monkeypatch.setattr("deed.engine.state.SPAN", 0.0 if request.param == "packed" else float("inf"))
     return request.param
 
 
