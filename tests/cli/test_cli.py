@@ -62,6 +62,12 @@ def test_help_starts_without_torch(arguments):
     assert done.stdout.strip().splitlines()[-1] == "loaded []", done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("verb", ["speed", "scaling"])
+def test_where_a_result_goes_is_called_output_everywhere(verb):
+    shown = deed("bench", verb, "--help").stdout
+    assert "--output" in shown and "--out " in shown, "the former name still works"
+
+
 def test_public_names_are_listed_and_found():
     assert dir(deed_package) == sorted(deed_package.__all__)
     assert all(hasattr(deed_package, name) for name in deed_package.__all__)

@@ -140,6 +140,12 @@ def record_exits(
     Raises:
         ValueError: no examples or labels, a batch size below 1, values that are not numbers, or a confidence that depends
             on more than one exit's own logits and states.
+
+    Example:
+        ```python
+        statistics = deed.record_exits(model, held_out, max_new_tokens=8)
+        statistics.save("exits.npz")
+        ```
     """
     if tokens not in ("generated", "labels"):
         raise ValueError(f'tokens must be "generated" or "labels", got {tokens!r}')

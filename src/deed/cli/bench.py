@@ -16,7 +16,7 @@ EVERY_SHAPE = ("t5-small", "t5-base", "bart-base", "latr-base", "g2p", "latr")
 
 group = typer.Typer(help=__doc__, epilog=EXAMPLE, no_args_is_help=True)
 
-Out = Annotated[Path, typer.Option(help="Folder for the result (JSON) and its plots.")]
+Out = Annotated[Path, typer.Option("--output", "--out", help="Folder for the result (JSON) and its plots.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Of every runtime.", show_default="torch's")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

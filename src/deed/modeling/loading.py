@@ -29,6 +29,12 @@ def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
 
     Raises:
         DeedLoadError: no `deed_config`, or a missing, damaged or mismatching file; names it.
+
+    Example:
+        ```python
+        model.save_pretrained("my-model")
+        model = deed.from_pretrained("my-model")  # with its exits, threshold and calibration report
+        ```
     """
     config_path = _file(path, "config.json", kwargs)
     try:
