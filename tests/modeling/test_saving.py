@@ -110,7 +110,7 @@ BREAKS = {
     "weights cut short": (lambda p: truncate(p / "model.safetensors"), "cannot be loaded"),
     "weights missing": (lambda p: (p / "model.safetensors").unlink(), "cannot be loaded"),
     "config not json": (lambda p: (p / "config.json").write_text("{"), "cannot be read as JSON"),
-    "config missing": (lambda p: (p / "config.json").unlink(), "cannot be read as JSON"),
+    "config missing": (lambda p: (p / "config.json").unlink(), "has no config.json"),
     "no deed_config": (lambda p: edit_config(p, lambda c: c.pop("deed_config")), "has no deed_config"),
     "unknown field": (lambda p: edit_config(p, lambda c: c["deed_config"].update(depth=3)), "unknown fields"),
     "bad field": (lambda p: edit_config(p, lambda c: c["deed_config"].update(adapter="x")), "adapter must be one of"),
