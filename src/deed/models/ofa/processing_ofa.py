@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature
 
 from deed.constants import IGNORE_INDEX
 
 from ..pictures import picture_list, rgb_picture
+from ..processing import CheckedProcessor, check_count
 from ..shared import pad_lists
 from . import prompts as wording
 from .bins import bins_to_box, box_to_bins
@@ -33,7 +34,7 @@ def build_image_processor(size: int, imagenet_mean_and_std: bool = False) -> Any
     return ViTImageProcessorPil(size={"height": size, "width": size}, resample=3, **values)  # 3: bicubic
 
 
-class OFAProcessor(ProcessorMixin):
+class OFAProcessor(CheckedProcessor):
     """Wraps an image processor and a tokenizer (`build_image_processor`, `tokenization_ofa.py`).
 
     Args:
@@ -53,7 +54,8 @@ class OFAProcessor(ProcessorMixin):
         **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
-        self.max_target_length, self.max_image_size = max_target_length, max_image_size
+        self.max_target_length = check_count("max_target_length", max_target_length)
+        self.max_image_size = None if max_image_size is None else check_count("max_image_size", max_image_size)
         self.first_bin, self.n_bins = count_tokens(tokenizer, "bin")
 
     @property
