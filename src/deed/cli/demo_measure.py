@@ -29,8 +29,8 @@ class Measured:
     """
 
     everything: bench.Comparison
-    full: bench.Subject
-    deed: bench.Subject
+    full: bench.Runs
+    deed: bench.Runs
     full_score: dict[str, Any]
     deed_score: dict[str, Any]
     curve: dict[str, Any]
@@ -73,8 +73,8 @@ def measure(
         bars.advance(second, k)
 
     both = bench.compare(base, model, inputs, threshold, decode, tick=lambda k: bars.advance(first, k), **GREEDY)
-    full = bench.Subject(None, both.full.runs[uncounted:])
-    deed = bench.Subject(threshold, both.deed.runs[uncounted:])
+    full = bench.Runs(None, both.full.runs[uncounted:])
+    deed = bench.Runs(threshold, both.deed.runs[uncounted:])
     full_score, deed_score = (
         score([run.tokens for run in subject.runs] if by_tokens else subject.predictions) for subject in (full, deed)
     )
@@ -162,8 +162,8 @@ def part_results(
     Args:
         at: which inputs.
     """
-    full = bench.Subject(None, [measured.full.runs[i] for i in at])
-    deed = bench.Subject(measured.deed.threshold, [measured.deed.runs[i] for i in at])
+    full = bench.Runs(None, [measured.full.runs[i] for i in at])
+    deed = bench.Runs(measured.deed.threshold, [measured.deed.runs[i] for i in at])
     saving = bench.Comparison(full, deed).saving()
     return {
         "full_depth": {**full_score, **full.summary()},

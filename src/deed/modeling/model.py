@@ -47,11 +47,11 @@ LOSS: dict[str, Any] = {"num_items_in_batch": None, "allowed_tokens": None, "smo
 
 
 @overload
-def get_deed_model(model: T5ForConditionalGeneration, config: DeedConfig | None = None) -> DeedT5: ...
+def get_deed_model(model: T5ForConditionalGeneration, config: DeedConfig | None = None) -> DeedT5: ...  # type: ignore[overload-overlap]
 @overload
-def get_deed_model(model: MT5ForConditionalGeneration, config: DeedConfig | None = None) -> DeedMT5: ...
+def get_deed_model(model: MT5ForConditionalGeneration, config: DeedConfig | None = None) -> DeedMT5: ...  # type: ignore[overload-overlap]
 @overload
-def get_deed_model(model: BartForConditionalGeneration, config: DeedConfig | None = None) -> DeedBart: ...
+def get_deed_model(model: BartForConditionalGeneration, config: DeedConfig | None = None) -> DeedBart: ...  # type: ignore[overload-overlap]
 @overload
 def get_deed_model(model: PreTrainedModel, config: DeedConfig | None = None) -> DeedPreTrainedModel: ...
 def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
