@@ -14,7 +14,7 @@ import torch
 from deed import DeedConfig, get_deed_model
 from deed.cli.demo import CHECKPOINT
 from deed.cli.train import recipe_of
-from deed.recipes.scenes import ScenesRecipe
+from deed.recipes.scene_batches import ScenesRecipe
 from deed.tasks import g2p
 
 VERBS = ["demo", "ask", "train", "tune", "calibrate", "evaluate", "bench", "convert"]

@@ -14,8 +14,9 @@ from deed.data.synthetic import scenes
 from deed.data.synthetic.scenes import examples
 from deed.models.ofa import small as small_ofa
 from deed.recipes import scene_batches
-from deed.recipes.scene_batches import KINDS, SceneBatches, enlarged
-from deed.recipes.scenes import ScenesRecipe, start_scenes, train_scenes
+from deed.recipes.easy_vqa import load_pictures
+from deed.recipes.scene_batches import KINDS, SceneBatches, ScenesRecipe, enlarged
+from deed.recipes.scenes import start_scenes, train_scenes
 from deed.tasks import scenes as scenes_run
 
 TINY = ScenesRecipe(
@@ -183,7 +184,7 @@ def test_losses_of_tasks_are_of_their_own_tokens(tmp_path):
     train_scenes(tmp_path, replace(TINY, steps=1, log_every=1, learning_rate=0.0, conventional=True), limit=3)
     first = json.loads((tmp_path / "model" / "training_log.jsonl").read_text().splitlines()[0])
     model, processor = scenes_run.load(tmp_path / "model", plain=True)
-    batch = SceneBatches(TINY, processor, _pictures(3))[0]
+    batch = SceneBatches(TINY, processor, load_pictures(3))[0]
     kinds = batch.pop("kinds")
     with torch.no_grad():
         logits = model.train()(**batch).logits
@@ -193,12 +194,6 @@ def test_losses_of_tasks_are_of_their_own_tokens(tmp_path):
         assert (f"{kind}_loss" in first) == bool(mine.any())
         if mine.any():
             assert first[f"{kind}_loss"] == pytest.approx(each[mine].mean().item(), abs=1e-3)
-
-
-def _pictures(limit):
-    from deed.recipes.page_batches import load_pictures
-
-    return load_pictures(limit)
 
 
 def test_going_on_from_a_finished_model(tmp_path):

@@ -6,65 +6,56 @@ in the original; what is scored at the end is held to them, too.
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import set_seed
 
-from deed.config import DeedConfig
-from deed.constants import IGNORE_INDEX, NEVER_EXIT
+from deed.constants import IGNORE_INDEX
 from deed.data.base import Example
 from deed.data.registry import READERS, check_task
 from deed.errors import DataError
-from deed.modeling.model import get_deed_model
 from deed.models.ofa import allowed_tokens
 from deed.models.shared import pad_lists
 from deed.tasks import picture_scores as ofa_scores
 from deed.tasks import pictures as ofa_run
 from deed.tasks.held_out import examples_of as held_out
 
-from .documents import Stream, examples_of, fine_tune
-from .starting import forget_measured
+from .documents import Stream, examples_of
+from .recipe import Natural, Rate, Recipe, forget_measured, new_exits
+from .run import Parts, run_recipe, streamed
 
 
-@dataclass
-class PictureRecipe:
-    """What a training run is, saved beside its result.
+@dataclass(kw_only=True)
+class PictureRecipe(Recipe):
+    """A training run of an OFA on a data set on disk.
 
     Args:
-        task: a name of `tasks.registry.READERS` that an OFA can do.
+        task: a name of `deed.data.registry.READERS` that an OFA can do.
+        data: the data set's folder.
         start: folder of a saved OFA, plain or with early exit; a plain one gets exits, unless `conventional`.
-        batch_size, learning_rate: the original's at 128 and more per step; these are for one device.
-        conventional: train the plain model (last layer's loss only, over the whole vocabulary), for comparison.
+        batch_size: examples per step and process; the original's is 128 and more.
+        learning_rate: peak of a linear warm-up and decay, for so few examples per step.
         eval_count: examples of the validation split scored at the end.
     """
 
-    task: str
-    start: str
-    data: str | None = None
-    steps: int = 10_000
-    batch_size: int = 8
-    learning_rate: float = 5e-5
-    warmup_steps: int = 600
-    weight_decay: float = 0.01
-    adapter: str = "residual_linear"
-    loss: str = "deed"
-    conventional: bool = False
-    bf16: bool = True
-    seed: int = 0
-    save_every: int = 500
-    log_every: int = 50
-    eval_count: int = 200
+    task: str = field(metadata={"help": argparse.SUPPRESS})
+    data: str | None = field(default=None, metadata={"help": argparse.SUPPRESS})
+    start: str = field(metadata={"aliases": "--from"})
+    learning_rate: Rate = 5e-5
+    warmup_steps: Natural = 600
+    eval_count: Natural = 200
 
 
 class PictureStream(Stream):
     """Encoded training examples without end: model inputs and `labels`."""
 
     def encode(self, example: Example, rng: random.Random) -> dict[str, Any] | None:
+        """Model inputs and `labels` of an example; None where it has no answer."""
         asks = READERS[self.recipe.task].asks
         if not example.answers and asks != "refer":
             return None
@@ -107,43 +98,51 @@ def start_pictures(recipe: PictureRecipe) -> tuple[Any, Any]:
     if has_exits:
         model.deed_config.loss = recipe.loss
         forget_measured(model)
-    elif not recipe.conventional:
-        get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=NEVER_EXIT))
+    else:
+        model = new_exits(model, recipe)
     return model.train(), processor
 
 
-def train_pictures(output: Path, recipe: PictureRecipe, limit: int | None = None) -> dict[str, Any]:
-    """Train; continues from the last complete checkpoint in `output` when there is one. Also under `torchrun`.
+def train_pictures(
+    output: Path, recipe: PictureRecipe, limit: int | None = None, minutes: float | None = None
+) -> dict[str, Any]:
+    """Train an OFA on a data set; see `run_recipe`.
 
     Args:
         output: run folder; the model is written to `output/model`.
+        recipe: see `PictureRecipe`.
         limit: use only so many training examples (for tests).
-
-    Returns:
-        `{"steps", "train_loss", "validation": {…}}`.
+        minutes: stop after so many, with a checkpoint.
 
     Raises:
         DataError: unknown task, missing or broken data.
-        ValueError: another recipe in `output`, or a model to go on from that does not fit.
+        ValueError: as `run_recipe`.
     """
     check_task(recipe.task, "ofa")
     next(examples_of(recipe, "train"))  # missing data is told before models are loaded
-    set_seed(recipe.seed)
-    model, processor = start_pictures(recipe)
-    stream = PictureStream(recipe, processor, limit)
+
+    def plan(model: Any, processor: Any, checkpoint: str | None) -> Parts:
+        scores = (lambda: validate(model, processor, recipe)) if recipe.eval_count else None
+        return Parts(PictureStream(recipe, processor, limit), collate(processor, recipe), scores)
+
     # Not every batch has image codes, and all have pictures.
-    return fine_tune(output, recipe, model, stream, collate(processor, recipe), validate, unused=True)
+    return run_recipe(output, recipe, start_pictures, plan, minutes, **streamed(unused=True))
 
 
 def validate(model: Any, processor: Any, recipe: PictureRecipe) -> dict[str, Any]:
-    """The data set's metric on the first `eval_count` validation examples, at full depth; `{"not_scored": why}` where there
-    are none."""
+    """Scores on the first `eval_count` validation examples, at full depth; `{"not_scored": why}` where there are none.
+
+    Args:
+        model: in evaluation mode.
+        processor: the model's.
+        recipe: `task`, `data`, `eval_count`.
+    """
     asks, data = READERS[recipe.task].asks, Path(recipe.data) if recipe.data else None
     if data is not None and data.is_file():
         return {"not_scored": f"{data} is what was trained on; give a folder with a file per split"}
     try:
         metric, examples = held_out(recipe.task, data, "val", "val", recipe.eval_count)
-        kept, [(answers, _)] = ofa_run.answer_all(model.eval(), processor, asks, examples)
+        kept, [(answers, _)] = ofa_run.answer_all(model, processor, asks, examples)
     except DataError as error:  # the model is trained and saved all the same
         return {"not_scored": str(error)}
     if not kept:
