@@ -159,7 +159,7 @@ def test_answers_are_drawn_and_pages_reshuffled(checkpoints, tmp_path):
     "change, message",
     [
         ({"task": "vizwiz"}, "task must be one of"),
-        ({"objective": "guess"}, "objective must be"),
+        ({"objective": "guess"}, "objective: Invalid enum value 'guess'"),
         ({"data": "/nowhere"}, "/nowhere"),
         ({"base": "/nowhere"}, "cannot be loaded"),
         ({"vit": "/nowhere"}, "cannot be loaded"),

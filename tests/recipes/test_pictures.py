@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on(folders, data, tmp_path, monkeypatch):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train_pictures(whole, recipe_of(folders, data))
     with monkeypatch.context() as patch:
-        patch.setattr("deed.recipes.documents.publish", lambda *_: 1 / 0)  # it ends after the last checkpoint
+        patch.setattr("deed.recipes.run.publish", lambda *_: 1 / 0)  # it ends after the last checkpoint
         with pytest.raises(ZeroDivisionError):
             train_pictures(cut, recipe_of(folders, data))
     for path in (cut / "checkpoint-2").iterdir():
@@ -145,20 +145,20 @@ def test_bad_recipes_leave_nothing(folders, data, tmp_path, changes, message):
 
 
 def test_the_command_chooses_the_model(folders, data, tmp_path):
-    given = {"data": data["vqav2"], "start": folders["deed"], "steps": 1, "batch_size": 2, "bf16": False}
-    result = run(tmp_path / "run", "vqav2", given, 4)
+    options = ["--from", str(folders["deed"]), "--steps", "1", "--batch-size", "2", "--no-bf16"]
+    result = run(tmp_path / "run", "vqav2", options, data["vqav2"], limit=4)
     assert result["steps"] == 1 and "vqa_accuracy" in result["validation"]
     recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert recipe["task"] == "vqav2" and recipe["start"] == str(folders["deed"])
-    recorded = {"recipe": tmp_path / "run" / "recipe.json"}  # which names the OFA, and is followed again
-    assert run(tmp_path / "again", "vqav2", {**recorded, "data": data["vqav2"]}, 4)["steps"] == 1
+    # It names task, data and model, and is followed again.
+    assert run(tmp_path / "again", None, [], recorded=tmp_path / "run" / "recipe.json", limit=4)["steps"] == 1
     assert json.loads((tmp_path / "again" / "recipe.json").read_text()) == recipe
     for task, options, message in (
-        ("refcoco", {}, "goes on from a saved OFA"),
-        ("refcoco", {"base": "x", "start": folders["deed"]}, "--task refcoco takes no --base"),
-        ("vqav2", {}, "starts from a T5 checkpoint: give --base .*, or an OFA: --from"),
-        ("vqav2", {"base": "x"}, "--task vqav2 is read from disk"),
+        ("refcoco", [], "goes on from a saved OFA"),
+        ("refcoco", ["--base", "x", "--from", str(folders["deed"])], "--task refcoco takes no --base"),
+        ("vqav2", [], "starts from a T5 checkpoint: give --base .*, or an OFA: --from"),
+        ("vqav2", ["--base", "x"], "--task vqav2 is read from disk"),
     ):
         with pytest.raises(ValueError, match=message):
-            run(tmp_path / "none", task, options, None)
+            run(tmp_path / "none", task, options)
     assert not (tmp_path / "none").exists()

@@ -88,7 +88,7 @@ def checked(kind: type[R], values: dict[str, Any], source: str = "the recipe") -
     except msgspec.ValidationError as error:
         problem, _, place = str(error).partition(" - at `$.")
         name = place.rstrip("`")
-        raise ValueError(f"{source}: {name + ': ' if name else ''}{problem}, got {values.get(name)!r}") from None
+        raise ValueError(f"{source}: {name + ': ' if name else ''}{problem}: {values.get(name)!r}") from None
 
 
 def new_exits(model: Any, recipe: Recipe) -> Any:
