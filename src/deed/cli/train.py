@@ -78,8 +78,10 @@ def report(output: Path, as_json: bool, work: Callable[[], dict[str, Any]]) -> N
     scores = {k: v for k, v in result["validation"].items() if isinstance(v, float)}
     said = "".join(f", {name.replace('_', ' ')} {value:.4f}" for name, value in scores.items())
     recipe, place = json.loads((output / "recipe.json").read_text(encoding="utf-8")), output / "model"
-    held_out = "" if recipe["task"] in FROM_SCRATCH else f" --task {recipe['task']}"
-    held_out += f" --data {recipe['data']}" if recipe.get("data") else ""
+    tasks = [name for name in recipe.get("tasks") or [recipe["task"]] if name not in FROM_SCRATCH]
+    held_out = "".join(f" --task {name}" for name in tasks) + (
+        f" --data {recipe['data']}" if recipe.get("data") else ""
+    )
     then = f"deed calibrate {place}{held_out}"
     if result["steps"] < recipe["steps"]:
         then = f"the same command goes on to step {recipe['steps']}"

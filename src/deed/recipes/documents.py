@@ -7,31 +7,28 @@ Examples stream from the data set's own files; pages without OCR are read by `de
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch.utils.data import IterableDataset
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImageProcessorPil
 
-from deed.constants import IGNORE_INDEX, NEVER_EXIT
 from deed.data.base import Example
 from deed.data.registry import READERS, check_task, read
-from deed.errors import DataError
 from deed.models.latr import LatrForConditionalGeneration, LatrProcessor
 from deed.models.latr.denoising import mask_spans
-from deed.models.shared import pad_lists
 from deed.ocr.words import Word
-from deed.tasks import documents as document_run
-from deed.tasks.held_out import read_words_of
+from deed.tasks.documents import DocumentTask
+from deed.tasks.image_task import read_words_of
+from deed.tasks.loading import load_processor
 
 from .recipe import Count, Natural, Recipe, new_exits
 from .run import Parts, run_recipe, streamed
-
-SHUFFLED = 1000  # examples held to draw from
+from .task_data import ExampleStream, encoder, held_out_scores
 
 
 @dataclass(kw_only=True)
@@ -64,55 +61,29 @@ class DocumentRecipe(Recipe):
     eval_count: Natural = 200
 
 
-class Stream(IterableDataset):
-    """Encoded training examples without end: the data set read again and again, in an order that a seed shuffles.
+def document_stream(recipe: DocumentRecipe, processor: LatrProcessor, limit: int | None = None) -> ExampleStream:
+    """Training examples: questions with answers, or, to denoise, any page with words.
 
     Args:
-        recipe: with `task`, `data` and `seed`; what else `encode` needs.
-        processor: the model's.
+        recipe: `task`, `data`, `objective`, `ocr`, `max_answer`, `seed`.
+        processor: encodes.
         limit: use only so many examples.
     """
+    answer = encoder(DocumentTask(recipe.task), processor)
 
-    def __init__(self, recipe: Any, processor: Any, limit: int | None = None) -> None:
-        self.recipe, self.processor, self.limit = recipe, processor, limit
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        rng = random.Random(self.recipe.seed)
-        while True:
-            used = 0
-            for example in self.shuffled(rng):
-                row = self.encode(example, rng)
-                if row is not None:
-                    used += 1
-                    yield row
-            if not used:
-                raise DataError(f"{self.recipe.data}: the train split of {self.recipe.task} has nothing to train on")
-
-    def shuffled(self, rng: random.Random) -> Iterator[Example]:
-        """The data set once, each example drawn from the next `SHUFFLED`."""
-        held: list[Example] = []
-        for i, example in enumerate(examples_of(self.recipe, "train")):
-            if self.limit is not None and i >= self.limit:
-                break
-            held.append(example)
-            if len(held) > SHUFFLED:
-                yield held.pop(rng.randrange(len(held)))
-        rng.shuffle(held)
-        yield from held
-
-    def encode(self, example: Example, rng: random.Random) -> dict[str, Any] | None:
-        """Model inputs and `labels` of an example; None where there is nothing to learn from it."""
-        if self.recipe.objective == "answer" and not example.answers:
+    def encode(example: Example, rng: random.Random) -> dict[str, Any] | None:
+        if recipe.objective == "answer" and not example.answers:
             return None  # before its page is read for nothing
-        example = with_words(example, self.recipe)
-        if self.recipe.objective == "denoise":
+        example = with_words(example, recipe)
+        if recipe.objective == "denoise":
             if len(example.words) < 2:
                 return None
             words, target = mask_spans(example.words, rng)
             example = replace(example, question="read", words=[Word(*w) for w in words], answers=[target])
-        row = document_run.encode(self.processor, example)
-        labels = self.processor.encode_answer(rng.choice(example.answers))[: self.recipe.max_answer]
-        return {**row, "labels": labels}
+        row = answer(example, rng)
+        return {**row, "labels": row["labels"][: recipe.max_answer]}
+
+    return ExampleStream(lambda: examples_of(recipe, "train"), encode, recipe.seed, limit)
 
 
 def examples_of(recipe: Any, split: str) -> Iterator[Example]:
@@ -129,16 +100,6 @@ def with_words(example: Example, recipe: DocumentRecipe) -> Example:
     return read_words_of(example, recipe.ocr) if READERS[recipe.task].needs_ocr else example
 
 
-def collate(processor: LatrProcessor) -> Any:
-    """Data collator: encoded rows to a padded batch."""
-
-    def join(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        inputs = document_run.inputs_of(processor, [{k: v for k, v in r.items() if k != "labels"} for r in rows])
-        return {**inputs, "labels": pad_lists([r["labels"] for r in rows], IGNORE_INDEX)}
-
-    return join
-
-
 def start_documents(recipe: DocumentRecipe) -> tuple[Any, LatrProcessor]:
     """The model a run starts from, and its processor.
 
@@ -150,7 +111,7 @@ def start_documents(recipe: DocumentRecipe) -> tuple[Any, LatrProcessor]:
             if recipe.vit is not None:
                 raise ValueError("--base is a LaTr++ already, which has its ViT; leave --vit out")
             model: Any = LatrForConditionalGeneration.from_pretrained(recipe.base)
-            processor = document_run.load_processor(Path(recipe.base))
+            processor = load_processor(Path(recipe.base))
             processor.max_length = recipe.max_length
         else:
             model = LatrForConditionalGeneration.from_t5_vit_pretrained(recipe.base, recipe.vit)
@@ -181,34 +142,19 @@ def train_documents(
     check_task(recipe.task, "latr")
     next(examples_of(recipe, "train"))  # missing data is told before models are loaded
 
+    task = DocumentTask(recipe.task)
+
     def plan(model: Any, processor: Any, checkpoint: str | None) -> Parts:
-        scores = (lambda: validate(model, processor, recipe)) if recipe.eval_count else None
-        return Parts(Stream(recipe, processor, limit), collate(processor), scores)
+        def validate() -> dict[str, Any]:
+            with_answers = (example for example in examples_of(recipe, "val") if example.answers)
+            examples = (with_words(example, recipe) for example in itertools.islice(with_answers, recipe.eval_count))
+            return held_out_scores(
+                task, model, processor, examples, count=recipe.eval_count, max_new_tokens=recipe.max_answer
+            )
+
+        collate = functools.partial(task.collate, processor)
+        scored = recipe.eval_count and recipe.objective == "answer"
+        return Parts(document_stream(recipe, processor, limit), collate, validate if scored else None)
 
     # A frozen ViT, or a batch without pictures, has no gradients.
     return run_recipe(output, recipe, start_documents, plan, minutes, **streamed(unused=recipe.vit is not None))
-
-
-def validate(model: Any, processor: LatrProcessor, recipe: DocumentRecipe) -> dict[str, Any]:
-    """Scores on the first `eval_count` validation questions, at full depth; nothing after pre-training.
-
-    Args:
-        model: in evaluation mode.
-        processor: the model's.
-        recipe: `task`, `data`, `eval_count`.
-    """
-    if recipe.objective != "answer":
-        return {}
-    examples = []
-    for example in examples_of(recipe, "val"):
-        if example.answers:
-            examples.append(with_words(example, recipe))
-        if len(examples) == recipe.eval_count:
-            break
-    if not examples:
-        return {}
-    rows = [document_run.encode(processor, example) for example in examples]
-    predictions, _ = document_run.answer(
-        model, processor, rows, None if recipe.conventional else NEVER_EXIT, max_new_tokens=recipe.max_answer
-    )
-    return document_run.score(examples, predictions, READERS[recipe.task].metric)

@@ -10,13 +10,16 @@ from typing import Any, Literal
 
 from transformers import DataCollatorForSeq2Seq
 
-from deed.constants import NEVER_EXIT
-from deed.tasks import g2p, g2p_run
+from deed.data.readers.cmudict import load_split
+from deed.models import small_g2p
+from deed.tasks import g2p
+from deed.tasks.loading import load_saved
 from deed.training.callbacks import DropoutWindow
 from deed.training.trainer import DeedTrainer
 
 from .recipe import Count, Natural, Rate, Recipe, Share, Width, forget_measured, new_exits
 from .run import Parts, run_recipe
+from .task_data import held_out_scores
 
 
 @dataclass(kw_only=True)
@@ -68,7 +71,8 @@ def train_g2p(
         limit: use only so many training words (for tests).
         minutes: stop after so many, with a checkpoint.
     """
-    rows, held_out = g2p.load_split("train", data)[:limit], g2p.load_split("validation", data)[:limit]
+    rows, held_out = load_split("train", data)[:limit], load_split("validation", data)[:limit]
+    task = g2p.G2pTask()
     answers = [listed for _, listed in held_out]
 
     def plan(model: Any, tokenizer: Any, checkpoint: str | None) -> Parts:
@@ -79,9 +83,8 @@ def train_g2p(
             return g2p.score_ids(prediction.predictions, answers, tokenizer)
 
         def validate() -> dict[str, Any]:
-            words = [word for word, _ in held_out]
-            found, _ = g2p_run.answer(model, tokenizer, words, NEVER_EXIT)
-            return g2p.score(found, answers)
+            examples = task.examples("validation", limit, data)
+            return held_out_scores(task, model, tokenizer, examples, count=len(held_out))
 
         trainer = functools.partial(
             DeedTrainer,
@@ -91,9 +94,7 @@ def train_g2p(
         )
         window = DropoutWindow(recipe.dropout, recipe.dropout_start, recipe.dropout_stop)
         collator = DataCollatorForSeq2Seq(tokenizer, model=model)
-        return Parts(
-            train_set, collator, validate if held_out and not recipe.conventional else None, trainer, [window]
-        )
+        return Parts(train_set, collator, validate if held_out else None, trainer, [window])
 
     return run_recipe(
         output,
@@ -120,9 +121,9 @@ def start_g2p(recipe: G2pRecipe) -> tuple[Any, Any]:
             raise ValueError(
                 f"--from needs the folder of a saved deed model, and no --conventional; got {recipe.start}"
             )
-        model, tokenizer = g2p_run.load(Path(recipe.start))
+        model, tokenizer = load_saved(Path(recipe.start))
         forget_measured(model)
         return model, tokenizer
-    tokenizer = g2p.build_tokenizer()
-    model = g2p.build_model(tokenizer, recipe.n_layers, recipe.d_model, recipe.d_ff, recipe.dropout)
+    tokenizer = small_g2p.build_tokenizer()
+    model = small_g2p.build_model(tokenizer, recipe.n_layers, recipe.d_model, recipe.d_ff, recipe.dropout)
     return new_exits(model, recipe), tokenizer

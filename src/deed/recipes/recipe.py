@@ -13,7 +13,8 @@ from msgspec import Meta
 from deed.config import DeedConfig
 from deed.constants import NEVER_EXIT
 from deed.modeling.loading import from_pretrained
-from deed.modeling.model import get_deed_model
+from deed.modeling.model import DeedMixin, get_deed_model
+from deed.tasks.task import Task
 from deed.utils.quiet import quiet
 
 Count = Annotated[int, Meta(ge=1)]
@@ -138,6 +139,26 @@ def started(recipe: Any, kind: Any) -> Any:
     if not recipe.conventional:
         forget_measured(model)
     return model
+
+
+def go_on_from(folder: Path, task: Task, recipe: Recipe) -> tuple[Any, Any]:
+    """A saved model to be trained on, in training mode, and its processor; a plain one gets exits, unless the training is
+    conventional.
+
+    Args:
+        folder: written by `save_pretrained`.
+        task: loads it.
+        recipe: `adapter`, `loss`, `conventional`.
+
+    Raises:
+        DeedLoadError: not the folder of a saved model, or a damaged one.
+    """
+    model, processor = task.load(folder, plain=True)
+    if not isinstance(model, DeedMixin):
+        return new_exits(model, recipe).train(), processor
+    model.deed_config.loss = recipe.loss
+    forget_measured(model)
+    return model.train(), processor
 
 
 def forget_measured(model: Any) -> None:
