@@ -75,8 +75,17 @@ def report(output: Path, as_json: bool, work: Callable[[], dict[str, Any]]) -> N
     if as_json:
         typer.echo(json.dumps(result))
         return
-    scores = {k: v for k, v in result["validation"].items() if isinstance(v, float)}
-    said = "".join(f", {name.replace('_', ' ')} {value:.4f}" for name, value in scores.items())
+    found = result["validation"]
+    parts = {f"{task} ": scores for task, scores in found.items() if isinstance(scores, dict) and task != "by_kind"}
+    said = "".join(
+        f", {part}{name.replace('_', ' ')} {value:.4f}"
+        for part, scores in ({"": found} | parts).items()
+        for name, value in scores.items()
+        if isinstance(value, float)
+    )
+    for scores in ({"": found} | parts).values():
+        if "not_scored" in scores:
+            typer.echo(scores["not_scored"], err=True)
     recipe, place = json.loads((output / "recipe.json").read_text(encoding="utf-8")), output / "model"
     tasks = [name for name in recipe.get("tasks") or [recipe["task"]] if name not in FROM_SCRATCH]
     held_out = "".join(f" --task {name}" for name in tasks) + (
@@ -114,13 +123,14 @@ def run(
     from deed.training.run_folder import read_recipe
 
     values = read_recipe(recorded) if recorded else {}
-    task = task or str(values.get("task") or "g2p")
+    task = task or str(values.get("task") or (values.get("tasks") or ["g2p"])[0])
     kinds = recipes_of(task)
     named = {word.partition("=")[0] for word in options} | {"--from" for _ in [0] if values.get("start")}
     # A data set that both models can do: --from names an OFA, --base a T5.
     kind, follow = kinds[-1] if "--from" in named else kinds[0]
     own_data = {} if data is None or task == "g2p" else {"data": str(data)}
-    recipe = recipe_of(kind, task, options, {**values, "task": task, **own_data}, recorded)
+    name = {"tasks": [task]} if "tasks" in kind.__dataclass_fields__ else {"task": task}
+    recipe = recipe_of(kind, task, options, {**values, **name, **own_data}, recorded)
     more: dict[str, Any] = {"data": data} if task == "g2p" else {}
     return follow(output, recipe, limit=limit, minutes=minutes, **more)
 
@@ -132,6 +142,7 @@ def recipes_of(task: str) -> list[tuple[Any, Callable[..., dict[str, Any]]]]:
         ValueError: an unknown task.
     """
     from deed.data.registry import READERS
+    from deed.tasks.task import get_task
 
     if task == "g2p":
         from deed.recipes.g2p import G2pRecipe, train_g2p
@@ -146,7 +157,10 @@ def recipes_of(task: str) -> list[tuple[Any, Callable[..., dict[str, Any]]]]:
 
         return [(ScenesRecipe, train_scenes)]
     if task not in READERS:
-        raise ValueError(f"--task must be one of {', '.join((*FROM_SCRATCH, *READERS))}, got {task!r}")
+        get_task(task)  # or it says which tasks there are
+        from deed.recipes.fine_tune import FineTuneRecipe, fine_tune
+
+        return [(FineTuneRecipe, fine_tune)]
     from deed.recipes.documents import DocumentRecipe, train_documents
     from deed.recipes.pictures import PictureRecipe, train_pictures
 
@@ -200,6 +214,8 @@ def recipe_of(kind: Any, task: str, options: list[str], values: dict[str, Any], 
     values = {**values, **vars(given)}
     if kind.__name__ == "PictureRecipe" and not values.get("start"):
         raise ValueError(f"--task {task} goes on from a saved OFA (`deed convert ofa` makes one): give --from")
+    if kind.__name__ == "FineTuneRecipe" and not values.get("start"):
+        raise ValueError(f"--task {task} goes on from a saved model: give --from")
     if kind.__name__ == "DocumentRecipe" and not values.get("base"):
         other = ", or an OFA: --from" if len(recipes_of(task)) > 1 else ""
         raise ValueError(f"--task {task} starts from a T5 checkpoint: give --base (and --vit for pictures){other}")

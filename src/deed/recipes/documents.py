@@ -145,12 +145,13 @@ def train_documents(
     task = DocumentTask(recipe.task)
 
     def plan(model: Any, processor: Any, checkpoint: str | None) -> Parts:
-        def validate() -> dict[str, Any]:
+        def held_out() -> Iterator[Example]:
             with_answers = (example for example in examples_of(recipe, "val") if example.answers)
-            examples = (with_words(example, recipe) for example in itertools.islice(with_answers, recipe.eval_count))
-            return held_out_scores(
-                task, model, processor, examples, count=recipe.eval_count, max_new_tokens=recipe.max_answer
-            )
+            return (with_words(example, recipe) for example in itertools.islice(with_answers, recipe.eval_count))
+
+        def validate() -> dict[str, Any]:
+            options = {"count": recipe.eval_count, "max_new_tokens": recipe.max_answer}
+            return held_out_scores(task, model, processor, held_out, **options)
 
         collate = functools.partial(task.collate, processor)
         scored = recipe.eval_count and recipe.objective == "answer"

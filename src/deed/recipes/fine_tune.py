@@ -11,7 +11,7 @@ import functools
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from deed.errors import DataError
 from deed.modeling.model import DeedMixin, get_deed_model
 from deed.tasks.task import Task, tasks_of
 
-from .recipe import Natural, Recipe, go_on_from
+from .recipe import Natural, Recipe, checked, go_on_from
 from .run import Parts, run_recipe, streamed
 from .task_data import ExampleStream, encoder, held_out_scores
 
@@ -93,6 +93,7 @@ def fine_tune(
         DataError: a task that there is not, or not for this model; missing or broken data.
         ValueError: as `run_recipe`.
     """
+    recipe = checked(FineTuneRecipe, asdict(recipe))
     tasks = tasks_of(Path(recipe.start), recipe.tasks)
     recipe = replace(recipe, tasks=[task.name for task in tasks])
     data = Path(recipe.data) if recipe.data else None
@@ -104,7 +105,7 @@ def fine_tune(
         def validate() -> dict[str, Any]:
             found = {}
             for task in tasks:
-                held_out = task.examples(task.validation_split, recipe.eval_count, data)
+                held_out = functools.partial(task.examples, task.validation_split, recipe.eval_count, data)
                 found[task.name] = held_out_scores(
                     task, model, processor, held_out, (NEVER_EXIT, EARLY), recipe.eval_count
                 )

@@ -83,7 +83,7 @@ def train_g2p(
             return g2p.score_ids(prediction.predictions, answers, tokenizer)
 
         def validate() -> dict[str, Any]:
-            examples = task.examples("validation", limit, data)
+            examples = functools.partial(task.examples, "validation", limit, data)
             return held_out_scores(task, model, tokenizer, examples, count=len(held_out))
 
         trainer = functools.partial(

@@ -97,17 +97,17 @@ def run_recipe(
             processing_class=processor,
             callbacks=[*parts.callbacks, *([TimeLimit(minutes)] if minutes else [])],
         )
-        result = trainer.train(resume_from_checkpoint=checkpoint)
+        step, loss = trainer.train_or_restore(checkpoint)
         validation: dict[str, Any] = {}
         if trainer.is_world_process_zero():
             folder = publish(model, processor, output, recipe, [*parts.log, *trainer.state.log_history])
             if parts.finish is not None:
                 parts.finish(folder)
             if parts.validate is not None:
-                say(f"step {result.global_step}: model saved in {folder}; scoring it on held-out examples")
+                say(f"step {step}: model saved in {folder}; scoring it on held-out examples")
                 model.eval()
                 validation = parts.validate()
-    return {"steps": result.global_step, "train_loss": result.training_loss, "validation": validation}
+    return {"steps": step, "train_loss": loss, "validation": validation}
 
 
 def say(message: str) -> None:

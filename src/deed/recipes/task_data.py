@@ -75,7 +75,7 @@ def held_out_scores(
     task: Task,
     model: Any,
     processor: Any,
-    examples: Iterable[Any],
+    examples: Callable[[], Iterable[Any]],
     thresholds: tuple[float, ...] = (NEVER_EXIT,),
     count: int | None = None,
     **options: Any,
@@ -87,14 +87,20 @@ def held_out_scores(
         task: whose metric it is.
         model: in evaluation mode; a plain one is scored at full depth only.
         processor: as `task.load` gives it.
-        examples: held out, with right answers.
+        examples: gives held-out ones, with right answers.
         thresholds: exit thresholds, full depth first.
         count: how many examples there are, for the bar.
         options: of `generate()`.
+
+    Returns:
+        Scores by name, or `{"not_scored": why}`: the model is trained and saved all the same.
     """
     passes = len(thresholds)
     with tqdm(total=None if count is None else count * passes, desc=f"scoring {task.name}", leave=False) as bar:
-        n, results = evaluate_task(task, model, processor, examples, thresholds, bar.update, **options)
+        try:
+            n, results = evaluate_task(task, model, processor, examples(), thresholds, bar.update, **options)
+        except ValueError as error:  # a DataError, or too few examples for the metric
+            return {"not_scored": f"{task.name} cannot be scored: {error}"}
     if not n:
         return {"not_scored": f"{task.name} has no examples with answers in its {task.validation_split} split"}
     scores = {key: value for key, value in results[0].items() if key not in ("threshold", "mean_depth")}

@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import SequentialSampler
-from transformers import Seq2SeqTrainer
+from transformers import Seq2SeqTrainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from deed.modeling.loading import load_exits_into
 from deed.modeling.model import DeedMixin
@@ -71,6 +73,23 @@ class DeedTrainer(Seq2SeqTrainer):
                 logs[f"exit_loss_{depth}"] = round(value, 4)
             self._exit_losses, self._exit_batches = None, 0
         super().log(logs, start_time)
+
+    def train_or_restore(self, checkpoint: str | None) -> tuple[int, float | None]:
+        """Train, going on from a checkpoint where there is one; one of the last step is only read back (Trainer would take a
+        step too many with a data set that streams).
+
+        Returns:
+            The step reached, and the mean training loss; of a finished run the last one logged.
+        """
+        if checkpoint is not None:
+            state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+            if state.global_step >= self.args.max_steps > 0:
+                self._restore(checkpoint)
+                self.state = state
+                losses = [row["loss"] for row in state.log_history if "loss" in row]
+                return state.global_step, losses[-1] if losses else None
+        result = self.train(resume_from_checkpoint=checkpoint)
+        return result.global_step, result.training_loss
 
     # Trainer reads a checkpoint's tensors by their names on disk, which for some modules (ViT) are older ones than the
     # model's, and keeps fresh weights where it finds none; `from_pretrained` knows both names, and the exits' file.
