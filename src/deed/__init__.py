@@ -88,5 +88,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-_register = importlib.import_module(f"{__name__}.models").register_all
-_register()
+importlib.import_module(f"{__name__}.models.registration").register_lazily()

@@ -11,13 +11,14 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from deed import DeedConfig, get_deed_model
+import deed as deed_package
+from deed import DeedConfig, __version__, get_deed_model
 from deed.cli.demo import CHECKPOINT
 from deed.cli.train import recipe_of
 from deed.recipes.page_batches import PagesRecipe
 from deed.recipes.scene_batches import ScenesRecipe
 from deed.tasks import g2p
-from deed.training.run_folder import read_recipe
+from deed.utils.files import read_json
 
 VERBS = ["demo", "ask", "train", "tune", "calibrate", "evaluate", "bench", "convert"]
 
@@ -41,6 +42,31 @@ def model_folder(tmp_path_factory):
 def test_help_lists_the_verbs():
     done = deed("--help")
     assert done.returncode == 0 and all(verb in done.stdout for verb in VERBS)
+
+
+def test_version():
+    done = deed("--version")
+    assert done.returncode == 0 and done.stdout.strip() == f"deed {__version__}"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], [], ["evaluate", "--help"], ["bench", "speed", "--help"]]
+)
+def test_help_starts_without_torch(arguments):
+    """Loading PyTorch and Transformers takes seconds; help and version must not wait for them."""
+    program = (
+        "import atexit, sys; import deed.cli; sys.argv = ['deed', *sys.argv[1:]]\n"
+        "heavy = ('torch', 'transformers', 'numpy', 'PIL', 'matplotlib', 'tokenizers')\n"
+        "atexit.register(lambda: print('loaded', [name for name in heavy if name in sys.modules]))\n"
+        "deed.cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.stdout.strip().splitlines()[-1] == "loaded []", done.stdout + done.stderr
+
+
+def test_public_names_are_listed_and_found():
+    assert dir(deed_package) == sorted(deed_package.__all__)
+    assert all(hasattr(deed_package, name) for name in deed_package.__all__)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -73,9 +99,9 @@ def test_a_recorded_recipe_is_followed(tmp_path):
     path.write_text(json.dumps(asdict(ScenesRecipe(steps=7, naming_share=0.05, start="elsewhere"))))
     options = ["--steps", "9", "--from", "here"]
     expected = ScenesRecipe(steps=9, naming_share=0.05, start="here")
-    assert recipe_of(ScenesRecipe, "scenes", options, read_recipe(path)) == expected
+    assert recipe_of(ScenesRecipe, "scenes", options, read_json(path, ValueError)) == expected
     for text, message in (
-        ("[1]", "a JSON object is needed, got a list"),
+        ("[1]", "expected a JSON object, got list"),
         ("{", "cannot be read"),
         ('{"steps": "many"}', "steps: Expected `int`, got `str`: 'many'"),
         ('{"steps": 0}', "steps: Expected `int` >= 1: 0"),
@@ -87,9 +113,9 @@ def test_a_recorded_recipe_is_followed(tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=re.escape(message)):
-            recipe_of(ScenesRecipe, "scenes", [], read_recipe(path))
+            recipe_of(ScenesRecipe, "scenes", [], read_json(path, ValueError))
     path.write_text('{"mastery": 0.3, "note": "what happened", "base": null}')  # as older versions wrote them
-    assert recipe_of(PagesRecipe, "pages", [], read_recipe(path)).curriculum_loss == 0.3
+    assert recipe_of(PagesRecipe, "pages", [], read_json(path, ValueError)).curriculum_loss == 0.3
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,11 @@ def test_a_string_is_not_a_list_of_answers(metric):
         ("abdc", ["abcd"], 0.5),  # two edits: swapping neighbours is not one (0.75)
         ("abxd", ["abcd"], 0.75),  # replacing is one edit, not two (0.5)
         ("ab", ["zz", "ab", "ac"], 1),  # the nearest, not the first or the mean
-        ("", [""], 0),  # not a division by zero, nor 1
-        ("  ", ["", "a"], 0),
+        ("", [""], 1),  # equal; not a division by zero
+        ("  ", ["", "a"], 1),
+        ("12\nMarch", ["12 March"], 1),  # not 7/8: runs of white space are joined
+        ("12 \t March", ["12 march"], 1),
+        ("abc  d", ["abc x"], 1 - 1 / 6),  # but they count in the length: not 1 - 1/5
         ("a", [""], 0),
         ("", ["a"], 0),
         ("a b", ["ab"], 1 - 1 / 3),  # inner white space counts
@@ -64,6 +67,53 @@ def test_anls(prediction, references, expected):
 def test_anls_is_the_mean_after_the_threshold():
     predictions, references = ["ab", "abc", "x"], [["ac"], ["abxyz"], ["x"]]
     assert anls(predictions, references) == pytest.approx((0.5 + 0 + 1) / 3)  # not (0.5 + 0.4 + 1) / 3
+
+
+def test_anls_is_the_challenges_script():
+    """The distance of joined lower-case texts over the length of the raw upper-case ones, on texts of all sorts."""
+
+    def script(prediction, answers):
+        values = []
+        for answer in answers:
+            one, other = " ".join(answer.strip().lower().split()), " ".join(prediction.strip().lower().split())
+            length = max(len(answer.upper()), len(prediction.upper()))
+            values.append(distance(one, other) / length if length else 0.0)
+        return 1 - min(values) if 1 - min(values) >= 0.5 else 0
+
+    def distance(one, other):
+        row = list(range(len(one) + 1))
+        for i, letter in enumerate(other, 1):
+            row, before = [i], row
+            for j, own in enumerate(one):
+                row.append(before[j] if own == letter else 1 + min(before[j], before[j + 1], row[-1]))
+        return row[-1]
+
+    texts = [
+        "",
+        " ",
+        "a",
+        "A b",
+        "a  b",
+        "a\nb ",
+        "stra\u00dfe",
+        "STRASSE",
+        "12 March",
+        "12\nMarch",
+        "March 12",
+        "12 Marsh",
+    ]
+    for prediction in texts:
+        for reference in texts:
+            answers = [reference, "12 March 1999"]
+            assert anls_each([prediction], [answers]) == [pytest.approx(script(prediction, answers))]
+
+
+def test_ofas_vqa_score():
+    confidences = [{"no": 0.6, "yes": 0.3}, {"2": 1.0}, {"2": 1.0}]
+    assert metrics.ofa_vqa_score_each(["yes", "2", "two"], confidences) == [0.3, 1.0, 0.0]
+    assert metrics.ofa_vqa_score(["yes", "2", "two"], confidences) == pytest.approx(1.3 / 3)
+    with pytest.raises(ValueError, match="as many confidences as predictions, got 3 and 1"):
+        metrics.ofa_vqa_score(["yes"], confidences)
 
 
 def test_exact_match():

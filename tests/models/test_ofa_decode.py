@@ -13,7 +13,6 @@ from conftest import VOCAB
 from deed import DeedConfig, FixedSchedule
 from deed.engine import masks
 from deed.families.ofa import OFAWithSource
-from deed.models.ofa import register
 from recording import DEVICE, using
 from test_decode import MODES, compare
 
@@ -222,7 +221,6 @@ def test_deep_supervision_reaches_every_exit():
 
 
 def test_saved_and_loaded(tmp_path):
-    register()
     model, batch = ofa_model(dtype=torch.float32), ofa_batch(dtype=torch.float32)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     model.save_pretrained(tmp_path)

@@ -18,7 +18,7 @@ from deed.training.run_folder import (
     check_recipe,
     last_complete_checkpoint,
     locked,
-    remove_incomplete_checkpoints,
+    remove_incomplete,
     write_recipe,
 )
 
@@ -93,7 +93,7 @@ def test_only_whole_checkpoints_count(tmp_path):
     (tmp_path / "checkpoint-notes").mkdir()
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20")
     assert (tmp_path / "checkpoint-100").is_dir()
-    remove_incomplete_checkpoints(tmp_path)
+    remove_incomplete(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-20", "checkpoint-3", "checkpoint-notes"]
 
 
@@ -105,7 +105,7 @@ def test_a_run_folder_keeps_to_its_recipe(tmp_path):
     check_recipe(tmp_path, recipe)
     with pytest.raises(ValueError, match="another steps"):
         check_recipe(tmp_path, G2pRecipe(steps=13))
-    for text, message in (("[1]", "a JSON object is needed, got a list"), ("{", "cannot be read")):
+    for text, message in (("[1]", "expected a JSON object, got list"), ("{", "cannot be read")):
         (tmp_path / "recipe.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             check_recipe(tmp_path, recipe)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import multiprocessing
 import time
 import warnings
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from deed.utils.files import read_json, write_json
 
 from .shapes import NotAvailable, Scene
 from .subjects import Subject, Timing, check_baseline
@@ -193,7 +194,7 @@ def plain_folder(scene: Scene) -> Path:
     extra = {"attn_implementation": "eager", "normalize_before": False}
     # Its loop forbids the end token up to the length asked for; so let that be one that no model says.
     ends = {"eos_token_id": config.pad_token_id}
-    path.write_text(json.dumps({**extra, **json.loads(path.read_text(encoding="utf-8")), **ends}), encoding="utf-8")
+    write_json(path, {**extra, **read_json(path), **ends})
     return folder
 
 

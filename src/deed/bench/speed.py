@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
-import json
 import shlex
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 
+from deed.utils.files import read_json
 from deed.utils.timing import interleave, machine, now, spread, versions
 
 from .costs import Memory, asks_on_the_way, describe, step_bytes, step_counts
@@ -284,11 +284,8 @@ def read_report(path: Path) -> dict[str, Any]:
     """Raises:
     ValueError: not a result of `deed bench speed`.
     """
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--compare {path} cannot be read: {error}") from None
-    if not isinstance(report, dict) or report.get("kind") != "speed" or "rows" not in report:
+    report: dict[str, Any] = read_json(path, ValueError)
+    if report.get("kind") != "speed" or "rows" not in report:
         raise ValueError(f"--compare {path} is not a result of `deed bench speed`")
     return report
 

@@ -83,11 +83,10 @@ def check_scenes(count: int) -> None:
 
 def take_sample(processor: Any, count: int, bars: Any) -> Sample:
     """Draw the scenes and encode what is asked about them: by turns a known one, an unseen one, one of easy-vqa."""
-    from PIL import Image
-
     from deed.data.synthetic import scenes
     from deed.report.sheets import picture_uri
     from deed.tasks.scenes import encode
+    from deed.utils.images import load_image
 
     bar = bars.add_task("drawing scenes", total=count)
     sample = Sample()
@@ -105,8 +104,7 @@ def take_sample(processor: Any, count: int, bars: Any) -> Sample:
                 seen = row["patch_images"] if seen is None else seen
                 sample.asked.append(Asked(task, example, {**row, "patch_images": seen}, place, name))
         name = f"{EASY_VQA}/{easy.image.stem}"
-        with Image.open(easy.image) as file:
-            easy = replace(easy, image=file.convert("RGB"))
+        easy = replace(easy, image=load_image(easy.image))
         sample.small[name] = picture_uri(easy.image)
         sample.asked.append(Asked("easyvqa", easy, encode(processor, "easyvqa", easy), EASY_VQA, name))
         bars.advance(bar)

@@ -120,9 +120,9 @@ def run(
     Raises:
         ValueError: an unknown task, an option that it does not take, one that it needs.
     """
-    from deed.training.run_folder import read_recipe
+    from deed.utils.files import read_json
 
-    values = read_recipe(recorded) if recorded else {}
+    values = read_json(recorded, ValueError) if recorded else {}
     task = task or str(values.get("task") or (values.get("tasks") or ["g2p"])[0])
     kinds = recipes_of(task)
     named = {word.partition("=")[0] for word in options} | {"--from" for _ in [0] if values.get("start")}

@@ -52,19 +52,19 @@ def anls(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> flo
 def anls_each(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """1 - edit distance / length of the longer, to the nearest reference; 0 where that is below 0.5.
 
-    Lower case, outer white space stripped. An empty prediction scores 0, against an empty reference too. As DocVQA and
-    ST-VQA are scored (Biten et al. 2019, arXiv 1905.13648).
+    As the challenge's own script scores DocVQA (rrc.cvc.uab.es, challenge 17; Biten et al. 2019, arXiv 1905.13648): the
+    distance is that of the texts in lower case with runs of white space joined, the length that of the texts as they are
+    (in upper case, where letters like ß are two). Two empty texts are equal.
     """
     from rapidfuzz.distance import Levenshtein
 
     def similarity(prediction: str, reference: str) -> float:
-        if not prediction:
-            return 0.0
-        return 1 - Levenshtein.distance(prediction, reference) / max(len(prediction), len(reference))
+        length = max(len(prediction.upper()), len(reference.upper()))
+        return 1 - Levenshtein.distance(_joined(prediction), _joined(reference)) / length if length else 1.0
 
     scores = []
     for prediction, refs in pairs(predictions, references):
-        best = max(similarity(_plain(prediction), _plain(ref)) for ref in refs)
+        best = max(similarity(prediction, ref) for ref in refs)
         scores.append(best if best >= ANLS_THRESHOLD else 0.0)
     return scores
 
@@ -117,6 +117,26 @@ def vqa_accuracy_each(
         # Left out is either one of the n that agree or one of the rest.
         scores.append((n * min(1, (n - 1) / 3) + (total - n) * min(1, n / 3)) / total)
     return scores
+
+
+def ofa_vqa_score(predictions: Sequence[str], confidences: Sequence[Mapping[str, float]]) -> float:
+    """OFA's own VQA score, 0..1: the mean of `ofa_vqa_score_each`."""
+    return mean(ofa_vqa_score_each(predictions, confidences))
+
+
+def ofa_vqa_score_each(predictions: Sequence[str], confidences: Sequence[Mapping[str, float]]) -> list[float]:
+    """OFA's own VQA score: the confidence that goes with exactly the predicted answer, 0 where there is none.
+
+    Args:
+        predictions: an answer per question.
+        confidences: per question its answers' confidences (`extra["confidences"]` of OFA's own files).
+
+    Raises:
+        ValueError: no predictions, or not as many confidences.
+    """
+    if not predictions or len(predictions) != len(confidences):
+        raise ValueError(f"need as many confidences as predictions, got {len(confidences)} and {len(predictions)}")
+    return [float(given.get(text, 0.0)) for text, given in zip(predictions, confidences, strict=True)]
 
 
 def field_f1(predictions: Sequence[str], references: Sequence[Any]) -> float:
@@ -189,6 +209,10 @@ def _f1(hits: int, predicted: int, wanted: int) -> float:
 
 def _plain(text: str) -> str:
     return text.strip().lower()
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 def mean(scores: Sequence[float]) -> float:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from deed.errors import DeedLoadError
+from deed.utils.files import atomic_write, read_json, write_json
 
 EXITS_FILE = "deed_exits.safetensors"
 PREFIX = "deed_exits."
@@ -37,16 +36,8 @@ def save_pretrained(
         if folder.is_file():
             raise DeedLoadError(f"{folder} is a file; save_pretrained needs a folder")
         folder.mkdir(parents=True, exist_ok=True)
-        # To a temporary name first, so that an interrupted save leaves the old file or none.
-        handle, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
-        os.close(handle)
-        try:
-            save_file(exits, name, metadata={"format": "pt"})
-            os.chmod(name, 0o644)
-            os.replace(name, folder / EXITS_FILE)
-        finally:
-            if os.path.exists(name):
-                os.unlink(name)
+        with atomic_write(folder / EXITS_FILE) as temporary:
+            save_file(exits, temporary, metadata={"format": "pt"})
     hub_options = {k: kwargs.pop(k) for k in ("repo_id", "commit_message", "private", "create_pr") if k in kwargs}
     base_save(save_directory, is_main_process=is_main_process, state_dict=base, **kwargs)
     if push_to_hub:
@@ -62,11 +53,5 @@ def save_deed_config(model: Any, folder: str | os.PathLike[str]) -> None:
         DeedLoadError: the folder has no readable `config.json`.
     """
     path = Path(folder) / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DeedLoadError(f"{path} cannot be read as JSON: {error}") from None
-    values["deed_config"] = model.deed_config.to_dict()
-    temporary = path.with_name("config.json.tmp")
-    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    values = {**read_json(path, DeedLoadError), "deed_config": model.deed_config.to_dict()}
+    write_json(path, values, sort_keys=True)

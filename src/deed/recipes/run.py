@@ -21,7 +21,7 @@ from deed.training.run_folder import (
     last_complete_checkpoint,
     locked,
     publish,
-    remove_incomplete_checkpoints,
+    remove_incomplete,
     write_recipe,
 )
 from deed.training.trainer import DeedTrainer
@@ -85,7 +85,7 @@ def run_recipe(
         with settings.main_process_first():
             if settings.process_index == 0:
                 write_recipe(output, recipe)
-                remove_incomplete_checkpoints(output)
+                remove_incomplete(output)
             checkpoint = last_complete_checkpoint(output)
             processor = same_processor(output, processor)
             parts = plan(model, processor, checkpoint)
@@ -100,9 +100,8 @@ def run_recipe(
         step, loss = trainer.train_or_restore(checkpoint)
         validation: dict[str, Any] = {}
         if trainer.is_world_process_zero():
-            folder = publish(model, processor, output, recipe, [*parts.log, *trainer.state.log_history])
-            if parts.finish is not None:
-                parts.finish(folder)
+            log = [*parts.log, *trainer.state.log_history]
+            folder = publish(model, processor, output, recipe, log, parts.finish)
             if parts.validate is not None:
                 say(f"step {step}: model saved in {folder}; scoring it on held-out examples")
                 model.eval()

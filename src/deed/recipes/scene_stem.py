@@ -9,7 +9,6 @@ these are discarded.
 from __future__ import annotations
 
 import copy
-import json
 import random
 import sys
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from deed.constants import IGNORE_INDEX
 from deed.data.synthetic import scenes
 from deed.models.ofa.small import PICTURE
 from deed.models.ofa.stem import OFAStem
+from deed.utils.files import atomic_write, read_json, write_json
 
 from .easy_vqa import SHAPES, Pictures, turned
 from .scene_batches import ScenesRecipe, enlarged, scene_source
@@ -107,15 +107,14 @@ def pretrained_stem(model: Any, output: Path, recipe: ScenesRecipe, pictures: Pi
         for row in pretrain_stem(stem, config.stem_widths[-1], recipe, pictures):
             print(row, file=sys.stderr, flush=True)
             rows.append(row)
-        log.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        temporary = weights.with_suffix(".tmp")
+        write_json(log, rows)
         kept = {k: v.contiguous() for k, v in stem.state_dict().items() if not k.endswith("num_batches_tracked")}
-        save_file(kept, temporary)
-        temporary.replace(weights)
+        with atomic_write(weights) as temporary:
+            save_file(kept, temporary)
     own = model.get_encoder().embed_images
     own.load_state_dict(load_file(weights))
     own.requires_grad_(False)
-    found: list[dict[str, float]] = json.loads(log.read_text(encoding="utf-8"))
+    found: list[dict[str, float]] = read_json(log, ValueError, list)
     return found
 
 

@@ -7,12 +7,12 @@ The page loads nothing from anywhere: charts are matplotlib SVGs, inlined, whose
 from __future__ import annotations
 
 import io
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from deed.utils.files import atomic_write, write_json
 
 from . import depth_colours, depth_runs, threshold_text
 
@@ -65,20 +65,12 @@ def write_report(
         ValueError: matplotlib or jinja2 is missing.
         OSError: the folder cannot be written.
     """
-    files = {
-        "report.json": json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.html": render(results, pictures, thumbs),
-    }
+    page = render(results, pictures, thumbs)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = {name: folder / f"{name}.{os.getpid()}.tmp" for name in files}
-    try:
-        for name, text in files.items():
-            temporary[name].write_text(text, encoding="utf-8")
-        for name, path in temporary.items():
-            path.replace(folder / name)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
+    # One inside the other, so that where one cannot be written, neither is.
+    with atomic_write(folder / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+        write_json(folder / "report.json", results, indent=1, ensure_ascii=False, allow_nan=False)
     return folder / "report.html"
 
 

@@ -94,7 +94,7 @@ def without_picture(example: Example) -> Example:
 
 def as_picture(image: Any) -> Any:
     """A path or a picture, as an RGB picture."""
-    from deed.ocr import load_image
+    from deed.utils.images import load_image
 
     return load_image(image) if isinstance(image, (str, Path)) else image
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from deed.data.base import Example
-from deed.data.readers.ofa_tsv import vqa_score_each
 from deed.metrics import text as metrics
 from deed.metrics.boxes import box_accuracy_each
 from deed.metrics.caption_words import words
@@ -44,7 +43,7 @@ def score_each(
     if metric == "vqa_accuracy":
         return metrics.vqa_accuracy_each(texts, references)
     if metric == "ofa_vqa_score":
-        return vqa_score_each(texts, [example.extra["confidences"] for example in examples])
+        return metrics.ofa_vqa_score_each(texts, [example.extra["confidences"] for example in examples])
     return metrics.exact_match_each(texts, references)
 
 

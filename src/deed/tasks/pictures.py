@@ -22,6 +22,7 @@ from deed.modeling.model import DeedMixin
 from deed.models.ofa import Candidates, OFAForConditionalGeneration, OFAProcessor, build_candidates, prompts
 from deed.models.shared import pad_lists
 from deed.policies.policy import ExitPolicy
+from deed.utils.images import load_image
 
 from .picture_scores import BEST, score_each
 
@@ -63,17 +64,11 @@ def opened(example: Example) -> Example:
     Raises:
         DataError: a picture that cannot be read.
     """
-    from PIL import Image
-
     picture = example.image
     if picture is None:
         raise DataError(f"example {example.id!r} has no picture; OFA is asked about pictures")
     if isinstance(picture, (str, Path)):
-        try:
-            with Image.open(picture) as file:
-                picture = file.convert("RGB")
-        except Exception as error:  # Pillow's decoders fail in many ways
-            raise DataError(f"{picture}: cannot be read as a picture: {' '.join(str(error).split())}") from None
+        picture = load_image(picture)
     return replace(example, image=picture, extra={"size": picture.size, **example.extra})
 
 

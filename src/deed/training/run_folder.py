@@ -7,10 +7,13 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
+
+from deed.errors import DataError
+from deed.utils.files import read_json, swapped_folder, write_json
 
 LOCK, RECIPE = "run.lock", "recipe.json"
 
@@ -68,21 +71,6 @@ def _lock(output: Path) -> IO[str]:
     return file
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The fields of a recorded recipe.
-
-    Raises:
-        ValueError: no such file, or not a JSON object.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is no recipe: a JSON object is needed, got a {type(found).__name__}")
-    return found
-
-
 def check_recipe(output: Path, recipe: Any) -> None:
     """Make sure that a run to be continued has the same recipe; fields that it did not know had their default value.
 
@@ -92,7 +80,7 @@ def check_recipe(output: Path, recipe: Any) -> None:
     path = output / RECIPE
     if not path.exists():
         return
-    before = type(recipe).renamed(read_recipe(path))
+    before = type(recipe).renamed(read_json(path, ValueError))
     default = {name: field.default for name, field in type(recipe).__dataclass_fields__.items()}
     changed = [name for name, value in asdict(recipe).items() if before.get(name, default[name]) != value]
     if changed:
@@ -103,9 +91,7 @@ def check_recipe(output: Path, recipe: Any) -> None:
 
 def write_recipe(folder: Path, recipe: Any) -> None:
     """Write `recipe.json`, whole or not at all."""
-    temporary = folder / f"{RECIPE}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / RECIPE)
+    write_json(folder / RECIPE, asdict(recipe))
 
 
 def last_complete_checkpoint(output: Path) -> str | None:
@@ -113,12 +99,14 @@ def last_complete_checkpoint(output: Path) -> str | None:
     return str(found[-1]) if (found := [folder for folder in _checkpoints(output) if _is_complete(folder)]) else None
 
 
-def remove_incomplete_checkpoints(output: Path) -> None:
-    """Remove checkpoints that a killed run left half-written. Only for the holder of the folder's lock: a checkpoint that
-    another process is writing looks the same."""
-    for folder in _checkpoints(output):
-        if not _is_complete(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+def remove_incomplete(output: Path) -> None:
+    """Remove checkpoints and temporary files that a killed run left half-written. Only for the holder of the folder's lock:
+    what another process is writing looks the same."""
+    half = [folder for folder in _checkpoints(output) if not _is_complete(folder)]
+    for path in (*half, *output.glob(".*.tmp")):
+        shutil.rmtree(path, ignore_errors=True)
+        if path.is_file():
+            path.unlink()
 
 
 def _checkpoints(output: Path) -> list[Path]:
@@ -128,14 +116,21 @@ def _checkpoints(output: Path) -> list[Path]:
 
 def _is_complete(folder: Path) -> bool:
     try:
-        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        read_json(folder / "trainer_state.json")
+    except DataError:
         return False
     return True
 
 
-def publish(model: Any, processor: Any, output: Path, recipe: Any, log: list[dict[str, Any]]) -> Path:
-    """Write `output/model` (fp32, complete or not at all), with the recipe and the training log in it.
+def publish(
+    model: Any,
+    processor: Any,
+    output: Path,
+    recipe: Any,
+    log: list[dict[str, Any]],
+    finish: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write `output/model` (fp32, whole or not at all), with the recipe and the training log in it.
 
     Args:
         model: saved by its own `save_pretrained`.
@@ -143,15 +138,15 @@ def publish(model: Any, processor: Any, output: Path, recipe: Any, log: list[dic
         output: the run folder.
         recipe: a dataclass.
         log: rows of `training_log.jsonl`.
+        finish: called with the folder, to write more into it.
     """
-    target, temporary = output / "model", output / "model.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
     model.config.use_cache = True  # Trainer switches it off and would leave it so in the folder
-    model.save_pretrained(temporary)
-    processor.save_pretrained(temporary)
-    write_recipe(temporary, recipe)
-    lines = "".join(json.dumps(row) + "\n" for row in log)
-    (temporary / "training_log.jsonl").write_text(lines, encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.replace(target)
-    return target
+    with swapped_folder(output / "model") as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        write_recipe(folder, recipe)
+        lines = "".join(json.dumps(row) + "\n" for row in log)
+        (folder / "training_log.jsonl").write_text(lines, encoding="utf-8")
+        if finish is not None:
+            finish(folder)
+    return output / "model"

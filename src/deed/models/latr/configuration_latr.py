@@ -9,6 +9,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, T5Config, ViTConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from ..registration import register_model
+
 
 @strict
 class LatrConfig(T5Config):
@@ -29,6 +31,10 @@ class LatrConfig(T5Config):
     max_box: int = 1000
     box_scale: float = 0.2
     freeze_vision: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        register_model(self.model_type)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Any:
         # generate() sizes its cache by this; T5Config answers with the encoder's depth even when asked for the decoder.

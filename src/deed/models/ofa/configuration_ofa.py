@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from ..registration import register_model
+
 # Blocks per stage; a ResNet's fourth stage is left out.
 RESNET_DEPTHS = {
     "resnet18": [2, 2, 2],
@@ -141,6 +143,7 @@ class OFAConfig(PreTrainedConfig):
             self.tie_word_embeddings = False
         self._check()
         super().__post_init__(**kwargs)
+        register_model(self.model_type)
 
     def _check(self) -> None:
         """Raises ValueError for fields that do not fit together."""

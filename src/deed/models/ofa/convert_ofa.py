@@ -7,14 +7,13 @@ bit for bit and in their dtype; `config.json` says float32, which is how they ar
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from deed.utils.files import swapped_folder
 
 from . import names
 from .architecture import config_from_arguments, config_from_port, image_size_of
@@ -68,15 +67,19 @@ def convert(
     source = read_source(checkpoint, ema)
     tensors = {names.to_port(name): tensor for name, tensor in source.tensors.items()}
     if len(tensors) != len(source.tensors):
+        twice = [
+            name for name in source.tensors if names.to_port(name) != name and names.to_port(name) in source.tensors
+        ]
         raise OFAConversionError(
-            f"{checkpoint}: some tensors are there twice, under the original's name and the port's"
+            f"{checkpoint}: tensors that are there twice, under these names of the original's and under the port's: "
+            f"{named(twice)}; leave one of each pair out"
         )
     config = (
         config_from_port(source.values) if source.form == "port" else config_from_arguments(source.values, tensors)
     )
     tell(STEPS[1])
     state = account(tensors, config, str(checkpoint), source.one_of_tied)
-    notes = []
+    notes = list(source.notes)
     if source.has_ema and not ema:
         notes.append("the checkpoint also holds averaged weights, which --ema takes instead")
     tokenizer = _tokenizer(source, bpe)
@@ -203,9 +206,7 @@ def write_folder(output: Path, state: Mapping[str, torch.Tensor], config: OFACon
     from safetensors.torch import save_file
     from transformers import GenerationConfig
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
-    try:
+    with swapped_folder(output) as temporary:
         # Weights of a checkpoint may be views of one another's memory, which a file cannot have.
         save_file(
             {k: v.detach().clone().contiguous() for k, v in state.items()},
@@ -217,12 +218,6 @@ def write_folder(output: Path, state: Mapping[str, torch.Tensor], config: OFACon
         GenerationConfig(**{name: getattr(config, name) for name in ids}).save_pretrained(temporary)
         if processor is not None:
             processor.save_pretrained(temporary)
-        for path in temporary.rglob("*"):
-            path.chmod(0o644)
-        temporary.chmod(0o755)
-        os.replace(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _tokenizer(source: Source, bpe: str | Path | None) -> Any:

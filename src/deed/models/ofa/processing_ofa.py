@@ -7,7 +7,6 @@ is in `prompts.py`, boxes as tokens in `bins.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 from deed.constants import IGNORE_INDEX
 
+from ..pictures import picture_list, rgb_picture
 from ..shared import pad_lists
 from . import prompts as wording
 from .bins import bins_to_box, box_to_bins
@@ -78,7 +78,8 @@ class OFAProcessor(ProcessorMixin):
         """Whole prompts; the methods below word those of each task.
 
         Args:
-            images: a picture (`PIL.Image.Image`, array or path), or per prompt one or None; None for no pictures at all.
+            images: a picture (file, `PIL.Image.Image`, array or tensor: `pictures.rgb_picture`), or per prompt one or None,
+                or `[prompts, …]` as one array; None for no pictures at all.
             text: the prompt or a list of them; a space is put before where there is none.
             text_target: answers, with the same space before them; become `labels`.
             prompt_type: what the decoder is told before it answers: `"none"` (only `<s>`), `"prev_output"` (the prompt),
@@ -118,7 +119,8 @@ class OFAProcessor(ProcessorMixin):
 
     def caption(self, images: Any, captions: str | Sequence[str] | None = None) -> BatchFeature:
         """Captioning. `captions` are cleaned as targets: no punctuation, at most `max_target_length` words."""
-        pictures = list(images) if isinstance(images, (list, tuple)) else [images]
+        many = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
+        pictures = list(images) if many else [images]
         targets = None
         if captions is not None:
             words = [
@@ -226,7 +228,7 @@ class OFAProcessor(ProcessorMixin):
 
     def see(self, pictures: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Pictures, some of which may be None, to `patch_images` (zeros for None) and `patch_masks`."""
-        there = [p for p in pictures if p is not None]
+        there = [rgb_picture(p, upright=False) for p in pictures if p is not None]
         found = iter(self.image_processor(there, return_tensors="pt")["pixel_values"])
         blank = torch.zeros(3, self.image_size, self.image_size)
         return {
@@ -236,12 +238,8 @@ class OFAProcessor(ProcessorMixin):
 
     def _pictures(self, images: Any, count: int) -> list[Any] | None:
         """Pictures as RGB, one or None per prompt; None for no pictures at all."""
-        if images is None:
-            return None
-        given = list(images) if isinstance(images, (list, tuple)) else [images]
-        if len(given) != count:
-            raise ValueError(f"{count} prompts, but images for {len(given)}")
-        return [None if p is None else _rgb(p) for p in given]
+        given = picture_list(images, count, "prompts")
+        return given and [None if p is None else rgb_picture(p, upright=False) for p in given]
 
     # -- back from the model --------------------------------------------------------------------------------------
 
@@ -284,16 +282,6 @@ class OFAProcessor(ProcessorMixin):
         if self.n_bins < 2:
             raise ValueError("the tokenizer has no location bins <bin_0>, <bin_1> …; boxes need them")
         return self.n_bins
-
-
-def _rgb(picture: Any) -> Any:
-    """A picture, array or path as Pillow's RGB; an alpha channel is dropped, as in the original."""
-    from PIL import Image
-
-    if isinstance(picture, (str, Path)):
-        with Image.open(picture) as opened:
-            return opened.convert("RGB")
-    return (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).convert("RGB")
 
 
 def _spaced(text: str) -> str:

@@ -8,20 +8,12 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Sequence
-from typing import Any
 
 MAX_WORDS = 80  # of a question, expression or hypothesis, as in the released run scripts
 MAX_OBJECTS = 30
 CAPTION = " what does the image describe?"
 # SNLI-VE's labels and the words that stand for them.
 ENTAILMENT = {"entailment": "yes", "contradiction": "no", "neutral": "maybe"}
-# generate()'s options for each task, as the original's evaluation scripts have them. Lengths count the end token; it is
-# forced where there is no more room, as fairseq does. VQA is held to a trie (candidates.py) beside.
-GENERATION: dict[str, dict[str, Any]] = {
-    "vqa": {"num_beams": 5, "length_penalty": 0.0, "max_new_tokens": 31, "forced_eos_token_id": 2},
-    "refer": {"num_beams": 5, "min_new_tokens": 4, "max_new_tokens": 5, "forced_eos_token_id": 2},
-    "caption": {"num_beams": 5, "no_repeat_ngram_size": 3, "max_new_tokens": 17, "forced_eos_token_id": 2},
-}
 _LEADING = ",.!?*#:;~"
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -87,7 +79,6 @@ def _first_words(text: str, max_words: int | None) -> str:
 __all__ = [
     "CAPTION",
     "ENTAILMENT",
-    "GENERATION",
     "caption_target",
     "clean_caption",
     "clean_question",

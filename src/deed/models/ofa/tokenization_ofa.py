@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from deed.utils.files import read_json
+
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 BOS, PAD, EOS, UNK = range(4)
 MASK = "<mask>"
@@ -185,11 +187,8 @@ def _numbered(kind: str, count: int) -> Iterator[str]:
 
 
 def _read_json(path: Path) -> dict[str, int]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(value, dict) or not all(isinstance(i, int) for i in value.values()):
+    value: dict[str, int] = read_json(path, ValueError)
+    if not all(isinstance(i, int) for i in value.values()):
         raise ValueError(f"{path}: expected an object of pieces and their ids")
     return value
 
