@@ -16,7 +16,7 @@ import deed.cli
 import deed.families.base as families
 from deed.cli.shared import CHECKPOINTS
 from deed.data.synthetic.scenes import examples
-from deed.tasks import g2p
+from deed.models import small_g2p
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
@@ -37,7 +37,7 @@ def run(page, namespace):
 
 
 def tiny_t5():
-    tokenizer = g2p.build_tokenizer()
+    tokenizer = small_g2p.build_tokenizer()
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=32,
@@ -57,7 +57,7 @@ def tiny_t5():
 def hub(monkeypatch):
     """A tiny random T5 and the g2p tokenizer in place of whatever is asked of the Hub; folders load as they are."""
     torch.manual_seed(0)
-    for auto, stand_in in ((AutoModelForSeq2SeqLM, tiny_t5), (AutoTokenizer, g2p.build_tokenizer)):
+    for auto, stand_in in ((AutoModelForSeq2SeqLM, tiny_t5), (AutoTokenizer, small_g2p.build_tokenizer)):
         load = auto.from_pretrained
 
         def from_pretrained(name, *args, load=load, stand_in=stand_in, **kwargs):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from deed.models.latr.denoising import mask_spans
 from deed.models.shared import pad_lists
 from deed.ocr.words import Word
 from deed.tasks import documents as document_run
-from deed.tasks.held_out import read_words_of
+from deed.tasks.answering import evaluate_task
+from deed.tasks.image_task import read_words_of
+from deed.tasks.loading import load_processor
 from deed.training.run_folder import check_recipe, last_complete_checkpoint, publish
 from deed.training.trainer import DeedTrainer
 
@@ -160,7 +163,7 @@ def start_documents(recipe: DocumentRecipe) -> tuple[Any, LatrProcessor]:
             if recipe.vit is not None:
                 raise ValueError("--base is a LaTr++ already, which has its ViT; leave --vit out")
             model: Any = LatrForConditionalGeneration.from_pretrained(recipe.base)
-            processor = document_run.load_processor(Path(recipe.base))
+            processor = load_processor(Path(recipe.base))
             processor.max_length = recipe.max_length
         else:
             model = LatrForConditionalGeneration.from_t5_vit_pretrained(recipe.base, recipe.vit)
@@ -249,17 +252,8 @@ def validate(model: Any, processor: LatrProcessor, recipe: DocumentRecipe) -> di
     """The data set's metric on the first `eval_count` validation questions, at full depth; nothing after pre-training."""
     if recipe.objective != "answer":
         return {}
-    examples = []
-    for example in examples_of(recipe, "val"):
-        if example.answers:
-            examples.append(with_words(example, recipe))
-        if len(examples) == recipe.eval_count:
-            break
-    if not examples:
-        return {}
-    model.eval()
-    rows = [document_run.encode(processor, example) for example in examples]
-    predictions, _ = document_run.answer(
-        model, processor, rows, None if recipe.conventional else NEVER_EXIT, max_new_tokens=recipe.max_answer
-    )
-    return document_run.score(examples, predictions, READERS[recipe.task].metric)
+    with_answers = (example for example in examples_of(recipe, "val") if example.answers)
+    examples = (with_words(example, recipe) for example in islice(with_answers, recipe.eval_count))
+    task = document_run.DocumentTask(recipe.task)
+    used, results = evaluate_task(task, model.eval(), processor, examples, max_new_tokens=recipe.max_answer)
+    return {k: v for k, v in results[0].items() if k not in ("threshold", "mean_depth")} if used else {}

@@ -15,8 +15,11 @@ from transformers import (
 
 from deed.config import DeedConfig
 from deed.constants import NEVER_EXIT
+from deed.data.readers import cmudict
 from deed.modeling.model import get_deed_model
-from deed.tasks import g2p, g2p_run
+from deed.models import small_g2p
+from deed.tasks import g2p
+from deed.tasks.loading import load_saved
 from deed.training.callbacks import DropoutWindow
 from deed.training.run_folder import check_recipe, last_complete_checkpoint, publish
 from deed.training.trainer import DeedTrainer
@@ -77,7 +80,7 @@ def train_g2p(output: Path, recipe: G2pRecipe, data: Path | None = None, limit: 
     """
     set_seed(recipe.seed)
     model, tokenizer = start_g2p(recipe)
-    train_rows, validation = g2p.load_split("train", data)[:limit], g2p.load_split("validation", data)[:limit]
+    train_rows, validation = cmudict.load_split("train", data)[:limit], cmudict.load_split("validation", data)[:limit]
     train_set = g2p.encode_pairs(train_rows, tokenizer)
     answers = [a for _, a in validation]
     eval_set = g2p.encode_pairs([(word, listed[:1]) for word, listed in validation], tokenizer)
@@ -127,11 +130,11 @@ def start_g2p(recipe: G2pRecipe) -> tuple[Any, Any]:
         model.freeze_backbone()
         return model, tokenizer
     if recipe.start is not None:
-        model, tokenizer = g2p_run.load(Path(recipe.start))
+        model, tokenizer = load_saved(Path(recipe.start))
         forget_measured(model)
         return model, tokenizer
-    tokenizer = g2p.build_tokenizer()
-    model = g2p.build_model(tokenizer, recipe.n_layers, recipe.d_model, recipe.d_ff, recipe.dropout)
+    tokenizer = small_g2p.build_tokenizer()
+    model = small_g2p.build_model(tokenizer, recipe.n_layers, recipe.d_model, recipe.d_ff, recipe.dropout)
     if not recipe.conventional:
         model = get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=NEVER_EXIT))
     return model, tokenizer

@@ -23,9 +23,9 @@ from deed.errors import DataError
 from deed.modeling.model import get_deed_model
 from deed.models.ofa import allowed_tokens
 from deed.models.shared import pad_lists
-from deed.tasks import picture_scores as ofa_scores
 from deed.tasks import pictures as ofa_run
-from deed.tasks.held_out import examples_of as held_out
+from deed.tasks.answering import evaluate_task
+from deed.tasks.image_task import opened
 
 from .documents import Stream, examples_of, fine_tune
 from .starting import forget_measured
@@ -71,7 +71,7 @@ class PictureStream(Stream):
         # Of answers with confidences, which come surest first, the original trains on the surest.
         sure = "confidences" in example.extra
         answer = rng.choice(example.answers[: 1 if sure else None]) if example.answers else ""
-        example = ofa_run.opened(example)
+        example = opened(example)
         row = ofa_run.encode(self.processor, asks, example)
         return {**row, "labels": ofa_run.target(self.processor, asks, example, answer)}
 
@@ -103,7 +103,7 @@ def start_pictures(recipe: PictureRecipe) -> tuple[Any, Any]:
         raise ValueError(f"--from needs the folder of a saved OFA; got {folder}") from None
     if has_exits and recipe.conventional:
         raise ValueError(f"--from {folder} has early exit; --conventional goes on from a plain OFA")
-    model, processor = ofa_run.load(folder, plain=True)
+    model, processor = ofa_run.PictureTask(recipe.task).load(folder, plain=True)
     if has_exits:
         model.deed_config.loss = recipe.loss
         forget_measured(model)
@@ -138,14 +138,14 @@ def train_pictures(output: Path, recipe: PictureRecipe, limit: int | None = None
 def validate(model: Any, processor: Any, recipe: PictureRecipe) -> dict[str, Any]:
     """The data set's metric on the first `eval_count` validation examples, at full depth; `{"not_scored": why}` where there
     are none."""
-    asks, data = READERS[recipe.task].asks, Path(recipe.data) if recipe.data else None
+    task, data = ofa_run.PictureTask(recipe.task), Path(recipe.data) if recipe.data else None
     if data is not None and data.is_file():
         return {"not_scored": f"{data} is what was trained on; give a folder with a file per split"}
     try:
-        metric, examples = held_out(recipe.task, data, "val", "val", recipe.eval_count)
-        kept, [(answers, _)] = ofa_run.answer_all(model.eval(), processor, asks, examples)
+        examples = task.examples("val", recipe.eval_count, data)
+        used, results = evaluate_task(task, model.eval(), processor, examples)
     except DataError as error:  # the model is trained and saved all the same
         return {"not_scored": str(error)}
-    if not kept:
+    if not used:
         return {"not_scored": f"{recipe.task} has no examples with answers in its val split"}
-    return ofa_scores.score(processor, ofa_scores.name_of(metric), kept, answers)
+    return {k: v for k, v in results[0].items() if k not in ("threshold", "mean_depth")}
