@@ -15,9 +15,9 @@ import deed as deed_package
 from deed import DeedConfig, __version__, get_deed_model
 from deed.cli.demo import CHECKPOINT
 from deed.cli.train import recipe_of
+from deed.models import small_g2p
 from deed.recipes.page_batches import PagesRecipe
 from deed.recipes.scene_batches import ScenesRecipe
-from deed.tasks import g2p
 from deed.utils.files import read_json
 
 VERBS = ["demo", "ask", "train", "tune", "calibrate", "evaluate", "bench", "convert"]
@@ -31,8 +31,10 @@ def deed(*arguments, **environment):
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
     torch.manual_seed(0)
-    tokenizer = g2p.build_tokenizer()
-    model = get_deed_model(g2p.build_model(tokenizer, n_layers=2, d_model=32, d_ff=32), DeedConfig(threshold=0.05))
+    tokenizer = small_g2p.build_tokenizer()
+    model = get_deed_model(
+        small_g2p.build_model(tokenizer, n_layers=2, d_model=32, d_ff=32), DeedConfig(threshold=0.05)
+    )
     path = tmp_path_factory.mktemp("cli") / "model"
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)

@@ -16,6 +16,8 @@ from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, Seq2SeqT
 import deed
 from conftest import deed_model
 from deed import DeedConfig, get_deed_model
+from deed.data.readers import cmudict
+from deed.models import small_g2p
 from deed.recipes.g2p import G2pRecipe as Recipe
 from deed.recipes.g2p import train_g2p
 from deed.tasks import g2p
@@ -31,14 +33,14 @@ TINY |= {"warmup_steps": 2, "eval_every": 100, "bf16": False}
 @pytest.fixture(scope="session")
 def dictionary(tmp_path_factory):
     """Eight hundred lines of the real dictionary, spread over the alphabet."""
-    lines = g2p.cmudict_path().read_text(encoding="utf-8").splitlines()[:: 134860 // 800]
+    lines = cmudict.cmudict_path().read_text(encoding="utf-8").splitlines()[:: 134860 // 800]
     path = tmp_path_factory.mktemp("data") / "small.dict"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
 def pairs(n=24):
-    tokenizer = g2p.build_tokenizer()
+    tokenizer = small_g2p.build_tokenizer()
     rows = [(w, [p]) for w, p in [("cat", "K AE T"), ("dogs", "D AA G Z"), ("a", "AH"), ("thing", "TH IH NG")]]
     return tokenizer, g2p.encode_pairs(rows * (n // 4), tokenizer)
 
@@ -46,7 +48,7 @@ def pairs(n=24):
 def trainer(cls, tmp_path, accumulation=1, batch_size=8, early_exit=True, **options):
     torch.manual_seed(0)
     tokenizer, data = pairs()
-    model = g2p.build_model(tokenizer, n_layers=2, d_model=32, d_ff=32, dropout=0.0)
+    model = small_g2p.build_model(tokenizer, n_layers=2, d_model=32, d_ff=32, dropout=0.0)
     if early_exit:
         model = get_deed_model(model, DeedConfig())
     arguments = Seq2SeqTrainingArguments(

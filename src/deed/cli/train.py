@@ -58,7 +58,12 @@ def train(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Registered with the module's docstring as its help."""
+    """Registered with the module's docstring as its help.
+
+    Args:
+        ctx: with the recipe's options, unparsed.
+        output, task, data, recipe, limit, minutes, as_json: see their help.
+    """
     report(output, as_json, lambda: run(output, task, ctx.args, data, recipe, limit, minutes))
 
 
@@ -165,7 +170,13 @@ def recipes_of(task: str) -> list[tuple[Any, Callable[..., dict[str, Any]]]]:
     from deed.recipes.pictures import PictureRecipe, train_pictures
 
     models = READERS[task].models
-    both = {"latr": (DocumentRecipe, train_documents), "ofa": (PictureRecipe, train_pictures)}
+    both: dict[str, tuple[Any, Any]] = {
+        "latr": (DocumentRecipe, train_documents),
+        "ofa": (PictureRecipe, train_pictures),
+    }
+        "latr": (DocumentRecipe, train_documents),
+        "ofa": (PictureRecipe, train_pictures),
+    }
     return [both[name] for name in both if name in models]
 
 

@@ -36,7 +36,14 @@ def tune(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Registered with the module's docstring as its help."""
+    """Registered with the module's docstring as its help.
+
+    Args:
+        base, output, task, data: what is tuned, where to, and by which examples.
+        steps, batch_size, learning_rate, adapter, bf16, seed, save_every, eval_count: of `FineTuneRecipe`.
+        limit, minutes: of `fine_tune`.
+        as_json: print the result as JSON.
+    """
     from deed.recipes.fine_tune import FineTuneRecipe, fine_tune
 
     recipe = FineTuneRecipe(

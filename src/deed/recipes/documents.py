@@ -150,8 +150,9 @@ def train_documents(
             return (with_words(example, recipe) for example in itertools.islice(with_answers, recipe.eval_count))
 
         def validate() -> dict[str, Any]:
-            options = {"count": recipe.eval_count, "max_new_tokens": recipe.max_answer}
-            return held_out_scores(task, model, processor, held_out, **options)
+            return held_out_scores(
+                task, model, processor, held_out, count=recipe.eval_count, max_new_tokens=recipe.max_answer
+            )
 
         collate = functools.partial(task.collate, processor)
         scored = recipe.eval_count and recipe.objective == "answer"

@@ -38,16 +38,16 @@ class FineTuneRecipe(Recipe):
         tasks: names of tasks, their examples in turn; none: those that the model is for.
         data: the data set's folder or file, where it is on disk.
         start: folder of a saved model, plain or with early exit.
+        loss: deed (L_avg + L_N), mean (L_avg) or last (L_N); distill if frozen, and only then.
         frozen: keep the model's own weights, train the exits alone by self-distillation from the last layer.
-        loss: deed (L_avg + L_N), mean (L_avg) or last (L_N); distill (and no other) if `frozen`.
         eval_count: held-out examples of each task scored at the end.
     """
 
     tasks: list[str] = field(default_factory=list, metadata={"help": argparse.SUPPRESS})
     data: str | None = field(default=None, metadata={"help": argparse.SUPPRESS})
     start: str = field(metadata={"aliases": "--from"})
+    loss: Literal["deed", "mean", "last", "distill"] = "deed"  # type: ignore[assignment]
     frozen: bool = field(default=False, metadata={"help": argparse.SUPPRESS})
-    loss: Literal["deed", "mean", "last", "distill"] = "deed"
     eval_count: Natural = 200
 
 
@@ -94,6 +94,8 @@ def fine_tune(
         ValueError: as `run_recipe`.
     """
     recipe = checked(FineTuneRecipe, asdict(recipe))
+    if recipe.frozen != (recipe.loss == "distill"):
+        raise ValueError("loss distill is for exits on a frozen backbone (deed tune), and the only loss there")
     tasks = tasks_of(Path(recipe.start), recipe.tasks)
     recipe = replace(recipe, tasks=[task.name for task in tasks])
     data = Path(recipe.data) if recipe.data else None

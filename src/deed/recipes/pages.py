@@ -70,7 +70,11 @@ class PagesTrainer(BatchTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss, whose last exit's part the curriculum is told."""
+        """The loss, whose last exit's part the curriculum is told.
+
+        Args:
+            model, inputs, return_outputs, num_items_in_batch: as in `Trainer.compute_loss`.
+        """
         source = inputs.pop("source", None)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training and int(self.curriculum.level) < self.curriculum.top:

@@ -36,7 +36,11 @@ class ScenesTrainer(BatchTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss, with each task's part noted for the log."""
+        """The loss, with each task's part noted for the log.
+
+        Args:
+            model, inputs, return_outputs, num_items_in_batch: as in `Trainer.compute_loss`.
+        """
         kinds = inputs.pop("kinds")
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         labels = inputs["labels"]

@@ -61,7 +61,7 @@ def shuffled(examples: Iterable[Any], rng: random.Random) -> Iterator[Any]:
     yield from held
 
 
-def encoder(task: Task, processor: Any) -> Encode:
+def encoder(task: Task, processor: Any) -> Callable[[Any, random.Random], dict[str, Any]]:
     """`ExampleStream`'s `encode` for a task: its model inputs, and the labels of one of the right answers."""
 
     def encode(example: Any, rng: random.Random) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,11 +88,14 @@ def answer_examples(
     kept: list[Any] = []
     answers: list[list[Any]] = [[] for _ in ways]
     depths, counts = [0] * len(ways), [0] * len(ways)
-    for chunk in _chunks(examples):
+    left = iter(examples)
+    while True:
         rows, closed = [], []
-        for example in map(task.opened, chunk):
+        for example in map(task.opened, itertools.islice(left, CHUNK)):  # one picture in memory at a time
             rows.append(task.encode(processor, example))
             closed.append(task.closed(example))
+        if not rows:
+            break
         kept += closed
         for i, way in enumerate(ways):
             found = answer_rows(task, model, processor, rows, batch_size, tick, **{**options, **way})
@@ -101,12 +104,6 @@ def answer_examples(
             counts[i] += found.depth_count
     means = [depth / count if count else math.nan for depth, count in zip(depths, counts, strict=True)]
     return kept, list(zip(answers, means, strict=True))
-
-
-def _chunks(examples: Iterable[Any]) -> Iterator[list[Any]]:
-    left = iter(examples)
-    while chunk := list(itertools.islice(left, CHUNK)):
-        yield chunk
 
 
 def score_answers(task: Task, answers: Sequence[Any], examples: Sequence[Any]) -> dict[str, Any]:

@@ -70,9 +70,11 @@ class Task:
 
         Raises:
             DeedLoadError: not such a folder, or a damaged one.
+            DataError: a model of a type that cannot do the task.
         """
         from .loading import load_saved
 
+        check_model(self, read_saved_model(folder))
         return load_saved(folder, plain)
 
     def examples(self, split: str, count: int | None = None, data: Path | None = None) -> Iterable[Any]:
@@ -143,7 +145,7 @@ class Task:
             tokens: new ones, up to and with the end token.
             example: closed.
         """
-        return tokenizer_of(processor).decode(list(tokens), skip_special_tokens=True).strip()
+        return tokenizer_of(processor).decode(list(tokens), skip_special_tokens=True)
 
     def score(self, answers: Sequence[Any], examples: Sequence[Any]) -> list[float]:
         """Each answer's score by the task's metric, 0..`best`."""
@@ -154,6 +156,16 @@ class Task:
     def other_scores(self, answers: Sequence[Any], examples: Sequence[Any]) -> dict[str, float]:
         """Further scores over all the examples, for reports."""
         return {}
+
+    def right(self, answer: Any, example: Any, value: float) -> bool:
+        """Whether an answer is right, where only yes or no is told.
+
+        Args:
+            answer: of `answer`.
+            example: closed.
+            value: its score.
+        """
+        return value >= self.best
 
     def by_kind(self, example: Any) -> str:
         """What kind of example it is, for tables by kind; empty: no kind."""

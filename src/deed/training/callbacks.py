@@ -17,7 +17,11 @@ class DropoutWindow(TrainerCallback):
         self.rate, self.start, self.stop, self.now = rate, start, stop, -1.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Trainer's event: sets the rate of every dropout of the model, if it changes."""
+        """Set the rate of every dropout of the model, if it changes.
+
+        Args:
+            args, state, control, kwargs: as in `TrainerCallback`.
+        """
         rate = self.rate if self.start <= state.global_step < self.stop else 0.0
         if rate == self.now:
             return
@@ -36,7 +40,11 @@ class TimeLimit(TrainerCallback):
         self.end = time.monotonic() + 60 * minutes
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Trainer's event: asks for a checkpoint and the end once time is up, in all processes of a run at once."""
+        """Ask for a checkpoint and the end once time is up, in all processes of a run at once.
+
+        Args:
+            args, state, control, kwargs: as in `TrainerCallback`.
+        """
         over = torch.tensor(time.monotonic() > self.end, dtype=torch.int, device=args.device)
         if args.world_size > 1:
             torch.distributed.all_reduce(over, torch.distributed.ReduceOp.MAX)

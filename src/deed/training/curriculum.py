@@ -56,7 +56,11 @@ class LossGatedCurriculum(TrainerCallback):
         self.risen = [(int(level), int(step)) for level, step in values["risen"]]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Trainer's event: the level goes into the checkpoint."""
+        """Write the level into the checkpoint.
+
+        Args:
+            args, state, control, kwargs: as in `TrainerCallback`.
+        """
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             self.save(folder)

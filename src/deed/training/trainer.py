@@ -46,7 +46,11 @@ class DeedTrainer(Seq2SeqTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Trainer's loss, with the smoothing that it asks for and the losses of the exits noted for the log."""
+        """Trainer's loss, with the smoothing that it asks for and the losses of the exits noted for the log.
+
+        Args:
+            model, inputs, return_outputs, num_items_in_batch: as in `Trainer.compute_loss`.
+        """
         if self.args.label_smoothing_factor and self.label_smoother is None:
             # Transformers spreads the factor over all tokens, the label among them, the model over all but the label.
             unwrapped = self.accelerator.unwrap_model(model)
