@@ -174,9 +174,6 @@ def recipes_of(task: str) -> list[tuple[Any, Callable[..., dict[str, Any]]]]:
         "latr": (DocumentRecipe, train_documents),
         "ofa": (PictureRecipe, train_pictures),
     }
-        "latr": (DocumentRecipe, train_documents),
-        "ofa": (PictureRecipe, train_pictures),
-    }
     return [both[name] for name in both if name in models]
 
 
