@@ -18,6 +18,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 import deed
 from deed import DeedConfig, FixedSchedule, get_deed_model
+from deed.data.readers import cmudict
 from deed.tasks import g2p
 from deed.tasks.g2p_run import answer, load
 from deed.utils.timing import machine
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/g2p_quality.json"))
     options = parser.parse_args()
     started = time.time()
-    rows = g2p.load_split("test")[: options.count]
+    rows = cmudict.load_split("test")[: options.count]
     words, references = [w for w, _ in rows], [a for _, a in rows]
     model, tokenizer = load(options.deed)
     plain = get_deed_model(AutoModelForSeq2SeqLM.from_pretrained(options.conventional), DeedConfig(adapter="none"))

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from deed.data.readers import cmudict
 from deed.kernels.int8 import kernel
 from deed.modeling.quantization import PARTS, quantize
 from deed.tasks import documents as document_run
@@ -63,7 +64,7 @@ def main() -> None:
 def words(folder: Path, count: int | None) -> list[dict[str, Any]]:
     """CMUdict's held-out words."""
     model, tokenizer = g2p_run.load(folder)
-    rows = g2p.load_split("test")[:count]
+    rows = cmudict.load_split("test")[:count]
     asked, references = [w for w, _ in rows], [a for _, a in rows]
 
     def measure(subject: Any, threshold: float | list[float]) -> tuple[list[str], float, dict[str, float]]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .policies.ordered_prob import OrderedProb
     from .policies.policy import ExitPolicy, FixedSchedule, ThresholdPolicy
     from .policies.query import Ask, ExitDecision, ExitQuery
+    from .tasks.task import Task, register_task
     from .training.trainer import DeedTrainer
 
 # Where each public name lives.
@@ -54,6 +55,7 @@ _HOMES = {
     "Patience": "policies.measures",
     "StaircaseCache": "engine.cache",
     "StateSimilarity": "policies.measures",
+    "Task": "tasks.task",
     "ThresholdPolicy": "policies.policy",
     "calibrate": "calibration.learn_then_test",
     "fit_gate": "calibration.fit_gate",
@@ -65,6 +67,7 @@ _HOMES = {
     "record_curve": "calibration.curve",
     "record_exits": "calibration.exit_statistics",
     "register_family": "families",
+    "register_task": "tasks.task",
     "set_target": "calibration.curve",
     "unwrap": "modeling.model",
     "use_cuda_graphs": "engine.cuda_graphs",

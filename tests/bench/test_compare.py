@@ -7,7 +7,7 @@ from transformers import AutoModelForSeq2SeqLM
 import deed
 from deed import DeedConfig, get_deed_model
 from deed.bench.compare import Comparison, Run, Runs, compare, depth_by_position, depth_histogram, latency_curve
-from deed.tasks import g2p
+from deed.models import small_g2p
 from deed.utils.timing import interleave, machine, spread, timed_encoder, versions
 
 WORDS = ["cat", "tomato", "o'hara", "deed"]
@@ -16,8 +16,10 @@ WORDS = ["cat", "tomato", "o'hara", "deed"]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     torch.manual_seed(0)
-    tokenizer = g2p.build_tokenizer()
-    model = get_deed_model(g2p.build_model(tokenizer, n_layers=2, d_model=32, d_ff=32), DeedConfig(threshold=2.0))
+    tokenizer = small_g2p.build_tokenizer()
+    model = get_deed_model(
+        small_g2p.build_model(tokenizer, n_layers=2, d_model=32, d_ff=32), DeedConfig(threshold=2.0)
+    )
     path = tmp_path_factory.mktemp("compare")
     model.save_pretrained(path)
     inputs = [dict(tokenizer(word, return_tensors="pt")) for word in WORDS]

@@ -9,13 +9,15 @@ import torch
 
 import deed
 from conftest import VOCAB, deed_model
+from data.g2p_words import answer
 from deed import DeedConfig
 from deed.calibration import curve as curve_module
 from deed.calibration.curve import record_curve, set_target
 from deed.calibration.exit_check import FIELD
 from deed.cli.demo import CHECKPOINT
+from deed.data.readers import cmudict
 from deed.errors import ExitsCostMore
-from deed.tasks import g2p, g2p_run
+from deed.tasks.loading import load_saved
 
 
 def examples(n, seed=0):
@@ -211,8 +213,8 @@ def test_bad_arguments(options, message):
 
 def test_the_shipped_model_gets_faster(tmp_path):
     """A real curve: batches, rounds, progress; a target set by it holds on the words it was measured on."""
-    model, tokenizer = g2p_run.load(CHECKPOINT)
-    rows = g2p.load_split("calibration")
+    model, tokenizer = load_saved(CHECKPOINT)
+    rows = cmudict.load_split("calibration")
     random.Random(0).shuffle(rows)
     rows = rows[:24]
     ids = tokenizer([word for word, _ in rows]).input_ids
@@ -239,7 +241,7 @@ def test_the_shipped_model_gets_faster(tmp_path):
     assert loose["speedup"]["median"] > 1 and loose["decoder_ms"]["median"] > 0 and curve["timed"] == 5
     words = [word for word, _ in rows[1::2]]
     for row in (full, strict, loose, chosen):
-        answers, depth = g2p_run.answer(model, tokenizer, words, row["threshold"])
+        answers, depth = answer(model, tokenizer, words, row["threshold"])
         right = sum(a in listed for a, (_, listed) in zip(answers, rows[1::2], strict=True))
         assert row["score"] == pytest.approx(right / 12) and row["mean_depth"] == pytest.approx(depth)
     point = set_target(model, speedup=1.0)

@@ -9,11 +9,13 @@ from transformers import AutoModelForSeq2SeqLM
 
 import deed
 import oracle as ref
+from data.g2p_words import answer
 from deed.cli.demo import CHECKPOINT
 from deed.cli.shared import CHECKPOINTS
+from deed.data.readers import cmudict
 from deed.recipes.g2p import G2pRecipe, start_g2p
 from deed.tasks import g2p
-from deed.tasks.g2p_run import answer, load
+from deed.tasks.loading import load_saved as load
 
 WORDS = 300
 
@@ -25,7 +27,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def rows():
-    rows = g2p.load_split("test")
+    rows = cmudict.load_split("test")
     random.Random(1).shuffle(rows)
     return rows[:WORDS]
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from deed import DeedConfig, get_deed_model
 from deed.cli import bench_curve
-from deed.tasks import g2p
+from deed.models import small_g2p
 
 FEW = ("--count", 8, "--timed", 2, "--threshold", 0.05, "--threshold", 0.9)
 
@@ -21,8 +21,10 @@ FEW = ("--count", 8, "--timed", 2, "--threshold", 0.05, "--threshold", 0.9)
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     torch.manual_seed(0)
-    tokenizer = g2p.build_tokenizer()
-    model = get_deed_model(g2p.build_model(tokenizer, n_layers=4, d_model=32, d_ff=32), DeedConfig(threshold=2.0))
+    tokenizer = small_g2p.build_tokenizer()
+    model = get_deed_model(
+        small_g2p.build_model(tokenizer, n_layers=4, d_model=32, d_ff=32), DeedConfig(threshold=2.0)
+    )
     model.generation_config.max_length = 9  # answers of random weights do not end
     path = tmp_path_factory.mktemp("curve") / "model"
     model.save_pretrained(path)

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from deed import DeedConfig, from_pretrained, get_deed_model
 from deed.cli import demo
+from deed.data.readers import cmudict
 from deed.modeling.saving import save_deed_config
-from deed.tasks import g2p
+from deed.models import small_g2p
 
 COUNT = 5
 
@@ -22,8 +23,10 @@ COUNT = 5
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
     torch.manual_seed(0)
-    tokenizer = g2p.build_tokenizer()
-    model = get_deed_model(g2p.build_model(tokenizer, n_layers=2, d_model=32, d_ff=32), DeedConfig(threshold=2.0))
+    tokenizer = small_g2p.build_tokenizer()
+    model = get_deed_model(
+        small_g2p.build_model(tokenizer, n_layers=2, d_model=32, d_ff=32), DeedConfig(threshold=2.0)
+    )
     path = tmp_path_factory.mktemp("demo") / "model"
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
@@ -67,7 +70,7 @@ def test_report_has_the_agreed_keys(shown):
 
 def test_the_sample_is_fixed_and_unseen(shown, model_folder, tmp_path):
     sample = [e["word"] for e in shown[2]["examples"] if not e["asked"]]
-    assert all(g2p.split_of(word) == "test" for word in sample)
+    assert all(cmudict.split_of(word) == "test" for word in sample)
     again = run("--model", model_folder, "--count", 2, "--output", tmp_path / "out")
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert [e["word"] for e in report["examples"]] == sample[:2], "a smaller sample is the head of a larger one"
@@ -165,12 +168,12 @@ def test_a_calibrated_model(model_folder, tmp_path, found, message):
         (["naïve"], r"'naïve' has \['ï'\]"),
         (["two words"], "'two words' has"),
         ([""], "is empty"),
-        (["--task", "vqa"], "--task must be pages, g2p or scenes"),
+        (["--task", "vqa"], "--task must be pages, g2p, scenes, or any other together with --model"),
         (["--threshold", "nan"], "--threshold must be a number"),
         (["--threshold", "-1"], "--threshold must be a number"),
         (["--count", "9999"], "--count must be at most 3712"),
-        (["--model", "/nowhere"], "--model must be the folder"),
-        (["--model", "EMPTY"], "config.json cannot be read"),
+        (["--model", "/nowhere"], "/nowhere is not a folder with a saved model"),
+        (["--model", "EMPTY"], "it has no config.json"),
         (["--output", "FILE"], "is not a folder that you may write to"),
         (["--output", "FILE/sub"], "is not a folder that you may write to"),
     ],

@@ -12,12 +12,9 @@ from typer.testing import CliRunner
 from deed import DeedConfig, get_deed_model
 from deed.bench.compare import Comparison, Run, Runs
 from deed.cli import demo, demo_measure, demo_scenes
-from deed.cli import demo_scenes_rows as rows_of
 from deed.cli.shared import progress_bars
 from deed.data.synthetic import scenes
-from deed.metrics.cider import document_frequencies
 from deed.models.ofa import small as small_ofa
-from deed.tasks import scenes as scenes_run
 
 TASKS = ["refer", "caption", "vqa"]
 PLACES = ["known combinations", "unseen combinations"]
@@ -62,14 +59,15 @@ def shown(model_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sample(processor):
-    return demo_scenes.take_sample(processor, 2, progress_bars(True))
+    with progress_bars(True) as bars:
+        return demo_scenes.sample(processor, 2, [], bars)
 
 
 def right_ids(processor, asked):
     """What a model that knows would generate."""
     example = asked.example
-    if asked.task == "refer":
-        return [*processor.encode_box(example.extra["box"], example.image.size), processor.tokenizer.eos_token_id]
+    if asked.name == "refer":
+        return [*processor.encode_box(example.extra["box"], example.extra["size"]), processor.tokenizer.eos_token_id]
     return processor.encode_answers([example.answers[0].replace(",", "")])[0]
 
 
@@ -86,7 +84,7 @@ def told(processor, sample, model_folder, tmp_path_factory):
     full[2] = processor.encode_answers(["nine"])[0]
 
     def fake(base, model, inputs, threshold, decode, score, answer_all, bars, **options):
-        assert len(inputs) == len(right) and options["by_tokens"]
+        assert len(inputs) == len(right)
         runs = [
             [
                 Run(
@@ -141,11 +139,17 @@ def test_the_same_easy_vqa_questions_each_time():
 
 
 def test_inputs_are_those_of_the_task(processor, sample):
-    assert len(sample.asked) == 14 and len(sample.small) == 6
+    assert len(sample.asked) == 14 and len(sample.kept.small) == 6
     for a in sample.asked:
-        wanted = scenes_run.inputs_of([scenes_run.encode(processor, a.task, a.example)])
-        assert a.inputs.keys() == wanted.keys()
-        assert all(torch.equal(a.inputs[key], value) for key, value in wanted.items())
+        split, _, index = a.told["picture"].partition("/")
+        if a.name == "easyvqa":
+            (example,) = [e for e in demo_scenes.easy_vqa_questions(2) if e.image.stem == index]
+        else:
+            example = scenes.examples(a.name, split, 2)[int(index)].as_example()
+        wanted = a.task.encode(processor, a.task.opened(example))
+        assert a.row.keys() == wanted.keys()
+        assert all(torch.equal(a.row[key], value) for key, value in wanted.items())
+        assert a.example.image is None, "pictures are let go"
     pictures = [a.row["patch_images"] for a in sample.asked]
     assert pictures[0] is pictures[1] is pictures[2] and not torch.equal(pictures[0], pictures[3])
 
@@ -217,20 +221,20 @@ def test_boxes_in_pixels(told, processor):
     assert "<bin_" not in told[0].stdout and "<bin_" not in (told[1] / "report.html").read_text(encoding="utf-8")
     # Fewer than four bins are no box; bins are told all the same.
     ids = [processor.first_bin + 7, processor.tokenizer.eos_token_id]
-    assert rows_of.box_pieces(processor, ids, ["<bin_7>", "</s>"], None) == [" bin 7", "</s>"]
+    assert demo_scenes.box_pieces(processor, ids, ["<bin_7>", "</s>"], None) == [" bin 7", "</s>"]
     five = [processor.first_bin + b for b in (1, 2, 3, 4, 5)]
-    assert rows_of.box_pieces(processor, five, ["?"] * 5, (2, 4, 6, 8)) == ["box 2", " 4", " 6", " 8 px", " bin 5"]
-    assert rows_of.box_text(None) == "no box" and rows_of.box_text((1.2, 2, 3, 4.6)) == "box 1 2 3 5 px"
+    assert demo_scenes.box_pieces(processor, five, ["?"] * 5, (2, 4, 6, 8)) == ["box 2", " 4", " 6", " 8 px", " bin 5"]
+    assert demo_scenes.box_text(None) == "no box" and demo_scenes.box_text((1.2, 2, 3, 4.6)) == "box 1 2 3 5 px"
 
 
 def test_scores_do_not_depend_on_the_order(processor, sample):
     answers = [right_ids(processor, a) for a in sample.asked]
-    corpus = document_frequencies([a.example.answers for a in sample.asked if a.task == "caption"])
-    values, right = rows_of.judged(processor, sample.asked, answers, corpus)
-    back = rows_of.judged(processor, sample.asked[::-1], answers[::-1], corpus)
-    assert all(right) and values == back[0][::-1] and right == back[1][::-1]
-    nothing = rows_of.judged(processor, sample.asked, [[2]] * len(answers), corpus)
-    assert nothing == ([0.0] * len(answers), [False] * len(answers))
+    judge, back = (demo_measure.Judge(processor, asked) for asked in (sample.asked, sample.asked[::-1]))
+    judged = [judge.judged(a, ids) for a, ids in zip(sample.asked, answers, strict=True)]
+    assert all(right for _, right in judged)
+    assert judged == [back.judged(a, ids) for a, ids in zip(sample.asked, answers, strict=True)]
+    assert [judge.judged(a, [2]) for a in sample.asked] == [(0.0, False)] * len(answers)
+    assert judge.scores(answers)["score"] == pytest.approx(back.scores(answers[::-1])["score"])
 
 
 def test_scenes_are_in_the_report(told):
@@ -302,11 +306,11 @@ def other_folders(processor, tmp_path_factory):
         (["cat"], "words of your own \\(cat\\) need --task g2p; about a picture of your own: deed ask IMAGE"),
         (["--threshold", "-1"], "--threshold must be a number"),
         (["--count", "1001"], "--count must be at most 1000, the pictures of easy-vqa's test split, got 1001"),
-        (["--model", "/nowhere"], "--model must be the folder"),
-        (["--model", "EMPTY"], "cannot be loaded"),
+        (["--model", "/nowhere"], "/nowhere is not a folder with a saved model"),
+        (["--model", "EMPTY"], "it has no config.json"),
         (["--model", "LATR"], "holds a LaTr\\+\\+ model"),
         (["--model", "PLAIN"], "holds a plain OFA, without early exit"),
-        (["--model", str(demo.CHECKPOINT)], "holds a t5 model; .* need an OFA"),
+        (["--model", str(demo.CHECKPOINT)], "needs an OFA model; .* holds a t5 model"),
         (["--output", "FILE"], "is not a folder that you may write to"),
     ],
 )
@@ -341,7 +345,7 @@ def test_missing_package_is_named(monkeypatch, tmp_path, package):
 )
 def test_the_shipped_model_knows_and_leaves_early(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_scenes, "THRESHOLDS", (2.0,))
-    monkeypatch.setattr(demo_scenes, "TIMED_FOR_CURVE", 2)
+    monkeypatch.setattr(demo_scenes, "TIMED", 2)
     report = json.loads(run("--count", 4, "--output", tmp_path, "--json").stdout)
     assert report["deed"]["threshold_source"] == "calibrated"
     assert report["full_depth"]["score"] > 0.6 and report["deed"]["score"] > report["full_depth"]["score"] - 0.15

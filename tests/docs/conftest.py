@@ -7,11 +7,11 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 import deed.families.base as families
-from deed.tasks import g2p
+from deed.models import small_g2p
 
 
 def tiny_t5():
-    tokenizer = g2p.build_tokenizer()
+    tokenizer = small_g2p.build_tokenizer()
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=32,
@@ -31,7 +31,7 @@ def tiny_t5():
 def hub(monkeypatch):
     """A tiny random T5 and the g2p tokenizer in place of whatever is asked of the Hub; folders load as they are."""
     torch.manual_seed(0)
-    for auto, stand_in in ((AutoModelForSeq2SeqLM, tiny_t5), (AutoTokenizer, g2p.build_tokenizer)):
+    for auto, stand_in in ((AutoModelForSeq2SeqLM, tiny_t5), (AutoTokenizer, small_g2p.build_tokenizer)):
         load = auto.from_pretrained
 
         def from_pretrained(name, *args, load=load, stand_in=stand_in, **kwargs):

@@ -14,14 +14,15 @@ from torch import nn
 
 import deed
 from conftest import batch, deed_model, plain_model
+from data.g2p_words import answer
 from deed import DeedConfig, FixedSchedule, get_deed_model
 from deed.cli.demo import CHECKPOINT
+from deed.data.readers import cmudict
 from deed.kernels import int8
 from deed.kernels.int8 import Fbgemm, IntMM, is_exact, kernel
 from deed.modeling import quantization
 from deed.modeling.quantization import PARTS, Int8Linear, quantize
-from deed.tasks import g2p
-from deed.tasks.g2p_run import answer, load
+from deed.tasks.loading import load_saved as load
 from test_decode import MODES, compare
 
 KERNELS = [(build, levels) for build in (Fbgemm, IntMM) for levels in (127, 63) if is_exact(build, levels)]
@@ -260,7 +261,7 @@ def test_copies_and_threads(kind):
 
 def test_shipped_model_answers_alike():
     model, tokenizer = load(CHECKPOINT)
-    words = [word for word, _ in g2p.load_split("test")[:64]]
+    words = [word for word, _ in cmudict.load_split("test")[:64]]
     before, depth = answer(model, tokenizer, words, None)
     everywhere(model)
     after, int8_depth = answer(model, tokenizer, words, None)

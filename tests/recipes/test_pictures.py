@@ -11,8 +11,9 @@ from data.tiny_ofa import save_small_ofa, write_data, write_ofa_tsv
 from deed.cli.train import run
 from deed.errors import DataError
 from deed.models.ofa import OFAForConditionalGeneration
-from deed.recipes.pictures import PictureRecipe, PictureStream, collate, start_pictures, train_pictures
-from deed.tasks import pictures as ofa_run
+from deed.recipes.pictures import PictureRecipe, collate, picture_stream, start_pictures, train_pictures
+from deed.tasks.loading import load_saved
+from deed.tasks.pictures import closed_list
 
 QUICK = {
     "steps": 2,
@@ -60,7 +61,7 @@ def recipe_of(folders, data, task="refcoco", start="deed", **changes):
 def test_every_data_set_trains(folders, data, tmp_path, task, metric):
     result = train_pictures(tmp_path / "run", recipe_of(folders, data, task))
     assert result["steps"] == 2 and result["validation"]["questions"] == 2 and metric in result["validation"]
-    model, _ = ofa_run.load(tmp_path / "run" / "model")
+    model, _ = load_saved(tmp_path / "run" / "model")
     assert model.deed_config.threshold == 2.0 and model.deed_config.calibration is None
     before, after = (load_file(path / "model.safetensors") for path in (folders["deed"], tmp_path / "run" / "model"))
     assert before.keys() == after.keys() and any(not torch.equal(before[k], after[k]) for k in before)
@@ -68,11 +69,11 @@ def test_every_data_set_trains(folders, data, tmp_path, task, metric):
 
 def test_a_plain_model_gets_exits_or_stays_plain(folders, data, tmp_path):
     train_pictures(tmp_path / "a", recipe_of(folders, data, start="plain", adapter="linear", steps=1))
-    model, _ = ofa_run.load(tmp_path / "a" / "model")
+    model, _ = load_saved(tmp_path / "a" / "model")
     assert model.deed_config.exit_layers == [1, 2, 3] and model.deed_config.adapter == "linear"
     conventional = recipe_of(folders, data, "snli_ve", "plain", conventional=True, steps=1)
     train_pictures(tmp_path / "b", conventional)
-    plain, _ = ofa_run.load(tmp_path / "b" / "model", plain=True)
+    plain, _ = load_saved(tmp_path / "b" / "model", plain=True)
     assert type(plain) is OFAForConditionalGeneration
 
 
@@ -80,7 +81,7 @@ def test_a_killed_run_goes_on(folders, data, tmp_path, monkeypatch):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train_pictures(whole, recipe_of(folders, data))
     with monkeypatch.context() as patch:
-        patch.setattr("deed.recipes.documents.publish", lambda *_: 1 / 0)  # it ends after the last checkpoint
+        patch.setattr("deed.recipes.run.publish", lambda *_: 1 / 0)  # it ends after the last checkpoint
         with pytest.raises(ZeroDivisionError):
             train_pictures(cut, recipe_of(folders, data))
     for path in (cut / "checkpoint-2").iterdir():
@@ -94,24 +95,24 @@ def test_a_killed_run_goes_on(folders, data, tmp_path, monkeypatch):
 def test_batches(folders, data):
     recipe = recipe_of(folders, data, "snli_ve")
     _, processor = start_pictures(recipe)
-    stream = iter(PictureStream(recipe, processor))
+    stream = iter(picture_stream(recipe, processor))
     rows = [next(stream) for _ in range(3)]
     said = {processor.tokenizer.decode(row["labels"], skip_special_tokens=True).strip() for row in rows}
     assert said == {"yes", "no", "maybe"}
-    batch = collate(processor, recipe)(rows)
+    batch = collate(recipe, processor, rows)
     assert batch["patch_images"].shape == (3, 3, 128, 128) and batch["labels"].shape[0] == 3
-    first = {ids[0] for ids in ofa_run.closed_list(processor, "snli_ve").ids}
+    first = {ids[0] for ids in closed_list(processor, "snli_ve").ids}
     assert all(set(row.tolist()) - {-1} == first for row in batch["allowed_tokens"][:, 0])
-    assert "allowed_tokens" not in collate(processor, replace(recipe, conventional=True))(rows)
+    assert "allowed_tokens" not in collate(replace(recipe, conventional=True), processor, rows)
     captions = recipe_of(folders, data, "coco_captions")
-    assert "allowed_tokens" not in collate(processor, captions)([next(iter(PictureStream(captions, processor)))])
+    assert "allowed_tokens" not in collate(captions, processor, [next(iter(picture_stream(captions, processor)))])
 
 
 def test_the_surest_answer_is_learnt(folders, tmp_path):
     files = write_ofa_tsv(tmp_path, "train")
     recipe = recipe_of(folders, {"ofa_tsv_vqa": files["vqa"]}, "ofa_tsv_vqa")
     _, processor = start_pictures(recipe)
-    stream = iter(PictureStream(recipe, processor))
+    stream = iter(picture_stream(recipe, processor))
     said = [processor.tokenizer.decode(next(stream)["labels"], skip_special_tokens=True).strip() for _ in range(20)]
     assert set(said) == {"yes", "2"}
 
@@ -145,20 +146,20 @@ def test_bad_recipes_leave_nothing(folders, data, tmp_path, changes, message):
 
 
 def test_the_command_chooses_the_model(folders, data, tmp_path):
-    given = {"data": data["vqav2"], "start": folders["deed"], "steps": 1, "batch_size": 2, "bf16": False}
-    result = run(tmp_path / "run", "vqav2", given, 4)
+    options = ["--from", str(folders["deed"]), "--steps", "1", "--batch-size", "2", "--no-bf16"]
+    result = run(tmp_path / "run", "vqav2", options, data["vqav2"], limit=4)
     assert result["steps"] == 1 and "vqa_accuracy" in result["validation"]
     recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert recipe["task"] == "vqav2" and recipe["start"] == str(folders["deed"])
-    recorded = {"recipe": tmp_path / "run" / "recipe.json"}  # which names the OFA, and is followed again
-    assert run(tmp_path / "again", "vqav2", {**recorded, "data": data["vqav2"]}, 4)["steps"] == 1
+    # It names task, data and model, and is followed again.
+    assert run(tmp_path / "again", None, [], recorded=tmp_path / "run" / "recipe.json", limit=4)["steps"] == 1
     assert json.loads((tmp_path / "again" / "recipe.json").read_text()) == recipe
     for task, options, message in (
-        ("refcoco", {}, "goes on from a saved OFA"),
-        ("refcoco", {"base": "x", "start": folders["deed"]}, "--task refcoco takes no --base"),
-        ("vqav2", {}, "starts from a T5 checkpoint: give --base .*, or an OFA: --from"),
-        ("vqav2", {"base": "x"}, "--task vqav2 is read from disk"),
+        ("refcoco", [], "goes on from a saved OFA"),
+        ("refcoco", ["--base", "x", "--from", str(folders["deed"])], "--task refcoco takes no --base"),
+        ("vqav2", [], "starts from a T5 checkpoint: give --base .*, or an OFA: --from"),
+        ("vqav2", ["--base", "x"], "--task vqav2 is read from disk"),
     ):
         with pytest.raises(ValueError, match=message):
-            run(tmp_path / "none", task, options, None)
+            run(tmp_path / "none", task, options)
     assert not (tmp_path / "none").exists()

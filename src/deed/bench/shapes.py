@@ -292,10 +292,10 @@ def real_words(model: Any, rows: int, generator: torch.Generator) -> Inputs:
     """
     from transformers import AutoTokenizer
 
-    from deed.tasks import g2p
+    from deed.data.readers import cmudict
 
     try:
-        words = [word for word, _ in g2p.load_split("test")]
+        words = [word for word, _ in cmudict.load_split("test")]
     except ValueError as error:  # DataError: the dictionary's wheel is not installed
         raise NotAvailable(str(error)) from None
     random.Random(0).shuffle(words)
@@ -316,12 +316,13 @@ def real_pages(model: Any, rows: int, generator: torch.Generator) -> Inputs:
     from dataclasses import replace
 
     from deed.tasks import documents as document_run
+    from deed.tasks.loading import load_processor
 
     try:
         from deed.data.synthetic import pages
         from deed.data.synthetic.pages.simulate import ocr_words
 
-        processor = document_run.load_processor(CHECKPOINTS / "latr")
+        processor = load_processor(CHECKPOINTS / "latr")
         encoded = []
         for index in range(rows):
             words = ocr_words(pages.page_of("test", index), random.Random(index))

@@ -1,11 +1,13 @@
-"""What `deed ask` does alike for documents and pictures: one greedy answer with its depths and times, and its last lines."""
+"""What `deed ask` does alike for documents and pictures: greedy answers with their depths and times, and its last lines."""
 
 from __future__ import annotations
 
-import json
 import string
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from deed.utils.saved_model import read_saved_model
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -16,8 +18,10 @@ DOCUMENT = "document"
 
 
 def check_texts(task: str, texts: list[str]) -> None:
-    """Raises:
-    ValueError: nothing asked, an empty text, or a text where a task takes none.
+    """Whether a task gets the texts it takes.
+
+    Raises:
+        ValueError: nothing asked, an empty text, or a text where a task takes none.
     """
     what = "expression" if task == "refer" else "question"
     if task == "caption":
@@ -31,29 +35,77 @@ def check_texts(task: str, texts: list[str]) -> None:
 
 
 def check_kind(folder: Path, task: str) -> None:
-    """Whether a model is of the kind that a task needs; what else may be wrong with it, loading says.
+    """Whether a model is of the kind that `--task` of `ask` needs; what else may be wrong with it, loading says.
 
     Raises:
         ValueError: it is for another task, or has no exits.
+        DeedLoadError: not a folder with a saved model.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    kind = config.get("model_type") if isinstance(config, dict) else None
+    _, kind, has_exits = read_saved_model(folder)
+    if kind not in ("latr", "ofa", ""):
+        wanted = "a LaTr++" if task == DOCUMENT else "an OFA"
+        raise ValueError(f"--task {task} needs {wanted} model; {folder} holds a {kind} model")
     if kind == "ofa" and task == DOCUMENT:
         raise ValueError(f"{folder} holds an OFA model, which reads no documents; add --task refer, caption or vqa")
     if kind == "latr" and task != DOCUMENT:
         raise ValueError(f"{folder} holds a LaTr++ model, which is for documents; leave --task {task} out")
-    if kind == "ofa" and "deed_config" not in config:
+    if kind == "ofa" and not has_exits:
         raise ValueError(
             f"{folder} holds a plain OFA, without early exit; deed.get_deed_model(model, DeedConfig()) adds exits, and "
             "training fits them"
         )
 
 
+def answer_each(
+    task: Any, model: Any, processor: Any, folder: Path, examples: Sequence[Any], given: float | None
+) -> tuple[list[list[int]], dict[str, Any]]:
+    """Answer one example after the other.
+
+    Args:
+        task: encodes.
+        model: with early exit.
+        processor: as `task.load` gave it.
+        folder: of the model, for notes.
+        examples: with what is asked.
+        given: the threshold; None: the model's own.
+
+    Returns:
+        Per example the generated ids; and what `--json` prints, without what only one task tells.
+    """
+    from deed.utils.timing import timed_encoder
+
+    from .shared import pick_threshold
+
+    threshold, source, note = pick_threshold(model.deed_config, given, folder)
+    tokens, answers = [], []
+    with timed_encoder(model) as clock:
+        for i, example in enumerate(examples):
+            rows = [task.encode(processor, task.opened(example))]
+            inputs = {k: v.to(model.device) for k, v in task.collate(processor, rows).items()}
+            if i == 0:
+                set_up(model, inputs, threshold)
+            ids, told = timed_answer(model, processor.tokenizer, inputs, threshold, clock)
+            tokens.append(ids)
+            answers.append(told)
+    return tokens, {
+        "model": str(folder),
+        "n_layers": len(model.deed_family.layers(model)),
+        "end_token": processor.tokenizer.eos_token,
+        "threshold": threshold,
+        "threshold_source": source,
+        "answers": answers,
+        "notes": [note] if note else [],
+    }
+
+
 def set_up(model: Any, inputs: Any, threshold: Any) -> None:
-    """Untimed and one token long: what is made once, when a model answers for the first time."""
+    """Untimed and one token long: what is made once, when a model answers for the first time.
+
+    Args:
+        model: with early exit.
+        inputs: of one row, on the model's device.
+        threshold: exit threshold.
+    """
     from deed.constants import GREEDY
 
     model.generate(**inputs, **GREEDY, exit_threshold=threshold, stopping_criteria=[at_once])
@@ -70,6 +122,9 @@ def timed_answer(
     """One greedy answer: its ids, end token included, and what `--json` tells of them.
 
     Args:
+        model: with early exit.
+        tokenizer: tells tokens and pieces.
+        threshold: exit threshold.
         inputs: of one row, on the model's device.
         clock: of `timed_encoder(model)`.
     """
@@ -110,7 +165,13 @@ def times_line(answer: dict[str, Any], n_layers: int) -> Text:
 
 
 def closing_lines(painter: Painter, results: dict[str, Any], more: str = "") -> None:
-    """Prints what comes after the answers: legend, threshold with `more` behind it, notes."""
+    """Prints what comes after the answers: legend, threshold, notes.
+
+    Args:
+        painter: draws.
+        results: with `threshold`, `threshold_source` and `notes`.
+        more: comes behind the threshold.
+    """
     from rich.text import Text
 
     from deed.report import threshold_text

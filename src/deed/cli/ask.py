@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .answering import DOCUMENT, check_kind, check_texts, closing_lines, set_up, spelled, timed_answer, times_line
+from .answering import DOCUMENT, answer_each, check_kind, check_texts, closing_lines, spelled, times_line
 from .ask_picture import TASKS, ask_picture, output_path, show_picture
 from .shared import CHECKPOINTS
 
@@ -51,11 +51,15 @@ def ask(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="For refer: the picture with boxes, PNG or JPEG.", show_default="IMAGE.boxes.png in this folder"
+            "--output",
+            "--out",
+            help="For refer: the picture with boxes, PNG or JPEG.",
+            show_default="IMAGE.boxes.png in this folder",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON, and nothing else.")] = False,
 ) -> None:
+    """The verb; see the module."""
     from rich.console import Console
 
     from deed.ocr import ENGINES, page_image
@@ -90,16 +94,38 @@ def ask(
 def ask_document(
     picture: Any, questions: list[str], folder: Path | None, ocr: str, threshold: float | None, say: Any
 ) -> dict[str, Any]:
-    """Read a page and answer; `say` is told what is being done. See `answers`."""
-    from .shared import find_model, load_documents_model
+    """Read a page and answer.
+
+    Args:
+        picture: the page.
+        questions: one or more.
+        folder: of the model; None: the shipped one.
+        ocr: the engine, or `NO_OCR`.
+        threshold: None: the model's own.
+        say: is told what is being done.
+
+    Returns:
+        What `--json` prints, but for the file's name.
+
+    Raises:
+        ValueError: the wrong kind of model, a question that does not fit, or nothing to look at.
+        DeedLoadError: a damaged model.
+    """
+    from deed.tasks.documents import DocumentTask
+
+    from .shared import find_model, quiet_libraries
 
     folder = find_model(folder, CHECKPOINT)
     check_kind(folder, DOCUMENT)
-    model, processor = load_documents_model(folder)
+    quiet_libraries()
+    task = DocumentTask("pages")
+    model, processor = task.load(folder)
     say("reading the page")
     seen = read(picture, ocr)
+    if seen["ocr"] is None and not processor.sees:
+        raise ValueError("this model looks at words only; leave --ocr none out")
     say("answering")
-    return answers(model, processor, folder, seen, questions, threshold)
+    return answers(task, model, processor, folder, seen, questions, threshold)
 
 
 def read(picture: Any, ocr: str) -> dict[str, Any]:
@@ -119,62 +145,45 @@ def read(picture: Any, ocr: str) -> dict[str, Any]:
 
 
 def answers(
-    model: Any, processor: Any, folder: Path, seen: dict[str, Any], questions: list[str], given: float | None
+    task: Any,
+    model: Any,
+    processor: Any,
+    folder: Path,
+    seen: dict[str, Any],
+    questions: list[str],
+    given: float | None,
 ) -> dict[str, Any]:
     """What `--json` prints, but for the file's name.
 
+    Args:
+        task, model, processor, folder, given: as for `answer_each`.
+        seen: of `read`.
+        questions: as asked.
+
     Raises:
-        ValueError: a question that does not fit, or nothing to look at.
+        ValueError: a question that does not fit.
     """
     from deed.data.base import Example
-    from deed.tasks.documents import encode, inputs_of
-    from deed.utils.timing import timed_encoder
-
-    from .shared import pick_threshold
-
-    if seen["ocr"] is None and not processor.sees:
-        raise ValueError("this model looks at words only; leave --ocr none out")
-    threshold, source, note = pick_threshold(model.deed_config, given, folder)
-    notes = [note] if note else []
-    if seen["ocr"] and not seen["words"]:
-        notes.append("No text was found on the page; the answer comes from the picture alone.")
-    found = []
-    with timed_encoder(model) as clock:
-        for i, question in enumerate(questions):
-            known = in_known_words(processor, question)
-            fits = words_that_fit(processor, known, seen["words"])
-            row = encode(processor, Example(known, [], seen["words"], seen["picture"]))
-            inputs = {k: v.to(model.device) for k, v in inputs_of(processor, [row]).items()}
-            if i == 0:
-                set_up(model, inputs, threshold)
-            found.append(
-                {"question": question, "words_read": fits, **answer_one(model, processor, inputs, threshold, clock)}
-            )
-    cut = [a["words_read"] for a in found if a["words_read"] < len(seen["words"])]
-    if cut:
-        notes.append(
-            f"The page is longer than this model reads: the last {len(seen['words']) - min(cut)} of its "
-            f"{len(seen['words'])} words were cut (max_length {processor.max_length} tokens)."
-        )
-    return {
-        "model": str(folder),
-        "n_layers": len(model.deed_family.layers(model)),
-        "end_token": processor.tokenizer.eos_token,
-        "threshold": threshold,
-        "threshold_source": source,
-        "ocr": seen["ocr"],
-        "answers": found,
-        "notes": notes,
-    }
-
-
-def answer_one(model: Any, processor: Any, inputs: Any, threshold: Any, clock: Any) -> dict[str, Any]:
-    """One greedy answer with its fields, tokens, depths and times."""
     from deed.report.places import is_json
 
-    tokens, told = timed_answer(model, processor.tokenizer, inputs, threshold, clock)
-    text = processor.tokenizer.decode(tokens, skip_special_tokens=True)
-    return {"answer": text, "fields": whole_object(text) if is_json(text) else None, **told}
+    known = [in_known_words(processor, question) for question in questions]
+    fits = [words_that_fit(processor, question, seen["words"]) for question in known]
+    examples = [Example(question, [], seen["words"], seen["picture"]) for question in known]
+    tokens, results = answer_each(task, model, processor, folder, examples, given)
+    found = []
+    for i, told in enumerate(results["answers"]):
+        text = task.answer(processor, tokens[i], examples[i])
+        fields = whole_object(text) if is_json(text) else None
+        found.append({"question": questions[i], "words_read": fits[i], "answer": text, "fields": fields, **told})
+    notes = results["notes"]
+    if seen["ocr"] and not seen["words"]:
+        notes.append("No text was found on the page; the answer comes from the picture alone.")
+    if min(fits) < len(seen["words"]):
+        notes.append(
+            f"The page is longer than this model reads: the last {len(seen['words']) - min(fits)} of its "
+            f"{len(seen['words'])} words were cut (max_length {processor.max_length} tokens)."
+        )
+    return {**results, "ocr": seen["ocr"], "answers": found}
 
 
 def whole_object(text: str) -> dict[str, Any] | None:
@@ -197,6 +206,11 @@ def in_known_words(processor: Any, question: str) -> str:
 
 def words_that_fit(processor: Any, question: str, words: list[Any]) -> int:
     """How many of the words, from the first, the processor keeps beside the question.
+
+    Args:
+        processor: a `LatrProcessor`.
+        question: as it is asked.
+        words: `(text, box)` in reading order.
 
     Raises:
         ValueError: the question alone is too long.
@@ -245,4 +259,5 @@ def show(results: dict[str, Any]) -> None:
 
 
 def register(app: typer.Typer) -> None:
+    """Add the verb."""
     app.command(epilog=EXAMPLE, help=__doc__)(ask)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .answering import check_kind, closing_lines, set_up, timed_answer, times_line
+from .answering import answer_each, check_kind, closing_lines, times_line
 from .box_drawing import FORMATS, draw_boxes, save_picture
 from .shared import CHECKPOINTS
 
@@ -24,6 +24,12 @@ _BIN = re.compile(r"<bin_(\d+)>")
 
 def output_path(given: Path | None, task: str, image: Path, page: int) -> Path | None:
     """Where the picture with the boxes goes: the file given, or one of the image's name in the current folder.
+
+    Args:
+        given: a file's name.
+        task: what is asked.
+        image: the file asked about.
+        page: of a PDF.
 
     Raises:
         ValueError: the task draws nothing, or no picture can be written there; the image itself is never replaced.
@@ -54,9 +60,15 @@ def ask_picture(
     threshold: float | None,
     say: Callable[[str], Any],
 ) -> dict[str, Any]:
-    """Answer about a picture, and draw what was found; `say` is told what is being done.
+    """Answer about a picture, and draw what was found.
 
     Args:
+        picture: what is asked about.
+        task: `refer`, `caption` or `vqa`.
+        texts: questions, or expressions; none for captions.
+        folder: of the model; None: the shipped one.
+        threshold: None: the model's own.
+        say: is told what is being done.
         target: where the picture with the boxes goes; None for tasks that have none. Not written where no box was found.
 
     Returns:
@@ -66,12 +78,19 @@ def ask_picture(
         ValueError: the wrong kind of model, or a text that is too long.
         DeedLoadError: a damaged model.
     """
-    from .shared import find_model
+    from deed.tasks.pictures import PictureTask
+
+    from .shared import find_model, quiet_libraries
 
     folder = find_model(folder, CHECKPOINT)
-    model, processor = load(folder, task)
+    check_kind(folder, task)
+    quiet_libraries()
+    kind = PictureTask(f"scenes-{task}")
+    model, processor = kind.load(folder)
+    if task == "refer" and processor.n_bins < 2:
+        raise ValueError(f"the tokenizer in {folder} has no location bins, in which a model says where a box is")
     say("answering")
-    results = answers(model, processor, folder, task, picture, texts, threshold)
+    results = answers(kind, model, processor, folder, picture, texts, threshold)
     if target is not None:
         found = [a for a in results["answers"] if a["box"]]
         if found:
@@ -80,73 +99,39 @@ def ask_picture(
     return results
 
 
-def load(folder: Path, task: str) -> tuple[Any, Any]:
-    """`(model, processor)` of a saved OFA.
-
-    Raises:
-        ValueError: another kind of model, or one that cannot do the task.
-        DeedLoadError: a damaged one.
-    """
-    from deed.errors import DeedLoadError
-    from deed.tasks import scenes as scenes_run
-
-    from .shared import quiet_libraries
-
-    check_kind(folder, task)
-    quiet_libraries()
-    model, processor = scenes_run.load(folder)
-    if processor.tokenizer.eos_token_id is None or processor.tokenizer.pad_token_id is None:
-        raise DeedLoadError(
-            f"the tokenizer in {folder} has no end or padding token; tokenizer_config.json is missing or damaged"
-        )
-    if task == "refer" and processor.n_bins < 2:
-        raise ValueError(f"the tokenizer in {folder} has no location bins, in which a model says where a box is")
-    return model, processor
-
-
 def answers(
-    model: Any, processor: Any, folder: Path, task: str, picture: Any, texts: list[str], given: float | None
+    task: Any, model: Any, processor: Any, folder: Path, picture: Any, texts: list[str], given: float | None
 ) -> dict[str, Any]:
-    """What `--json` prints, but for the files' names.
+    """What `--json` prints, but for the files' names; of `refer` each answer has a `box`, px of the picture, or None.
+
+    Args:
+        task, model, processor, folder, given: as for `answer_each`.
+        picture: what is asked about.
+        texts: questions, or expressions; none for captions.
 
     Raises:
         ValueError: a text that is too long.
     """
     from deed.data.base import Example
-    from deed.tasks.scenes import encode, inputs_of
-    from deed.utils.timing import timed_encoder
+    from deed.tasks.pictures import text_of
 
-    from .shared import pick_threshold
-
-    threshold, source, note = pick_threshold(model.deed_config, given, folder)
-    notes = [note] if note else []
     asked = [in_one_line(text) for text in texts]
-    check_lengths(processor, task, asked, model.config.max_position_embeddings)
+    check_lengths(processor, task.asks, asked, model.config.max_position_embeddings)
     examples = [Example(text, [], image=picture) for text in asked or [""]]
+    tokens, results = answer_each(task, model, processor, folder, examples, given)
     found = []
-    with timed_encoder(model) as clock:
-        for i, example in enumerate(examples):
-            rows = [encode(processor, task, example)]
-            inputs = {k: v.to(model.device) for k, v in inputs_of(rows, processor.tokenizer.pad_token_id).items()}
-            if i == 0:
-                set_up(model, inputs, threshold)
-            answer = answer_one(model, processor, task, example, inputs, threshold, clock)
-            found.append({"question": texts[i] if texts else None, **answer})
-    for a in found:
-        box = a.get("box")
-        if box and (box[0] > box[2] or box[1] > box[3]):
-            notes.append(f"The corners for {a['question']!r} come in the wrong order; the box is drawn between them.")
-    return {
-        "task": task,
-        "model": str(folder),
-        "n_layers": len(model.deed_family.layers(model)),
-        "end_token": processor.tokenizer.eos_token,
-        "threshold": threshold,
-        "threshold_source": source,
-        "size": list(picture.size),
-        "answers": found,
-        "notes": notes,
-    }
+    for i, told in enumerate(results["answers"]):
+        told["pieces"][0] = told["pieces"][0].lstrip(" ")  # OFA's answers begin with a space
+        answer: dict[str, Any] = {"question": texts[i] if texts else None, "answer": text_of(processor, tokens[i])}
+        if task.asks == "refer":
+            box = task.answer(processor, tokens[i], examples[i])
+            answer["box"] = None if box is None else list(box)
+            if box and (box[0] > box[2] or box[1] > box[3]):
+                results["notes"].append(
+                    f"The corners for {texts[i]!r} come in the wrong order; the box is drawn between them."
+                )
+        found.append({**answer, **told})
+    return {"task": task.asks, **results, "size": list(picture.size), "answers": found}
 
 
 def in_one_line(text: str) -> str:
@@ -158,6 +143,9 @@ def check_lengths(processor: Any, task: str, texts: list[str], most: int) -> Non
     """Whether all texts are read to their ends.
 
     Args:
+        processor: an `OFAProcessor`.
+        task: what is asked.
+        texts: as they are asked.
         most: tokens of a prompt.
 
     Raises:
@@ -175,21 +163,6 @@ def check_lengths(processor: Any, task: str, texts: list[str], most: int) -> Non
             raise ValueError(
                 f"{what} {i} takes {tokens} tokens, more than the {most} that this model reads; shorten it"
             )
-
-
-def answer_one(
-    model: Any, processor: Any, task: str, example: Any, inputs: Any, threshold: Any, clock: Any
-) -> dict[str, Any]:
-    """One greedy answer with its tokens, depths and times; for `refer` also `box`, px of the picture, or None."""
-    from deed.tasks.scenes import box_of, text_of
-
-    ids, told = timed_answer(model, processor.tokenizer, inputs, threshold, clock)
-    told["pieces"][0] = told["pieces"][0].lstrip(" ")  # OFA's answers begin with a space
-    answer: dict[str, Any] = {"answer": text_of(processor, ids)}
-    if task == "refer":
-        box = box_of(processor, ids, example)
-        answer["box"] = None if box is None else list(box)
-    return {**answer, **told}
 
 
 def show_picture(results: dict[str, Any]) -> None:
@@ -216,7 +189,13 @@ def show_picture(results: dict[str, Any]) -> None:
 
 
 def tokens_line(painter: Painter, pieces: list[str], depths: list[int]) -> Text:
-    """An answer coloured by depth: running text, or bins one by one."""
+    """An answer coloured by depth: running text, or bins one by one.
+
+    Args:
+        painter: draws.
+        pieces: of `text_pieces`.
+        depths: of each token.
+    """
     if all(_BIN.fullmatch(piece) or piece == painter.end_token for piece in pieces):
         return painter.words([_BIN.sub(r"bin \1", piece) for piece in pieces], depths)
     return painter.running([_BIN.sub(r" bin \1 ", piece) for piece in pieces], depths)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-from deed.constants import GREEDY
 
 EXAMPLE = "Example: deed bench curve runs/g2p/model --score-drop 0.01"
 COUNT = 600  # examples, half of them for the optimiser
@@ -27,7 +26,10 @@ def curve(
     model: Annotated[Path, typer.Argument(help="Folder of a saved deed model; its config.json is updated.")],
     task: Annotated[
         str | None,
-        typer.Option(help="Whose held-out data: g2p, pages, easyvqa …", show_default="g2p, or for a LaTr++ pages"),
+        typer.Option(
+            help="Whose held-out data: g2p, pages, easyvqa, scenes (its parts mixed) …",
+            show_default="g2p, for a LaTr++ pages, for an OFA scenes",
+        ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of a data set on disk.")] = None,
     split: Annotated[
@@ -49,6 +51,7 @@ def curve(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the curve as JSON.")] = False,
 ) -> None:
+    """The verb; see the module."""
     from deed.calibration.curve import record_curve, set_target
     from deed.errors import ExitsCostMore
     from deed.modeling.saving import save_deed_config
@@ -110,42 +113,72 @@ def held_out(
     split: str | None,
     count: int,
     tick: Callable[[int], None],
-) -> tuple[Any, list[dict[str, Any]], Callable[[list[int], dict[str, Any]], float], dict[str, Any]]:
-    """The model, its task's held-out examples and score as `record_curve` takes them, and options of `generate()`.
+) -> tuple[Any, list[Any], Callable[[list[int], Mapping[str, Any]], float], dict[str, Any]]:
+    """The model, its tasks' held-out examples and score as `record_curve` takes them, and options of `generate()`.
+
+    Args:
+        folder: of the model.
+        task: as `--task` has it; several tasks have equal shares of the examples.
+        data, split: as the verb has them.
+        count: examples of all tasks together.
+        tick: called with the number of examples read.
 
     Raises:
         ValueError: an unknown task or split, missing data, too few examples.
         DeedLoadError: not the folder of such a model, or a damaged one.
     """
-    from deed.metrics import text as metrics
-    from deed.tasks import documents as document_run
-    from deed.tasks import g2p, g2p_run
-    from deed.tasks.held_out import check_tasks, examples_of
+    from deed.tasks.task import tasks_of
 
-    name = check_tasks([task] if task else None, folder)[0]
-    if name == "g2p":
-        rows = g2p.load_split(split or "calibration")
-        random.Random(SEED).shuffle(rows)  # before the cut: a smaller sample is the head of a larger one
-        rows = rows[:count]
-        loaded, tokenizer = g2p_run.load(folder)
-        ids = tokenizer([word for word, _ in rows]).input_ids
-        answers = [answers for _, answers in rows]
-        examples: list[dict[str, Any]] = [{"input_ids": i, "answers": a} for i, a in zip(ids, answers, strict=True)]
-        judge, options = (lambda text, references: float(text in references)), {}
-    else:
-        loaded, tokenizer = document_run.load(folder)
-        metric, found = examples_of(name, data, split, "calibration", count, tick)
-        examples = [{**document_run.encode(tokenizer, x), "answers": x.answers} for x in found]
-        random.Random(SEED).shuffle(examples)
-        each, tokenizer, options = getattr(metrics, f"{metric}_each"), tokenizer.tokenizer, GREEDY
-        judge = lambda text, references: each([text], [references])[0]  # noqa: E731
-    if len(examples) < 2:
-        raise ValueError(f"a curve needs at least two examples, {name} has {len(examples)} in this split")
+    from .shared import counted, quiet_libraries
 
-    def score(tokens: list[int], example: dict[str, Any]) -> float:
-        return judge(tokenizer.decode(tokens, skip_special_tokens=True), example["answers"])
+    tasks = tasks_of(folder, [task] if task else None, split)
+    quiet_libraries()
+    loaded, processor = tasks[0].load(folder)
+    rows: list[Any] = []
+    judges: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for i, each in enumerate(tasks):
+        share = count // len(tasks) + (i < count % len(tasks))
+        found = counted(
+            each.examples(split or each.calibration_split, share, data), partial(tick_from, tick, len(rows))
+        )
+        mine = [each.row(processor, example) for example in found]
+        rows += mine
+        judges[each.name] = each.calibration_score(processor, [row["example"] for row in mine])
+        options = merged(options, each.generation_options(loaded, processor))
+    if len(rows) < 2:
+        raise ValueError(f"a curve needs at least two examples, {tasks[0].name} has {len(rows)} in this split")
+    random.Random(SEED).shuffle(rows)
 
-    return loaded, examples, score, options
+    def score(tokens: list[int], row: Mapping[str, Any]) -> float:
+        return judges[row["task"].name](tokens, row)
+
+    return loaded, rows, score, options
+
+
+def tick_from(tick: Callable[[int], None], before: int, count: int) -> None:
+    """Tell of a count that goes on from one before.
+
+    Args:
+        tick: is told.
+        before: where it begins.
+        count: since then.
+    """
+    tick(before + count)
+
+
+def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Options of `generate()` under which the answers of either task are as under its own: the longer length.
+
+    Raises:
+        ValueError: they differ in anything else.
+    """
+    if not first:
+        return second
+    length = {"max_length": max(o["max_length"] for o in (first, second))} if "max_length" in first else {}
+    if {**first, **length} != {**second, **length}:
+        raise ValueError("these tasks are answered in different ways; name one of them")
+    return {**first, **length}
 
 
 def show(found: dict[str, Any], point: dict[str, Any] | None, notes: list[str], folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,14 +40,18 @@ def calibrate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
+    """The verb; see the module."""
     from rich.console import Console
 
     from deed.calibration.learn_then_test import GRID
     from deed.modeling.saving import save_deed_config
-    from deed.tasks import g2p_run
-    from deed.tasks.held_out import check_tasks, examples_of, strictest
+    from deed.tasks.answering import calibrate_task
+    from deed.tasks.task import tasks_of
 
-    tasks, grid = check_tasks(task, model, split), threshold or GRID
+    from .shared import counted, quiet_libraries
+
+    tasks = tasks_of(model, task, split)
+    quiet_libraries()
     console = Console(stderr=True)
     with console.status("reading …") as status:
 
@@ -56,20 +60,20 @@ def calibrate(
             if not as_json:
                 console.print(line, highlight=False)
 
-        if tasks == ["g2p"]:
-            loaded, tokenizer = g2p_run.load(model)
-            report = g2p_run.calibrate_g2p(loaded, tokenizer, risk, confidence, count, progress, grid)
-        else:
-            loaded, calibrate_on = picture_model(model, tasks, risk, confidence, progress, grid)
-            reports = []
-            for name in tasks:
-                progress(f"{name}: reading")
-                metric, examples = examples_of(
-                    name, data, split, "calibration", count, lambda i: status.update(f"{i} read")
-                )
-                reports.append({**calibrate_on(name, metric, examples), "task": name})
-            report = strictest(reports)
-            loaded.deed_config.threshold, loaded.deed_config.calibration = report["threshold"], report
+        loaded, processor = tasks[0].load(model)
+        reports = []
+        progress(
+            f"p: how likely so small a drop would be by chance if early exit cost more than {risk:g}; a threshold passes "
+            f"with p at most {1 - confidence:g}"
+        )
+        for each in tasks:
+            progress(f"{each.name}: reading")
+            found = each.examples(split or each.calibration_split, count, data)
+            examples = counted(found, lambda n: status.update(f"{n} read"))
+            report = calibrate_task(each, loaded, processor, examples, risk, confidence, threshold or GRID, progress)
+            reports.append({**report, "task": each.name})
+        report = strictest(reports)
+        loaded.deed_config.threshold, loaded.deed_config.calibration = report["threshold"], report
     save_deed_config(loaded, model)
     if as_json:
         typer.echo(json.dumps(report))
@@ -83,40 +87,12 @@ def calibrate(
     typer.echo(f"threshold {report['threshold']:g}, the strictest, saved in {place}")
 
 
-def picture_model(
-    folder: Path,
-    tasks: Sequence[str],
-    risk: float,
-    confidence: float,
-    progress: Callable[[str], None],
-    grid: Sequence[float],
-) -> tuple[Any, Callable[[str, str, Any], dict[str, Any]]]:
-    """The saved LaTr++ or OFA, and what calibrates it on a task: `(task, metric, examples)` to a report."""
-    from deed.tasks import documents as document_run
-    from deed.tasks.held_out import asks_of, is_for_ofa
-
-    if not is_for_ofa(folder, tasks):
-        model, processor = document_run.load(folder)
-
-        def on_documents(task: str, metric: str, examples: Any) -> dict[str, Any]:
-            found = document_run.calibrate_examples(
-                model, processor, examples, metric, risk, confidence, progress, grid
-            )
-            return {**found, "metric": metric}
-
-        return model, on_documents
-
-    from deed.tasks import picture_scores as ofa_scores
-    from deed.tasks import pictures as ofa_run
-
-    model, reader = ofa_run.load(folder)
-
-    def on_pictures(task: str, metric: str, examples: Any) -> dict[str, Any]:
-        return ofa_run.calibrate_examples(
-            model, reader, asks_of(task), ofa_scores.name_of(metric), examples, risk, confidence, progress, grid
-        )
-
-    return model, on_pictures
+def strictest(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of calibrations of one model on several tasks that with the highest threshold, the rest in `others`: each threshold
+    keeps its task's promise, and so does any stricter one that was accepted for it before."""
+    report = max(reports, key=lambda r: r["threshold"])
+    others = [r for r in reports if r is not report]
+    return {**report, "others": others} if others else report
 
 
 def sentence(report: dict[str, Any]) -> str:
@@ -129,4 +105,5 @@ def sentence(report: dict[str, Any]) -> str:
 
 
 def register(app: typer.Typer) -> None:
+    """Add the verb."""
     app.command(epilog=EXAMPLE, help=__doc__)(calibrate)

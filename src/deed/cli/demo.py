@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,6 @@ from .shared import CHECKPOINTS
 
 EXAMPLE = "Example: deed demo; deed demo --task scenes; deed demo --task g2p flibbertigibbet tomato"
 CHECKPOINT, LATR_CHECKPOINT, OFA_CHECKPOINT = CHECKPOINTS / "g2p", CHECKPOINTS / "latr", CHECKPOINTS / "ofa"
-TASKS = ("pages", "g2p", "scenes")
 # Where words of one's own belong that a task does not take.
 ELSEWHERE = {
     "pages": "about a page of your own: deed ask IMAGE QUESTION",
@@ -30,7 +29,7 @@ def demo(
         str,
         typer.Option(
             help="What to show: pages (questions about documents), scenes (boxes, captions and answers about pictures) "
-            "or g2p (words to pronunciations)."
+            "or g2p (words to pronunciations); with --model any other task."
         ),
     ] = "pages",
     model: Annotated[
@@ -41,51 +40,54 @@ def demo(
         typer.Option(
             min=1,
             help="Pages of known and as many of unseen layouts; scenes of known and as many of unseen combinations; "
-            "with g2p, words of the test split.",
-            show_default="30; scenes: 50; g2p: 1000",
+            "else examples of the test split.",
+            show_default="30; scenes: 50; g2p: 1000; else 100",
         ),
     ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Exit threshold.", show_default="the model's own, calibrated")
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for report.html and report.json.")] = Path("runs/demo"),
+    output: Annotated[Path, typer.Option("--output", "--out", help="Folder for report.html and report.json.")] = Path(
+        "runs/demo"
+    ),
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json, and nothing else, to stdout.")] = False,
 ) -> None:
+    """The verb; see the module."""
     from deed.report.html import require_report, write_report
 
-    from . import demo_g2p, demo_pages, demo_scenes, demo_show, shared
+    from . import demo_pages, demo_scenes, demo_show, demo_words, shared
+    from .answering import check_kind
+    from .demo_measure import run_demo
 
     # All that can be wrong is looked at before minutes are spent on measuring.
-    if task not in TASKS:
-        raise ValueError(f"--task must be pages, g2p or scenes, got {task!r}")
+    shows: dict[str, Any] = {"pages": demo_pages, "g2p": demo_words.Words(), "scenes": demo_scenes}
+    if task not in shows and model is None:
+        raise ValueError(f"--task must be {', '.join(shows)}, or any other together with --model; got {task!r}")
     shared.check_threshold(threshold)
-    if words and task in ELSEWHERE:
-        raise ValueError(f"words of your own ({' '.join(words)}) need --task g2p; {ELSEWHERE[task]}")
-    if task == "g2p":
-        asked, sample = demo_g2p.take_words(words or [], count or demo_g2p.COUNT)
+    if words and task != "g2p":
+        elsewhere = ELSEWHERE.get(task, "other tasks take none")
+        raise ValueError(f"words of your own ({' '.join(words)}) need --task g2p; {elsewhere}")
+    shipped = {"pages": LATR_CHECKPOINT, "scenes": OFA_CHECKPOINT}
+    if task in shows:
+        show = shows[task]
+        show.check(count or show.COUNT, words or [])
     shared.check_output(output)
     require_report()
-    pictures: list[str] = []
-    thumbs: dict[str, str] = {}
-    if task == "g2p":
-        folder = shared.find_model(model, CHECKPOINT)
-        results = demo_g2p.measure_words(folder, sample, asked, threshold, quiet=as_json)
-    elif task == "scenes":
-        demo_scenes.check_scenes(count or demo_scenes.COUNT)
-        folder = shared.find_model(model, OFA_CHECKPOINT)
-        results, pictures, thumbs = demo_scenes.measure_scenes(
-            folder, count or demo_scenes.COUNT, threshold, quiet=as_json
-        )
-    else:
-        demo_pages.check_pages(count or demo_pages.COUNT)
-        folder = shared.find_model(model, LATR_CHECKPOINT)
-        results, pictures = demo_pages.measure_pages(folder, count or demo_pages.COUNT, threshold, quiet=as_json)
-    page = write_report(results, output, pictures, thumbs)
+    folder = shared.find_model(model, shipped.get(task, CHECKPOINT))
+    if task == "scenes":
+        check_kind(folder, task)
+    elif task not in shows:
+        from deed.tasks.task import task_for
+
+        show = demo_words.AnyTask(task_for(folder, task))
+    page = run_demo(show, folder, count or show.COUNT, words or [], threshold, quiet=as_json)
+    path = write_report(page.results, output, page.pictures, page.thumbs)
     if as_json:
-        typer.echo(json.dumps(results, ensure_ascii=False))
+        typer.echo(json.dumps(page.results, ensure_ascii=False))
     else:
-        demo_show.show(results, page)
+        demo_show.show(page.results, path)
 
 
 def register(app: typer.Typer) -> None:
+    """Add the verb."""
     app.command(epilog=EXAMPLE, help=__doc__)(demo)

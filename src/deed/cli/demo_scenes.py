@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .demo_measure import Asked, Page, Sample, part_results
+
 SEED = 0  # of the scenes, and of what is taken of easy-vqa
 COUNT = 50  # scenes of each split, pictures of easy-vqa
 SPLITS = {"test": "known combinations", "unseen": "unseen combinations"}
@@ -21,7 +23,7 @@ TASKS = {
     "vqa": ("vqa", "accuracy"),
     "easyvqa": (EASY_VQA, "accuracy"),
 }
-TIMED_FOR_CURVE = 42  # answers: six scenes of each split, six of easy-vqa
+TIMED = 42  # answers on which the curve is timed: six scenes of each split, six of easy-vqa
 THRESHOLDS = (0.7, 0.9, 0.95, 0.99, 0.999, 2.0)  # fewer than bench.THRESHOLDS: an answer takes long at full depth
 DRAWN = 8  # scenes that the report shows, the first of both splits
 SCORE_NOTE = (
@@ -36,37 +38,25 @@ RIGHT_NOTE = (
 
 
 @dataclass
-class Asked:
-    """What is asked about one picture, with the model's inputs for it; rows of one picture share its tensor."""
+class Drawn:
+    """The scenes that are drawn, by name and place, and small pictures of all by name."""
 
-    task: str
-    example: Any
-    row: dict[str, Any]
-    place: str
-    picture: str
-
-    @property
-    def inputs(self) -> dict[str, Any]:
-        """As a batch of one."""
-        import torch
-
-        ids = self.row["input_ids"][None]
-        pictures = self.row["patch_images"][None]
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "patch_images": pictures}
-
-
-@dataclass
-class Sample:
-    """All that is asked in the order of the report, the scenes that are drawn, and small pictures by name."""
-
-    asked: list[Asked] = field(default_factory=list)
-    drawn: list[Any] = field(default_factory=list)
+    scenes: list[tuple[str, str, Any]] = field(default_factory=list)
     small: dict[str, str] = field(default_factory=dict)
 
 
-def check_scenes(count: int) -> None:
-    """Raises:
-    ValueError: more pictures asked for than there are, or a package that they need is missing.
+def loaded_by() -> Any:
+    """The task that loads the model."""
+    from deed.tasks.pictures import PictureTask
+
+    return PictureTask("scenes-refer")
+
+
+def check(count: int, words: Sequence[str]) -> None:
+    """Before anything is loaded.
+
+    Raises:
+        ValueError: more pictures asked for than there are, or a package that they need is missing.
     """
     for package in ("PIL", "fonticon_mdi7", "easy_vqa", "tokenizers"):
         if importlib.util.find_spec(package) is None:
@@ -81,34 +71,64 @@ def check_scenes(count: int) -> None:
         raise ValueError(f"--count must be at most {most}, the pictures of easy-vqa's test split, got {count}")
 
 
-def take_sample(processor: Any, count: int, bars: Any) -> Sample:
-    """Draw the scenes and encode what is asked about them: by turns a known one, an unseen one, one of easy-vqa."""
+def sample(processor: Any, count: int, words: Sequence[str], bars: Any) -> Sample:
+    """Draw the scenes and encode what is asked about them: by turns a known one, an unseen one, one of easy-vqa.
+
+    Args:
+        processor: encodes.
+        count: scenes of each split, and pictures of easy-vqa.
+        words: none.
+        bars: of `progress_bars`.
+    """
     from deed.data.synthetic import scenes
     from deed.report.sheets import picture_uri
-    from deed.tasks.scenes import encode
-    from deed.utils.images import load_image
+    from deed.tasks.pictures import PictureTask
 
+    tasks = {name: PictureTask(name if name == "easyvqa" else f"scenes-{name}") for name in TASKS}
     bar = bars.add_task("drawing scenes", total=count)
-    sample = Sample()
-    made = {(task, split): scenes.examples(task, split, count, SEED) for task in scenes.TASKS for split in SPLITS}
+    asked: list[Asked] = []
+    drawn = Drawn()
+
+    def ask(name: str, example: Any, place: str, picture: str, seen: Any = None) -> Any:
+        task = tasks[name]
+        example = task.opened(example)
+        row = task.encode(processor, example)
+        row["patch_images"] = row["patch_images"] if seen is None else seen  # rows of one picture share its tensor
+        question = example.question or "what does the image describe?"
+        told = {"task": name, "question": question, "picture": picture, "place": place, "kind": example.kind}
+        asked.append(Asked(task, task.closed(example), row, told))
+        return row["patch_images"]
+
+    made = {(name, split): scenes.examples(name, split, count, SEED) for name in scenes.TASKS for split in SPLITS}
     for i, easy in enumerate(easy_vqa_questions(count)):
         for split, place in SPLITS.items():
-            name, scene = f"{split}/{i}", made["refer", split][i].scene
-            if len(sample.drawn) < DRAWN:
-                sample.drawn.append((name, place, scene))
-            sample.small[name] = picture_uri(scene.image)
+            picture, scene = f"{split}/{i}", made["refer", split][i].scene
+            if len(drawn.scenes) < DRAWN:
+                drawn.scenes.append((picture, place, scene))
+            drawn.small[picture] = picture_uri(scene.image)
             seen = None
-            for task in scenes.TASKS:
-                example = replace(made[task, split][i].as_example(), image=scene.image)
-                row = encode(processor, task, example)
-                seen = row["patch_images"] if seen is None else seen
-                sample.asked.append(Asked(task, example, {**row, "patch_images": seen}, place, name))
-        name = f"{EASY_VQA}/{easy.image.stem}"
-        easy = replace(easy, image=load_image(easy.image))
-        sample.small[name] = picture_uri(easy.image)
-        sample.asked.append(Asked("easyvqa", easy, encode(processor, "easyvqa", easy), EASY_VQA, name))
+            for name in scenes.TASKS:
+                example = replace(made[name, split][i].as_example(), image=scene.image)
+                seen = ask(name, example, place, picture, seen)
+        picture = f"{EASY_VQA}/{easy.image.stem}"
+        easy = tasks["easyvqa"].opened(easy)
+        drawn.small[picture] = picture_uri(easy.image)
+        ask("easyvqa", easy, EASY_VQA, picture)
         bars.advance(bar)
-    return sample
+    about = {
+        "title": "scenes of pictograms",
+        "task": "scenes",
+        "unit": "answer",
+        "score_name": "score",
+        "score_note": SCORE_NOTE,
+        "right_note": RIGHT_NOTE,
+        "sample": f"{len(asked)} answers about {2 * count} scenes and {count} pictures of {EASY_VQA} that training never saw",
+    }
+    settings = {
+        "scenes": ", ".join(f"{count} of {split} ({place})" for split, place in SPLITS.items()) + f"; seed {SEED}",
+        "asked": f"expression, caption and question per scene; one question about each of {count} pictures of {EASY_VQA}",
+    }
+    return Sample(asked, about, settings, drawn)
 
 
 def easy_vqa_questions(count: int) -> list[Any]:
@@ -123,75 +143,108 @@ def easy_vqa_questions(count: int) -> list[Any]:
     return [random.Random(f"{SEED}/{picture.stem}").choice(by_picture[picture]) for picture in pictures[:count]]
 
 
-def measure_scenes(
-    folder: Path, count: int, given: float | None, quiet: bool = False
-) -> tuple[dict[str, Any], list[str], dict[str, str]]:
-    """The results dict, which is `report.json`; the pictures of `results["scenes"]` and small ones of all, by name, as
-    data URIs.
+def finish(page: Page, sample: Sample, measured: Any, judge: Any, processor: Any) -> None:
+    """Tells boxes in pixels, and adds the scenes drawn and the headline numbers of each task and half.
 
     Args:
-        count: scenes of each split, and pictures of easy-vqa.
-        given: the threshold; None: the model's own.
+        page: gets `groups`, `scenes` and pictures.
+        sample: of `sample`.
+        measured, judge: of the run.
+        processor: decodes boxes.
     """
-    from deed.metrics.cider import document_frequencies
-    from deed.models.ofa import OFAForConditionalGeneration
+    from deed.metrics.boxes import iou
     from deed.report.scenes import exact_uri, scene_entry
-    from deed.tasks.scenes import answer, load
 
-    from . import demo_scenes_rows as rows_of
-    from .answering import check_kind
-    from .demo_measure import common_results, measure
-    from .shared import pick_threshold, progress_bars, quiet_libraries
+    examples, drawn = page.results["examples"], sample.kept
+    for row, a, full, deed in zip(examples, sample.asked, measured.full.runs, measured.deed.runs, strict=True):
+        if a.name == "refer":
+            wanted = a.example.extra["box"]
+            box, full_box = (a.task.answer(processor, run.tokens, a.example) for run in (deed, full))
+            row |= {"box": box, "full_depth_box": full_box, "expected_box": wanted, "expected": [box_text(wanted)]}
+            row |= {
+                "overlap": iou(box, wanted) if box else 0.0,
+                "answer": box_text(box),
+                "full_depth": box_text(full_box),
+            }
+            row["pieces"] = box_pieces(processor, deed.tokens, row["pieces"], box)
+        elif a.name == "caption":
+            row["nearest"] = nearest(row["answer"], a.example.answers)
+        row["pieces"][0] = row["pieces"][0].lstrip(" ")  # answers begin with a space
+    page.results["groups"] = groups(sample, measured, judge, page.results["n_layers"])
+    page.results["scenes"] = [
+        scene_entry(name, place, scene, [(i, e) for i, e in enumerate(examples) if e["picture"] == name])
+        for name, place, scene in drawn.scenes
+    ]
+    page.pictures = [exact_uri(scene.image) for _, _, scene in drawn.scenes]
+    page.thumbs = drawn.small
 
-    check_kind(folder, "scenes")
-    quiet_libraries()
-    model, processor = load(folder)
-    base = OFAForConditionalGeneration.from_pretrained(folder).eval()
-    tokenizer = processor.tokenizer
-    threshold, source, note = pick_threshold(model.deed_config, given, folder)
-    with progress_bars(quiet) as bars:
-        sample = take_sample(processor, count, bars)
-        asked = sample.asked
-        corpus = document_frequencies([a.example.answers for a in asked if a.task == "caption"])
-        rows = [a.row for a in asked]
 
-        def score(predictions: Sequence[Sequence[int]]) -> dict[str, Any]:
-            return rows_of.overall(asked, *rows_of.judged(processor, asked, predictions, corpus))
+def groups(sample: Sample, measured: Any, judge: Any, n_layers: int) -> list[dict[str, Any]]:
+    """The headline numbers again for each task, known and unseen scenes of it apart, and for known and unseen scenes.
 
-        measured = measure(
-            base,
-            model,
-            [{k: v.to(model.device) for k, v in a.inputs.items()} for a in asked],
-            threshold,
-            lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True).strip(),
-            score,
-            lambda value, tick: answer(model, rows, value, tick=tick),
-            bars,
-            timed=TIMED_FOR_CURVE,
-            thresholds=THRESHOLDS,
-            by_tokens=True,
-        )
-    examples = rows_of.example_rows(processor, asked, measured, corpus)
-    marked = []
-    for name, place, scene in sample.drawn:
-        about = [(i, e) for i, e in enumerate(examples) if e["picture"] == name]
-        marked.append(scene_entry(name, place, scene, about))
-    settings = {
-        "scenes": ", ".join(f"{count} of {split} ({place})" for split, place in SPLITS.items()) + f"; seed {SEED}",
-        "asked": f"expression, caption and question per scene; one question about each of {count} pictures of {EASY_VQA}",
-    }
-    common = common_results(measured, examples, model, folder, source, note, settings)
-    results = {
-        "title": "scenes of pictograms",
-        "task": "scenes",
-        "unit": "answer",
-        "score_name": "score",
-        "score_note": SCORE_NOTE,
-        "right_note": RIGHT_NOTE,
-        "sample": f"{len(asked)} answers about {2 * count} scenes and {count} pictures of {EASY_VQA} that training never saw",
-        "end_token": tokenizer.eos_token,
-        **common,
-        "groups": rows_of.groups(asked, examples, measured, common["n_layers"]),
-        "scenes": marked,
-    }
-    return results, [exact_uri(scene.image) for _, _, scene in sample.drawn], sample.small
+    Each with `score` in [0, 1] and `value` by the metric named, 0..`best`.
+
+    Args:
+        sample: of `sample`.
+        measured, judge: of the run.
+        n_layers: of the decoder.
+    """
+    asked = sample.asked
+
+    def where(**wanted: str) -> list[int]:
+        return [i for i, a in enumerate(asked) if all(a.told[key] == value for key, value in wanted.items())]
+
+    found = []
+    parts = [(name, metric, judge.tasks[task].best, where(task=task), task) for task, (name, metric) in TASKS.items()]
+    parts += [(place, "score", 1.0, where(place=place), "") for place in SPLITS.values()]
+    for name, metric, best, at, task in parts:
+        group = {"name": name, "metric": metric, "best": best, "answers": len(at)}
+        group |= part_results(measured, judge, at, n_layers)
+        for key in ("full_depth", "deed"):
+            group[key]["value"] = group[key]["tasks"][task] if task else group[key]["score"]
+        group["halves"] = {}
+        for place in SPLITS.values():
+            half = where(task=task, place=place)
+            if half:
+                group["halves"][place] = {
+                    key: judge.scores([run.tokens for run in subject.runs], half)["tasks"][task]
+                    for key, subject in (("full_depth", measured.full), ("deed", measured.deed))
+                }
+        found.append(group)
+    return found
+
+
+def box_text(box: Sequence[float] | None) -> str:
+    """`box 12 40 57 88 px`: left, top, right, bottom."""
+    return "no box" if box is None else "box " + " ".join(f"{value:.0f}" for value in box) + " px"
+
+
+def box_pieces(processor: Any, tokens: Sequence[int], pieces: Sequence[str], box: Any) -> list[str]:
+    """`pieces` with the bins that make the box as what `box_text` says, each token its number; other bins as `bin 12`.
+
+    Args:
+        processor: knows which tokens are bins.
+        tokens: generated ids.
+        pieces: what each token adds to the text.
+        box: of these tokens, or None.
+    """
+    told, left = list(pieces), [] if box is None else box_text(box).split(" ")[1:-1]
+    for i, token in enumerate(tokens):
+        number = token - processor.first_bin
+        if not 0 <= number < processor.n_bins:
+            continue
+        if not left:
+            told[i] = f" bin {number}"
+            continue
+        told[i] = f"{'box' if len(left) == 4 else ''} {left.pop(0)}{'' if left else ' px'}"
+    return told
+
+
+def nearest(answer: str, references: Sequence[str]) -> str:
+    """The reference with the most in common with a caption, word by word; the first of equals."""
+    from difflib import SequenceMatcher
+
+    from deed.metrics.caption_words import words
+
+    said = words(answer)
+    return max(references, key=lambda reference: SequenceMatcher(None, said, words(reference)).ratio())

@@ -11,7 +11,7 @@ from deed.report.html import change, metric, metric_change, milliseconds, percen
 from .painting import Painter
 
 SHOWN_WORDS = 12
-SHOWN_QUESTIONS = {"pages": 8, "scenes": 7}
+SHOWN_QUESTIONS = {"pages": 8}  # others: 7
 
 
 def show(results: dict[str, Any], page: Path) -> None:
@@ -25,7 +25,7 @@ def show(results: dict[str, Any], page: Path) -> None:
     painter = Painter(results["n_layers"], results["end_token"])
     console = painter.console
     console.print()
-    (show_questions if results["task"] in SHOWN_QUESTIONS else show_words)(results, painter)
+    (show_words if results["task"] == "g2p" else show_questions)(results, painter)
     painter.legend()
     console.print()
     console.print(numbers(results, painter))
@@ -84,16 +84,17 @@ def show_questions(results: dict[str, Any], painter: Painter) -> None:
     from rich.text import Text
 
     table, last = painter.table("", ""), None
-    for e in results["examples"][: SHOWN_QUESTIONS[results["task"]]]:
+    for e in results["examples"][: SHOWN_QUESTIONS.get(results["task"], 7)]:
         where = place_of(e)
-        if where != last:
+        if where and where != last:
             last = where
             table.add_row("", Text(where, style="dim"))
         question = f'"{e["question"]}"' if e.get("task") == "refer" else e["question"]
         text = Text(question, style="bold").append("\n")
         text.append_text(painter.running(e["pieces"], e["depths"]))
         if not e["right"]:
-            text.append(f"\nexpected {e.get('nearest', e['expected'][0])}", style="dim")
+            expected = e.get("nearest") or next(iter(e["expected"]), "another answer")
+            text.append(f"\nexpected {expected}", style="dim")
         if e["tokens"] != e["full_depth_tokens"]:
             text.append(f"\nfull depth {e['full_depth'] or 'nothing'}", style="dim")
         text.overflow = "fold"
@@ -102,7 +103,9 @@ def show_questions(results: dict[str, Any], painter: Painter) -> None:
 
 
 def place_of(e: dict[str, Any]) -> str:
-    """The page or picture that a question is about."""
+    """The page or picture that a question is about; nothing where the report has neither."""
+    if "page" not in e and "picture" not in e:
+        return ""
     if "page" in e:
         return f"page {e['page']}: {e['layout']}, {e['layouts']}"
     return f"picture {e['picture']}" + (f": {e['place']}" if e["place"] not in e["picture"] else "")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,19 +37,34 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    from rich.console import Console
-    from rich.progress import Progress
+    """The verb; see the module."""
+    from deed.modeling.model import DeedMixin
+    from deed.tasks.answering import evaluate_task
+    from deed.tasks.task import tasks_of
 
-    from deed.tasks.held_out import check_tasks, is_for_ofa
+    from .shared import counted, progress_bars, quiet_libraries
 
-    tasks = check_tasks([task] if task else None, model, split)
-    with Progress(console=Console(stderr=True), disable=as_json) as progress:
-        if tasks == ["g2p"]:
-            reports = [evaluate_g2p(model, split, threshold, count, progress)]
-        elif is_for_ofa(model, tasks):
-            reports = evaluate_pictures(model, tasks, data, split, threshold, count, progress)
-        else:
-            reports = [evaluate_documents(model, tasks[0], data, split, threshold, count, progress)]
+    tasks = tasks_of(model, [task] if task else None, split)
+    quiet_libraries()
+    reports = []
+    with progress_bars(as_json) as progress:
+        loaded, processor = tasks[0].load(model, plain=True)
+        own = [loaded.deed_config.threshold] if isinstance(loaded, DeedMixin) else []
+        thresholds: list[Any] = [NEVER_EXIT, *((threshold or own) if own else [])]
+        for each in tasks:
+            bar = progress.add_task(each.name, total=None)
+
+            def read(n: int, bar: Any = bar) -> None:
+                progress.update(bar, total=n * len(thresholds))
+
+            examples = counted(each.examples(split, count, data), read)
+            advance = partial(progress.advance, bar)
+            used, results = evaluate_task(each, loaded, processor, examples, thresholds, advance)
+            if not used:
+                raise ValueError(f"{each.name} has no {each.unit}s with answers in split {split!r}")
+            reports.append(
+                {"task": each.name, "split": split, "examples": used, "unit": f"{each.unit}s", "results": results}
+            )
     if as_json:
         typer.echo(json.dumps(reports[0] if len(reports) == 1 else {"task": task or "scenes", "tasks": reports}))
         return
@@ -70,105 +85,6 @@ def lines_of(report: dict[str, Any]) -> Iterator[str]:
 SAID = ("threshold", "mean_depth")
 
 
-def evaluate_g2p(
-    folder: Path, split: str, threshold: list[float] | None, count: int | None, progress: Any
-) -> dict[str, Any]:
-    from deed.tasks import g2p
-    from deed.tasks.g2p_run import answer, load
-
-    rows = g2p.load_split(split)[:count]
-    model, tokenizer = load(folder)
-    words, references = [w for w, _ in rows], [a for _, a in rows]
-    thresholds = [NEVER_EXIT, *(threshold or [model.deed_config.threshold])]
-    bar = progress.add_task("evaluating", total=len(words) * len(thresholds))
-    results = []
-    for value in thresholds:
-        predictions, depth = answer(model, tokenizer, words, value, tick=lambda n: progress.advance(bar, n))
-        results.append({"threshold": value, "mean_depth": depth, **g2p.score(predictions, references)})
-    return {"task": "g2p", "split": split, "examples": len(words), "unit": "words", "results": results}
-
-
-def evaluate_documents(
-    folder: Path,
-    task: str,
-    data: Path | None,
-    split: str,
-    threshold: list[float] | None,
-    count: int | None,
-    progress: Any,
-) -> dict[str, Any]:
-    from deed.modeling.model import DeedMixin
-    from deed.tasks import documents as document_run
-    from deed.tasks.held_out import examples_of
-
-    model, processor = document_run.load(folder, plain=True)
-    bar = progress.add_task("reading", total=None)
-    metric, examples = examples_of(task, data, split, split, count, lambda i: progress.update(bar, completed=i))
-    rows, kept = [], []
-    for example in examples:  # pictures are let go at once: a page weighs megabytes
-        rows.append(document_run.encode(processor, example))
-        kept.append(document_run.without_picture(example))
-    if not kept:
-        raise ValueError(f"{task} has no questions with answers in split {split!r}")
-    thresholds: list[Any] = [NEVER_EXIT]
-    if isinstance(model, DeedMixin):
-        thresholds += threshold or [model.deed_config.threshold]
-    progress.update(bar, description="evaluating", completed=0, total=len(rows) * len(thresholds))
-    results = []
-    for value in thresholds:
-        predictions, depth = document_run.answer(
-            model, processor, rows, value, tick=lambda n: progress.advance(bar, n)
-        )
-        mean = None if depth != depth else depth  # a plain model has none to report
-        results.append({"threshold": value, "mean_depth": mean, **document_run.score(kept, predictions, metric)})
-    return {"task": task, "split": split, "examples": len(rows), "unit": "questions", "results": results}
-
-
-def evaluate_pictures(
-    folder: Path,
-    tasks: list[str],
-    data: Path | None,
-    split: str,
-    threshold: list[float] | None,
-    count: int | None,
-    progress: Any,
-) -> list[dict[str, Any]]:
-    """What an OFA does, a report per task."""
-    from deed.modeling.model import DeedMixin
-    from deed.tasks import picture_scores as ofa_scores
-    from deed.tasks import pictures as ofa_run
-    from deed.tasks.held_out import asks_of, examples_of
-
-    model, processor = ofa_run.load(folder, plain=True)
-    thresholds: list[Any] = [NEVER_EXIT]
-    if isinstance(model, DeedMixin):
-        thresholds += threshold or [model.deed_config.threshold]
-    ways = [{"exit_threshold": value} for value in thresholds]
-    reports = []
-    for task in tasks:
-        bar = progress.add_task(task, total=None)
-
-        def reading(n: int, bar: Any = bar) -> None:
-            progress.update(bar, total=n * len(thresholds))
-
-        metric, examples = examples_of(task, data, split, split, count, reading)
-        metric, asks = ofa_scores.name_of(metric), asks_of(task)
-        advance = functools.partial(progress.advance, bar)
-        kept, found = ofa_run.answer_all(model, processor, asks, examples, ways, tick=advance)
-        if not kept:
-            raise ValueError(f"{task} has no examples with answers in split {split!r}")
-        results = [
-            {
-                "threshold": value,
-                "mean_depth": None if depth != depth else depth,  # a plain model has none to report
-                **ofa_scores.score(processor, metric, kept, answers),
-            }
-            for value, (answers, depth) in zip(thresholds, found, strict=True)
-        ]
-        unit = {"refer": "expressions", "caption": "pictures", "snli_ve": "sentences"}.get(asks, "questions")
-        reports.append({"task": task, "split": split, "examples": len(kept), "unit": unit, "results": results})
-    return reports
-
-
 def register(app: typer.Typer) -> None:
+    """Add the verb."""
     app.command(epilog=EXAMPLE, help=__doc__)(evaluate)

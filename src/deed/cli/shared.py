@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from deed.utils.saved_model import read_saved_model
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 
@@ -14,7 +18,7 @@ def find_model(folder: Path | None, shipped: Path) -> Path:
     """The folder given, or that of the shipped checkpoint.
 
     Raises:
-        ValueError: there is no such folder.
+        ValueError: there is no such folder, or no model in it.
     """
     if folder is None:
         if not shipped.is_dir():
@@ -22,9 +26,7 @@ def find_model(folder: Path | None, shipped: Path) -> Path:
                 f"the shipped checkpoint {shipped} is missing; pass --model FOLDER (`deed train` makes one)"
             )
         return shipped
-    if not folder.is_dir():
-        raise ValueError(f"--model must be the folder of a saved deed model, {folder} is not a folder")
-    return folder
+    return read_saved_model(folder).folder
 
 
 def check_threshold(given: float | None) -> None:
@@ -67,18 +69,6 @@ def busy_note(machine: dict[str, Any]) -> str | None:
     return f"The machine was busy (load {load:g} on {cpus} processors): trust medians more than sums, neither much."
 
 
-def load_documents_model(folder: Path) -> tuple[Any, Any]:
-    """`(model, processor)` of a saved LaTr++.
-
-    Raises:
-        DeedLoadError: not such a folder, or a damaged one.
-    """
-    from deed.tasks.documents import load
-
-    quiet_libraries()
-    return load(folder)
-
-
 def quiet_libraries() -> None:
     """No bars of Transformers for reading weights: the verbs have bars of their own."""
     from transformers.utils import logging
@@ -86,10 +76,26 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()
 
 
-def progress_bars(quiet: bool) -> Any:
-    """A `rich.progress.Progress` on stderr, with the time left."""
+@contextmanager
+def progress_bars(quiet: bool) -> Iterator[Any]:
+    """A `rich.progress.Progress` on stderr, with the time left; it leaves no trace where an error ends it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:3.0f} %"))
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=quiet)
+    bars = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=quiet)
+    bars.start()
+    try:
+        yield bars
+    except BaseException:
+        bars.live.transient = True
+        raise
+    finally:
+        bars.stop()
+
+
+def counted(examples: Iterable[Any], tick: Callable[[int], Any]) -> Iterator[Any]:
+    """The same, while `tick` is told how many there were so far."""
+    for i, example in enumerate(examples, 1):
+        tick(i)
+        yield example

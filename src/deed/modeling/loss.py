@@ -138,9 +138,15 @@ def combine(exit_losses: torch.Tensor, kind: str = "deed") -> torch.Tensor:
 
 
 def normalizer(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | float:
-    """What the token sums are divided by: the labelled tokens here, or Trainer's count over the accumulated batch."""
+    """What the token sums are divided by: the labelled tokens here, or Trainer's count over the accumulated batch; at least 1,
+    so that a batch without labels has the loss 0 and not 0 / 0.
+
+    Args:
+        labels: `[batch, length]` long, -100 is ignored.
+        num_items_in_batch: Trainer's count; None: not given.
+    """
     if num_items_in_batch is None:
         return (labels != IGNORE_INDEX).sum().clamp(min=1)
     if isinstance(num_items_in_batch, torch.Tensor):
-        return num_items_in_batch.to(labels.device)
-    return float(num_items_in_batch)
+        return num_items_in_batch.to(labels.device).clamp(min=1)
+    return max(1.0, float(num_items_in_batch))

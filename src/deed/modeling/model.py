@@ -180,6 +180,11 @@ def _forward(self: Any, base: type, args: tuple[Any, ...], kwargs: dict[str, Any
     labels = kwargs.pop("labels", None)
     num_items, allowed, smoothing = (kwargs.pop(name, default) for name, default in LOSS.items())
     if labels is None:
+        if num_items is not None:  # Trainer counts labels, and then keeps them to itself
+            raise ValueError(
+                "the labels were taken away from the model, so its exits would not be trained: set label_smoothing_factor "
+                "to 0 and leave compute_loss_func out, or smooth labels with DeedTrainer, which does so at every exit"
+            )
         return base_forward(self, **kwargs)
 
     return_dict = kwargs.pop("return_dict", None)

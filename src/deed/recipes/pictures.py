@@ -6,88 +6,75 @@ in the original; what is scored at the end is held to them, too.
 
 from __future__ import annotations
 
-import json
+import argparse
+import functools
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import set_seed
-
-from deed.config import DeedConfig
-from deed.constants import IGNORE_INDEX, NEVER_EXIT
 from deed.data.base import Example
-from deed.data.registry import READERS, check_task
-from deed.errors import DataError
-from deed.modeling.model import get_deed_model
-from deed.models.ofa import allowed_tokens
-from deed.models.shared import pad_lists
-from deed.tasks import picture_scores as ofa_scores
-from deed.tasks import pictures as ofa_run
-from deed.tasks.held_out import examples_of as held_out
+from deed.data.registry import check_task
+from deed.errors import DeedLoadError
+from deed.tasks.pictures import PictureTask
+from deed.utils.saved_model import read_saved_model
 
-from .documents import Stream, examples_of, fine_tune
-from .starting import forget_measured
+from .documents import examples_of
+from .recipe import Natural, Rate, Recipe, go_on_from
+from .run import Parts, run_recipe, streamed
+from .task_data import ExampleStream, encoder, held_out_scores
 
 
-@dataclass
-class PictureRecipe:
-    """What a training run is, saved beside its result.
+@dataclass(kw_only=True)
+class PictureRecipe(Recipe):
+    """A training run of an OFA on a data set on disk.
 
     Args:
-        task: a name of `tasks.registry.READERS` that an OFA can do.
+        task: a name of `deed.data.registry.READERS` that an OFA can do.
+        data: the data set's folder.
         start: folder of a saved OFA, plain or with early exit; a plain one gets exits, unless `conventional`.
-        batch_size, learning_rate: the original's at 128 and more per step; these are for one device.
-        conventional: train the plain model (last layer's loss only, over the whole vocabulary), for comparison.
+        batch_size: examples per step and process; the original's is 128 and more.
+        learning_rate: peak of a linear warm-up and decay, for so few examples per step.
         eval_count: examples of the validation split scored at the end.
     """
 
-    task: str
-    start: str
-    data: str | None = None
-    steps: int = 10_000
-    batch_size: int = 8
-    learning_rate: float = 5e-5
-    warmup_steps: int = 600
-    weight_decay: float = 0.01
-    adapter: str = "residual_linear"
-    loss: str = "deed"
-    conventional: bool = False
-    bf16: bool = True
-    seed: int = 0
-    save_every: int = 500
-    log_every: int = 50
-    eval_count: int = 200
+    task: str = field(metadata={"help": argparse.SUPPRESS})
+    data: str | None = field(default=None, metadata={"help": argparse.SUPPRESS})
+    start: str = field(metadata={"aliases": "--from"})
+    learning_rate: Rate = 5e-5
+    warmup_steps: Natural = 600
+    eval_count: Natural = 200
 
 
-class PictureStream(Stream):
-    """Encoded training examples without end: model inputs and `labels`."""
+def picture_stream(recipe: PictureRecipe, processor: Any, limit: int | None = None) -> ExampleStream:
+    """Training examples: those with answers, or boxes to be found.
 
-    def encode(self, example: Example, rng: random.Random) -> dict[str, Any] | None:
-        asks = READERS[self.recipe.task].asks
-        if not example.answers and asks != "refer":
-            return None
-        # Of answers with confidences, which come surest first, the original trains on the surest.
-        sure = "confidences" in example.extra
-        answer = rng.choice(example.answers[: 1 if sure else None]) if example.answers else ""
-        example = ofa_run.opened(example)
-        row = ofa_run.encode(self.processor, asks, example)
-        return {**row, "labels": ofa_run.target(self.processor, asks, example, answer)}
+    Args:
+        recipe: `task`, `data`, `seed`.
+        processor: encodes.
+        limit: use only so many examples.
+    """
+    task = PictureTask(recipe.task)
+    encode = encoder(task, processor)
+
+    def if_answered(example: Example, rng: random.Random) -> dict[str, Any] | None:
+        return encode(example, rng) if example.answers or task.asks == "refer" else None
+
+    return ExampleStream(lambda: examples_of(recipe, "train"), if_answered, recipe.seed, limit)
 
 
-def collate(processor: Any, recipe: PictureRecipe) -> Any:
-    """Data collator: encoded rows to a padded batch."""
-    closed = ofa_run.closed_list(processor, READERS[recipe.task].asks)
+def collate(recipe: PictureRecipe, processor: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Encoded rows to a padded batch; a conventional training is not told which answers there are.
 
-    def join(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        labels = pad_lists([row["labels"] for row in rows], IGNORE_INDEX)
-        batch = {**ofa_run.inputs_of(rows, processor.tokenizer.pad_token_id), "labels": labels}
-        if closed is not None and not recipe.conventional:
-            batch["allowed_tokens"] = allowed_tokens(labels, closed.trie)
-        return batch
-
-    return join
+    Args:
+        recipe: `task`, `conventional`.
+        processor: pads.
+        rows: of `picture_stream`.
+    """
+    batch = PictureTask(recipe.task).collate(processor, rows)
+    if recipe.conventional:
+        batch.pop("allowed_tokens", None)
+    return batch
 
 
 def start_pictures(recipe: PictureRecipe) -> tuple[Any, Any]:
@@ -98,54 +85,43 @@ def start_pictures(recipe: PictureRecipe) -> tuple[Any, Any]:
     """
     folder = Path(recipe.start)
     try:
-        has_exits = "deed_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        saved = read_saved_model(folder)
+    except DeedLoadError:
         raise ValueError(f"--from needs the folder of a saved OFA; got {folder}") from None
-    if has_exits and recipe.conventional:
+    if saved.has_exits and recipe.conventional:
         raise ValueError(f"--from {folder} has early exit; --conventional goes on from a plain OFA")
-    model, processor = ofa_run.load(folder, plain=True)
-    if has_exits:
-        model.deed_config.loss = recipe.loss
-        forget_measured(model)
-    elif not recipe.conventional:
-        get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=NEVER_EXIT))
-    return model.train(), processor
+    return go_on_from(folder, PictureTask(recipe.task), recipe)
 
 
-def train_pictures(output: Path, recipe: PictureRecipe, limit: int | None = None) -> dict[str, Any]:
-    """Train; continues from the last complete checkpoint in `output` when there is one. Also under `torchrun`.
+def train_pictures(
+    output: Path, recipe: PictureRecipe, limit: int | None = None, minutes: float | None = None
+) -> dict[str, Any]:
+    """Train an OFA on a data set; see `run_recipe`.
 
     Args:
         output: run folder; the model is written to `output/model`.
+        recipe: see `PictureRecipe`.
         limit: use only so many training examples (for tests).
-
-    Returns:
-        `{"steps", "train_loss", "validation": {…}}`.
+        minutes: stop after so many, with a checkpoint.
 
     Raises:
         DataError: unknown task, missing or broken data.
-        ValueError: another recipe in `output`, or a model to go on from that does not fit.
+        ValueError: as `run_recipe`.
     """
     check_task(recipe.task, "ofa")
     next(examples_of(recipe, "train"))  # missing data is told before models are loaded
-    set_seed(recipe.seed)
-    model, processor = start_pictures(recipe)
-    stream = PictureStream(recipe, processor, limit)
+
+    task, data = PictureTask(recipe.task), Path(recipe.data) if recipe.data else None
+
+    def plan(model: Any, processor: Any, checkpoint: str | None) -> Parts:
+        def validate() -> dict[str, Any]:
+            if data is not None and data.is_file():
+                return {"not_scored": f"{data} is what was trained on; give a folder with a file per split"}
+            examples = functools.partial(task.examples, "val", recipe.eval_count, data)
+            return held_out_scores(task, model, processor, examples, count=recipe.eval_count)
+
+        join = functools.partial(collate, recipe, processor)
+        return Parts(picture_stream(recipe, processor, limit), join, validate if recipe.eval_count else None)
+
     # Not every batch has image codes, and all have pictures.
-    return fine_tune(output, recipe, model, stream, collate(processor, recipe), validate, unused=True)
-
-
-def validate(model: Any, processor: Any, recipe: PictureRecipe) -> dict[str, Any]:
-    """The data set's metric on the first `eval_count` validation examples, at full depth; `{"not_scored": why}` where there
-    are none."""
-    asks, data = READERS[recipe.task].asks, Path(recipe.data) if recipe.data else None
-    if data is not None and data.is_file():
-        return {"not_scored": f"{data} is what was trained on; give a folder with a file per split"}
-    try:
-        metric, examples = held_out(recipe.task, data, "val", "val", recipe.eval_count)
-        kept, [(answers, _)] = ofa_run.answer_all(model.eval(), processor, asks, examples)
-    except DataError as error:  # the model is trained and saved all the same
-        return {"not_scored": str(error)}
-    if not kept:
-        return {"not_scored": f"{recipe.task} has no examples with answers in its val split"}
-    return ofa_scores.score(processor, ofa_scores.name_of(metric), kept, answers)
+    return run_recipe(output, recipe, start_pictures, plan, minutes, **streamed(unused=True))

@@ -1,87 +1,200 @@
-"""A saved OFA at work on any of its tasks: asked about pictures in batches, calibrated (scores: ofa_scores.py)."""
+"""What an OFA is asked about pictures: the box that an expression means, captions, questions, entailment. On generated
+scenes, easy-vqa, and data sets on disk (RefCOCO, COCO captions, VQAv2, SNLI-VE, OFA's own files)."""
 
 from __future__ import annotations
 
-import itertools
-import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from deed.calibration.learn_then_test import GRID, calibrate
-from deed.constants import GREEDY, NEVER_EXIT
+from deed.constants import GREEDY, IGNORE_INDEX
 from deed.data.base import Example
-from deed.errors import DataError, DeedLoadError
-from deed.metrics.cider import document_frequencies
-from deed.modeling.loading import from_pretrained
+from deed.metrics import text as metrics
+from deed.metrics.boxes import box_accuracy_each
+from deed.metrics.caption_words import words
+from deed.metrics.cider import DocumentFrequencies, cider_d_each, document_frequencies
 from deed.modeling.model import DeedMixin
-from deed.models.ofa import Candidates, OFAForConditionalGeneration, OFAProcessor, build_candidates, prompts
+from deed.models.ofa import Candidates, OFAProcessor, allowed_tokens, build_candidates, prompts
 from deed.models.shared import pad_lists
-from deed.policies.policy import ExitPolicy
-from deed.utils.images import load_image
 
-from .picture_scores import BEST, score_each
+from .image_task import ImageTask, opened
 
 ASKS = ("refer", "caption", "vqa", "snli_ve")  # what OFA is asked, each with a prompt of its own
-FULL_DEPTH = {"exit_threshold": NEVER_EXIT}
-CHUNK = 256  # examples whose pictures are in memory at once
+UNITS = {"refer": "expression", "caption": "picture", "snli_ve": "sentence"}
+SCENE_METRICS = {"refer": "acc_at_0.5", "caption": "cider_d", "vqa": "accuracy"}
 
 
-def load(folder: Path, plain: bool = False) -> tuple[Any, OFAProcessor]:
-    """`(model, processor)` of a saved OFA with its processor: trained here, a checkpoint of a run, or converted.
+class PictureTask(ImageTask):
+    """A data set for an OFA, or one of the tasks on generated scenes (`scenes-refer`, `scenes-caption`, `scenes-vqa`).
 
-    Args:
-        plain: a model without early exit is welcome too (`deed train --conventional`, `deed convert`).
-
-    Raises:
-        DeedLoadError: not such a folder, or a damaged one.
+    Attributes:
+        asks: what OFA is asked, one of `ASKS`.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if config.get("model_type") != "ofa":
-            raise DeedLoadError(
-                f"{folder} holds a {config.get('model_type')} model; scenes and other tasks on pictures need an OFA"
-            )
-        model: Any
-        if plain and "deed_config" not in config:
-            model = OFAForConditionalGeneration.from_pretrained(folder).eval()
+
+    model_types = ("ofa",)
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        if self.reader is None:
+            self.asks = name.removeprefix("scenes-")
+            self.metric = SCENE_METRICS[self.asks]
         else:
-            model = from_pretrained(folder)
-        return model, OFAProcessor.from_pretrained(folder)
-    except DeedLoadError:
-        raise
-    except Exception as error:  # damaged tokenizers and configurations make libraries raise all sorts
-        raise DeedLoadError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
+            self.asks = self.reader.asks
+            if self.metric == "exact_match":  # where an answer is a word, equal to the right one is what is accurate
+                self.metric = "accuracy"
+        self.best = 10.0 if self.metric == "cider_d" else 1.0
+        self.unit = UNITS.get(self.asks, "question")
+
+    def made(self, split: str, count: int) -> Iterator[Example]:
+        """Examples about generated scenes, each drawn when it is reached."""
+        from deed.data.synthetic import scenes
+
+        return (example.as_example() for example in scenes.examples(self.asks, split, count))
+
+    def opened(self, example: Example) -> Example:
+        """The example with its picture in memory and the picture's size beside."""
+        return opened(example)
+
+    def encode(self, processor: OFAProcessor, example: Example) -> dict[str, Any]:
+        """`input_ids` and `patch_images` of an opened example; see `encode`."""
+        return encode(processor, self.asks, example)
+
+    def labels(self, processor: OFAProcessor, example: Example, rng: Any = None) -> list[int]:
+        """Ids of an opened example's box, or of an answer; see `target`.
+
+        Args:
+            processor: encodes.
+            example: opened.
+            rng: draws one of several answers; None: the first. Of answers with confidences, which come surest first, the
+                surest is taken, as in the original.
+        """
+        answers = example.answers[: 1 if rng is None or "confidences" in example.extra else None]
+        answer = (rng.choice(answers) if rng is not None else answers[0]) if answers else ""
+        return target(processor, self.asks, example, answer)
+
+    def collate(self, processor: OFAProcessor, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Encoded rows to a padded batch. With `labels`, where there are but a few answers, also `allowed_tokens`, by which
+        the loss is among those answers only, as in the original."""
+        batch = inputs_of(rows, processor.tokenizer.pad_token_id)
+        if "labels" in rows[0]:
+            batch["labels"] = pad_lists([row["labels"] for row in rows], IGNORE_INDEX)
+            closed = closed_list(processor, self.asks)
+            if closed is not None:
+                batch["allowed_tokens"] = allowed_tokens(batch["labels"], closed.trie)
+        return batch
+
+    def generation_options(self, model: Any, processor: OFAProcessor) -> dict[str, Any]:
+        """Greedy, no longer than four bins or what the processor allows (start and end included), and held to the answers
+        there are, among which an exit is then asked how sure it is."""
+        options = {**GREEDY, "max_length": 6 if self.asks == "refer" else processor.max_target_length + 2}
+        closed = closed_list(processor, self.asks)
+        if closed is not None:
+            options["prefix_allowed_tokens_fn"] = closed.prefix_allowed_tokens_fn()
+            if isinstance(model, DeedMixin):
+                options["confidence_over"] = "allowed"
+        return options
+
+    def answer(self, processor: OFAProcessor, tokens: Sequence[int], example: Example) -> Any:
+        """The text; of `refer` the box, `x0, y0, x1, y1` in px of the example's picture, or None where there is none.
+
+        Args:
+            processor: decodes.
+            tokens: generated ids.
+            example: with the picture's size.
+        """
+        if self.asks == "refer":
+            return box_of(processor, tokens, example)
+        return text_of(processor, tokens)
+
+    def score(
+        self, answers: Sequence[Any], examples: Sequence[Example], corpus: DocumentFrequencies | None = None
+    ) -> list[float]:
+        """Each answer's score.
+
+        Args:
+            answers: of `answer`.
+            examples: opened once, for the pictures' sizes.
+            corpus: what captions' words are weighed by; None: these examples' references.
+        """
+        if self.metric == "acc_at_0.5":
+            return box_accuracy_each(answers, [example.extra["box"] for example in examples])
+        references = [example.answers for example in examples]
+        if self.metric == "cider_d":
+            return cider_d_each(answers, references, corpus)
+        if self.metric == "vqa_accuracy":
+            return metrics.vqa_accuracy_each(answers, references)
+        if self.metric == "ofa_vqa_score":
+            return metrics.ofa_vqa_score_each(answers, [example.extra["confidences"] for example in examples])
+        return metrics.exact_match_each(answers, references)
+
+    def right(self, answer: Any, example: Example, value: float) -> bool:
+        """Of captions whether it is a reference word for word, else whether it scores best.
+
+        Args:
+            answer: of `answer`.
+            example: with its references.
+            value: its score.
+        """
+        return equals_reference(answer, example) if self.asks == "caption" else value >= self.best
+
+    def other_scores(self, answers: Sequence[Any], examples: Sequence[Example]) -> dict[str, float]:
+        """Of captions the share that is a reference word for word, punctuation aside."""
+        if self.metric != "cider_d":
+            return {}
+        equal = [equals_reference(text, example) for text, example in zip(answers, examples, strict=True)]
+        return {"equals_reference": sum(equal) / len(equal)}
+
+    def calibration_score(
+        self, processor: OFAProcessor, examples: Sequence[Example]
+    ) -> Callable[[list[int], Mapping[str, Any]], float]:
+        """Captions' words are weighed by the references of all the examples."""
+        corpus = document_frequencies([e.answers for e in examples]) if self.metric == "cider_d" and examples else None
+
+        def judge(tokens: list[int], row: Mapping[str, Any]) -> float:
+            example = row["example"]
+            return self.score([self.answer(processor, tokens, example)], [example], corpus)[0] / self.best
+
+        return judge
+
+    def row(self, processor: OFAProcessor, example: Example) -> Mapping[str, Any]:
+        """A row that keeps no tensor of its picture; see `Row`."""
+        return Row(self, processor, example)
 
 
-def opened(example: Example) -> Example:
-    """The example with its picture in memory, RGB, and its width and height in `extra["size"]` where it has none.
+class Row(Mapping[str, Any]):
+    """An encoded example: `input_ids`, `patch_images`, `example` and `task`. Its picture becomes a tensor each time it is
+    asked for: those of a whole calibration set would not fit in memory."""
 
-    Raises:
-        DataError: a picture that cannot be read.
-    """
-    picture = example.image
-    if picture is None:
-        raise DataError(f"example {example.id!r} has no picture; OFA is asked about pictures")
-    if isinstance(picture, (str, Path)):
-        picture = load_image(picture)
-    return replace(example, image=picture, extra={"size": picture.size, **example.extra})
+    def __init__(self, task: PictureTask, processor: OFAProcessor, example: Example) -> None:
+        first = opened(example)
+        self._processor = processor
+        self._kept = {
+            "input_ids": task.encode(processor, first)["input_ids"],
+            "example": replace(example, extra=first.extra),
+            "task": task,
+        }
 
+    def __getitem__(self, key: str) -> Any:
+        if key == "patch_images":
+            return self._processor.see([opened(self._kept["example"]).image])["patch_images"][0]
+        return self._kept[key]
 
-def without_picture(example: Example) -> Example:
-    """The opened example once its picture is encoded; its size stays."""
-    return replace(example, image=None)
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._kept, "patch_images"))
+
+    def __len__(self) -> int:
+        return len(self._kept) + 1
 
 
 def encode(processor: OFAProcessor, asks: str, example: Example) -> dict[str, Any]:
-    """One example's model inputs without batch axis: `input_ids` and `patch_images`.
+    """One opened example's model inputs without batch axis: `input_ids` `[length]` and `patch_images` `[3, side, side]`.
 
     Args:
+        processor: encodes.
         asks: one of `ASKS`.
+        example: with its picture in memory.
     """
     text, extra = example.question, example.extra
     if asks == "caption":
@@ -108,7 +221,14 @@ def inputs_of(rows: Sequence[Mapping[str, Any]], pad: int = 1) -> dict[str, torc
 
 
 def target(processor: OFAProcessor, asks: str, example: Example, answer: str = "") -> list[int]:
-    """Ids to train on, end token last: those of the opened example's box, or of an answer."""
+    """Ids to train on, end token last.
+
+    Args:
+        processor: encodes.
+        asks: one of `ASKS`.
+        example: opened; of `refer`, its box is the target.
+        answer: what the model should say, for the other tasks.
+    """
     if asks == "refer":
         box = processor.encode_box(example.extra["box"], example.extra["size"])
         return [*box, int(processor.tokenizer.eos_token_id)]
@@ -122,150 +242,23 @@ def closed_list(processor: OFAProcessor, asks: str) -> Candidates | None:
     return build_candidates(prompts.ENTAILMENT.values(), processor) if asks == "snli_ve" else None
 
 
-def options_for(model: Any, processor: OFAProcessor, asks: str) -> dict[str, Any]:
-    """`generate()`'s options for a task: greedy, no longer than four bins or what the processor allows (start and end
-    included), and held to the answers there are, among which an exit is then asked how sure it is."""
-    options = {**GREEDY, "max_length": 6 if asks == "refer" else processor.max_target_length + 2}
-    closed = closed_list(processor, asks)
-    if closed is not None:
-        options["prefix_allowed_tokens_fn"] = closed.prefix_allowed_tokens_fn()
-        if isinstance(model, DeedMixin):
-            options["confidence_over"] = "allowed"
-    return options
-
-
-def answer(
-    model: Any,
-    rows: Sequence[Mapping[str, Any]],
-    threshold: Any = None,
-    batch_size: int = 32,
-    tick: Callable[[int], None] | None = None,
-    policy: ExitPolicy | None = None,
-    **options: Any,
-) -> tuple[list[list[int]], float]:
-    """Greedy ids for encoded rows, end token and what follows included, and the mean exit depth (nan from a plain model,
-    which has none to report); `tick(n)` is called after each batch of n, `options` go to `generate()`."""
-    way = {"exit_threshold": threshold, "exit_policy": policy}
-    answers, depth, tokens = _answer(model, rows, way, batch_size, tick, options)
-    return answers, depth / tokens if tokens else math.nan
-
-
-def _answer(
-    model: Any,
-    rows: Sequence[Mapping[str, Any]],
-    way: dict[str, Any],
-    batch_size: int,
-    tick: Callable[[int], None] | None,
-    options: dict[str, Any],
-) -> tuple[list[list[int]], int, int]:
-    """Ids, the sum of all exit depths, and of how many tokens."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
-    answers: list[list[int]] = [[] for _ in rows]
-    depth = tokens = 0
-    if isinstance(model, DeedMixin):
-        options = {**options, **way}
-    for at in range(0, len(order), batch_size):
-        part = order[at : at + batch_size]
-        inputs = {k: v.to(model.device) for k, v in inputs_of([rows[i] for i in part]).items()}
-        out = model.generate(**inputs, **{**GREEDY, **options}, return_dict_in_generate=True)
-        for i, ids in zip(part, out.sequences.tolist(), strict=True):
-            answers[i] = ids[1:]
-        if "exit_layers" in out:
-            depth += int(out.exit_layers.sum())
-            tokens += int((out.exit_layers > 0).sum())
-        if tick is not None:
-            tick(len(part))
-    return answers, depth, tokens
-
-
-def answer_all(
-    model: Any,
-    processor: OFAProcessor,
-    asks: str,
-    examples: Iterable[Example],
-    ways: Sequence[dict[str, Any]] = (FULL_DEPTH,),
-    batch_size: int = 32,
-    tick: Callable[[int], None] | None = None,
-    **options: Any,
-) -> tuple[list[Example], list[tuple[list[list[int]], float]]]:
-    """As `answer`, for a data set whose pictures do not fit in memory, in several ways at once.
+def box_of(processor: OFAProcessor, ids: Sequence[int], example: Example) -> tuple[float, ...] | None:
+    """The box in generated ids, in pixels of the example's picture; None where they have none.
 
     Args:
-        ways: how a deed model leaves early, as options of its `generate()`; a plain model is given none.
-
-    Returns:
-        The examples without their pictures, and per way what `answer` returns.
+        processor: knows which ids are bins.
+        ids: generated.
+        example: with its picture, or the picture's size in `extra`.
     """
-    kept: list[Example] = []
-    answers: list[list[list[int]]] = [[] for _ in ways]
-    depths, tokens = [0] * len(ways), [0] * len(ways)
-    options = {**options_for(model, processor, asks), **options}
-    for chunk in _chunks(examples):
-        rows = []
-        for example in map(opened, chunk):
-            rows.append(encode(processor, asks, example))
-            kept.append(without_picture(example))
-        for i, way in enumerate(ways):
-            found, depth, count = _answer(model, rows, way, batch_size, tick, options)
-            answers[i] += found
-            depths[i] += depth
-            tokens[i] += count
-    means = [depth / count if count else math.nan for depth, count in zip(depths, tokens, strict=True)]
-    return kept, list(zip(answers, means, strict=True))
+    size: Any = example.extra.get("size") or example.image.size  # type: ignore[union-attr]
+    return processor.boxes([list(ids)], [size])[0]
 
 
-def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    left = iter(examples)
-    while chunk := list(itertools.islice(left, CHUNK)):
-        yield chunk
+def text_of(processor: OFAProcessor, ids: Sequence[int]) -> str:
+    """Generated ids as text."""
+    return str(processor.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
-class Row(Mapping[str, Any]):
-    """An encoded example, `input_ids`, `patch_images` and `example`. Its picture becomes a tensor each time it is asked
-    for: those of a whole calibration set would not fit in memory."""
-
-    def __init__(self, processor: OFAProcessor, asks: str, example: Example) -> None:
-        first = opened(example)
-        self._processor = processor
-        self._kept = {
-            "input_ids": encode(processor, asks, first)["input_ids"],
-            "example": replace(example, extra=first.extra),
-        }
-
-    def __getitem__(self, key: str) -> Any:
-        if key == "patch_images":
-            return self._processor.see([opened(self._kept["example"]).image])["patch_images"][0]
-        return self._kept[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter((*self._kept, "patch_images"))
-
-    def __len__(self) -> int:
-        return len(self._kept) + 1
-
-
-def calibrate_examples(
-    model: Any,
-    processor: OFAProcessor,
-    asks: str,
-    metric: str,
-    examples: Iterable[Example],
-    risk: float,
-    confidence: float,
-    progress: Callable[[str], None] | None = None,
-    thresholds: Sequence[float] = GRID,
-) -> dict[str, Any]:
-    """`deed.calibrate` on these examples, each scored by `metric` divided by its best (CIDEr-D by 10); sets the model's
-    threshold. The report says which metric and by what it was divided."""
-    rows: list[Any] = [Row(processor, asks, example) for example in examples]
-    corpus = document_frequencies([row["example"].answers for row in rows]) if metric == "cider_d" and rows else None
-
-    def judge(tokens: list[int], row: Any) -> float:
-        return score_each(processor, metric, [row["example"]], [tokens], corpus)[0] / BEST[metric]
-
-    options = options_for(model, processor, asks)
-    report = calibrate(
-        model, rows, risk, confidence, score=judge, thresholds=thresholds, batch_size=64, progress=progress, **options
-    )
-    report |= {"metric": metric, "divided_by": BEST[metric]}
-    return report
+def equals_reference(text: str, example: Example) -> bool:
+    """Whether a caption is one of the example's word for word, punctuation aside."""
+    return words(text) in map(words, example.answers)

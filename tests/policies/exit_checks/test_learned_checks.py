@@ -7,19 +7,20 @@ import torch
 
 import deed
 from conftest import batch, deed_model
+from data.g2p_words import answer
 from deed import DeedConfig, DeedConfigError, DeedLoadError, FixedSchedule, ThresholdPolicy
 from deed.calibration.fit_gate import area_under_curve, fit_gate
 from deed.calibration.fit_screen import fit_screen
 from deed.cli.demo import CHECKPOINT
+from deed.data.readers import cmudict
 from deed.policies.exit_checks import Gate, Screen
-from deed.tasks import g2p
-from deed.tasks.g2p_run import answer, load
+from deed.tasks.loading import load_saved as load
 
 
 @pytest.fixture(scope="module")
 def shipped():
     model, tokenizer = load(CHECKPOINT)
-    rows = g2p.load_split("calibration")[::30][:160]
+    rows = cmudict.load_split("calibration")[::30][:160]
     examples = [{"input_ids": ids} for ids in tokenizer([w for w, _ in rows]).input_ids]
     return model, tokenizer, examples
 
@@ -33,7 +34,7 @@ def test_gates_tell_better_than_chance_and_leave_early(shipped):
     early = [e["auc"] for e in report["exits"][:4]]
     assert all(a is None or a > 0.5 for a in early) and max(a for a in early if a is not None) > 0.7
     assert report["exits"][0]["agrees"] < report["exits"][-1]["agrees"]
-    words = [w for w, _ in g2p.load_split("test")[::90][:60]]
+    words = [w for w, _ in cmudict.load_split("test")[::90][:60]]
     full, depth = answer(model, tokenizer, words, 2.0)
     strict, strict_depth = answer(model, tokenizer, words, 0.9)
     _, loose_depth = answer(model, tokenizer, words, 0.3)

@@ -1,0 +1,84 @@
+"""Answering many encoded examples: the one loop over batches, for plain models and for those with early exit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from .model import DeedMixin
+
+
+class Answers(NamedTuple):
+    """What was generated.
+
+    Attributes:
+        tokens: per row the new tokens, up to and with the end token.
+        depth_sum, depth_count: the sum of all tokens' exit depths, and of how many; 0 from a plain model.
+    """
+
+    tokens: list[list[int]]
+    depth_sum: int
+    depth_count: int
+
+    @property
+    def mean_depth(self) -> float:
+        """Mean exit depth over all tokens; nan from a plain model, which has none to report."""
+        return self.depth_sum / self.depth_count if self.depth_count else math.nan
+
+
+def generate_rows(
+    model: Any,
+    rows: Sequence[Mapping[str, Any]],
+    collate: Callable[[list[Any]], Mapping[str, torch.Tensor]],
+    options: Mapping[str, Any],
+    batch_size: int = 32,
+    tick: Callable[[int], None] | None = None,
+) -> Answers:
+    """Generate for every row, rows of like length together (less padding); answers come in the order of the rows.
+
+    Args:
+        model: plain or with early exit; a plain one is not told options that only early exit has.
+        rows: encoded examples; those with `input_ids` are ordered by their length.
+        collate: rows to a batch of model inputs, on any device.
+        options: of `generate()`. Of several returned sequences of a row the first, which is the best, is kept.
+        batch_size: rows generated at once.
+        tick: called with the number of rows after each batch, for a progress bar.
+    """
+    if not isinstance(model, DeedMixin):
+        options = {k: v for k, v in options.items() if k not in EXIT_OPTIONS}
+    tokens: list[list[int]] = [[] for _ in rows]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]) if "input_ids" in rows[i] else 0)
+    depth_sum = depth_count = 0
+    for at in range(0, len(order), batch_size):
+        part = order[at : at + batch_size]
+        inputs = {k: v.to(model.device) for k, v in collate([rows[i] for i in part]).items()}
+        out = model.generate(**inputs, **options, return_dict_in_generate=True)
+        per_row = len(out.sequences) // len(part)
+        depths = out.exit_layers if "exit_layers" in out else None
+        if depths is not None:
+            depth_sum += int(depths.sum())
+            depth_count += int((depths > 0).sum())
+            prompt = out.sequences.shape[1] - depths.shape[1]
+        else:
+            given = inputs.get("decoder_input_ids")
+            prompt = 1 if given is None else given.shape[1]
+        for n, i in enumerate(part):
+            new = out.sequences[n * per_row, prompt:].tolist()
+            kept = int((depths[n * per_row] > 0).sum()) if depths is not None else _length(new, model)
+            tokens[i] = new[:kept]
+        if tick is not None:
+            tick(len(part))
+    return Answers(tokens, depth_sum, depth_count)
+
+
+EXIT_OPTIONS = ("exit_threshold", "exit_policy", "exact", "confidence_over", "asking")
+
+
+def _length(tokens: list[int], model: Any) -> int:
+    """Tokens up to and with the first end token."""
+    ends = model.generation_config.eos_token_id
+    ends = set(ends if isinstance(ends, (list, tuple)) else [ends])
+    return next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
