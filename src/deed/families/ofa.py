@@ -145,7 +145,17 @@ def _attention(norm: Any, attention: Any, after: Any) -> AttentionParts:
     if attention.config.scale_heads:
         out = _scaled(attention.c_attn, attention.head_dim, out)
     heads, width = attention.num_heads, attention.head_dim
-    return AttentionParts(_norm(norm), q, k, v, out, heads, width, attention.scaling, joined(attention.q_proj))
+    return AttentionParts(
+        _norm(norm),
+        q,
+        k,
+        v,
+        out,
+        heads,
+        width,
+        attention.scaling,
+        joined(attention.q_proj, attention.k_proj, attention.v_proj),
+    )
 
 
 def _scaled(factors: torch.Tensor, width: int, then: Module) -> Module:

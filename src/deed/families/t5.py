@@ -104,7 +104,9 @@ def _scaled(model: Any) -> bool:
 def _attention(norm: Any, attention: Any) -> AttentionParts:
     q, k, v, out = (direct(x) for x in (attention.q, attention.k, attention.v, attention.o))
     heads, width = attention.n_heads, attention.key_value_proj_dim
-    return AttentionParts(_norm(norm), q, k, v, out, heads, width, attention.scaling, joined(attention.q))
+    return AttentionParts(
+        _norm(norm), q, k, v, out, heads, width, attention.scaling, joined(attention.q, attention.k, attention.v)
+    )
 
 
 def _norm(norm: Any) -> Module:
