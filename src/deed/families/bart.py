@@ -96,4 +96,5 @@ class _FeedForward:
 def _attention(norm: Any, attention: Any) -> AttentionParts:
     q, k, v, out = (direct(x) for x in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj))
     heads, head_dim = attention.num_heads, attention.head_dim
-    return AttentionParts(norm, q, k, v, out, heads, head_dim, attention.scaling, joined(attention.q_proj))
+    qkv = joined(attention.q_proj, attention.k_proj, attention.v_proj)
+    return AttentionParts(norm, q, k, v, out, heads, head_dim, attention.scaling, qkv)

@@ -135,7 +135,9 @@ class DecoderFamily:
 
     def vocab_size(self, model: Any) -> int:
         """Size of the head's output."""
-        return model.get_output_embeddings().weight.shape[0]
+        head = model.get_output_embeddings()
+        size = getattr(head, "out_features", None)  # a replaced linear may have a method for its weight
+        return head.weight.shape[0] if size is None else size
 
 
 _FAMILIES: dict[str, DecoderFamily] = {}

@@ -156,7 +156,8 @@ def _attention(norm: Any, attention: Any, after: Any) -> AttentionParts:
     if attention.config.scale_heads:
         out = _scaled(attention.c_attn, attention.head_dim, out)
     heads, head_dim = attention.num_heads, attention.head_dim
-    return AttentionParts(_norm(norm), q, k, v, out, heads, head_dim, attention.scaling, joined(attention.q_proj))
+    qkv = joined(attention.q_proj, attention.k_proj, attention.v_proj)
+    return AttentionParts(_norm(norm), q, k, v, out, heads, head_dim, attention.scaling, qkv)
 
 
 def _scaled(factors: torch.Tensor, head_dim: int, then: Module) -> Module:

@@ -105,7 +105,8 @@ def _scaled(model: Any) -> bool:
 def _attention(norm: Any, attention: Any) -> AttentionParts:
     q, k, v, out = (direct(x) for x in (attention.q, attention.k, attention.v, attention.o))
     heads, head_dim = attention.n_heads, attention.key_value_proj_dim
-    return AttentionParts(_norm(norm), q, k, v, out, heads, head_dim, attention.scaling, joined(attention.q))
+    qkv = joined(attention.q, attention.k, attention.v)
+    return AttentionParts(_norm(norm), q, k, v, out, heads, head_dim, attention.scaling, qkv)
 
 
 def _norm(norm: Any) -> Module:
