@@ -86,6 +86,13 @@ WORKS = {
         {"cache_dir": "cache", "revision": "main", "token": "x", "proxies": {}},
         lambda m: True,
     ),
+    "what the base ignores": (
+        dict.fromkeys(
+            ("mirror", "from_flax", "from_tf", "offload_state_dict", "offload_buffers", "allow_all_kernels"), True
+        )
+        | {"max_memory": {}, "offload_folder": "x", "adapter_name": "x", "tqdm_class": None, "fusion_config": None},
+        lambda m: True,
+    ),
     "low_cpu_mem_usage": ({"low_cpu_mem_usage": True}, lambda m: True),
     "a field of the configuration": ({"dropout_rate": 0.25}, lambda m: m.config.dropout_rate == 0.25),
     "trust_remote_code": ({"trust_remote_code": True}, lambda m: True),

@@ -137,6 +137,9 @@ class EarlyExitGeneration:
         implementation = getattr(self.config, "_attn_implementation", "eager")  # type: ignore[attr-defined]
         if implementation not in ("eager", "sdpa"):
             raise ValueError(f"early exit decodes with attn_implementation 'eager' or 'sdpa', not {implementation!r}")
+        for name in ("use_mtp", "custom_generate", "is_assistant"):
+            if asked(name):
+                raise ValueError(f"{name} brings a decoding loop of its own, which knows no exits; leave it out")
 
     # Transformers' decoding loops, entered after all preparation: here processors, criteria and rows are known.
 

@@ -66,6 +66,11 @@ class CheckedProcessor(ProcessorMixin):
 def check_count(name: str, value: Any, least: int = 1) -> int:
     """The value, where it is a whole number from `least` to a million.
 
+    Args:
+        name: of the setting, for the error.
+        value: what was given.
+        least: the smallest that is allowed.
+
     Raises:
         ValueError: anything else; names the setting.
     """

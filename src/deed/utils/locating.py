@@ -48,6 +48,11 @@ def check_place(path: str | os.PathLike[str], place: Mapping[str, Any]) -> None:
 def file_of(path: str | os.PathLike[str], name: str, place: Mapping[str, Any]) -> Path | None:
     """A file of the saved model at a place that `check_place` let pass; None where it has none of that name.
 
+    Args:
+        path: a folder or a Hub id.
+        name: of the file.
+        place: those of `PLACE` that were given.
+
     Raises:
         DeedLoadError: the Hub refuses it.
     """

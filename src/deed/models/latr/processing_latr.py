@@ -51,6 +51,7 @@ class LatrProcessor(CheckedProcessor):
 
     @property
     def model_input_names(self) -> list[str]:
+        """Names of the tensors that a batch may hold."""
         return ["input_ids", "attention_mask", "bbox", "pixel_values", "pixel_mask"]
 
     def __call__(  # type: ignore[override]

@@ -60,6 +60,7 @@ class OFAProcessor(CheckedProcessor):
 
     @property
     def model_input_names(self) -> list[str]:
+        """Names of the tensors that a batch may hold."""
         return ["input_ids", "attention_mask", "patch_images", "patch_masks"]
 
     @property
@@ -111,7 +112,15 @@ class OFAProcessor(CheckedProcessor):
         objects: Any = None,
         prompt_type: str = "none",
     ) -> BatchFeature:
-        """Visual question answering. `objects`: per question a list of names, `"dog&&ball"`, or None. See `__call__`."""
+        """Visual question answering.
+
+        Args:
+            images: see `__call__`.
+            questions: one or a list; cleaned as the original does.
+            answers: one or a list; become `labels`.
+            objects: what a detector found, per question a list of names, `"dog&&ball"`, or None.
+            prompt_type: see `__call__`.
+        """
         asked = _listed(questions, "questions")
         found = [None] * len(asked)
         if objects is not None:
@@ -132,7 +141,12 @@ class OFAProcessor(CheckedProcessor):
         return self.batch(pictures, [wording.CAPTION] * len(pictures), targets)
 
     def refer(self, images: Any, expressions: str | Sequence[str], boxes: Any = None) -> BatchFeature:
-        """Referring expressions. `boxes`: per expression `x0, y0, x1, y1` in pixels of its picture; become four bins.
+        """Referring expressions.
+
+        Args:
+            images: see `__call__`.
+            expressions: one or a list; cleaned as the original does.
+            boxes: per expression `x0, y0, x1, y1` in pixels of its picture; become four bins.
 
         Raises:
             ValueError: boxes without pictures, or a tokenizer without bins; see also `box_to_bins`.
@@ -155,8 +169,15 @@ class OFAProcessor(CheckedProcessor):
         labels: str | Sequence[str] | None = None,
         prompt_type: str = "none",
     ) -> BatchFeature:
-        """Visual entailment (SNLI-VE), with the image's caption as a further premise where given. `labels`: entailment,
-        contradiction or neutral, which become yes, no and maybe. See `__call__`."""
+        """Visual entailment (SNLI-VE).
+
+        Args:
+            images: see `__call__`.
+            hypotheses: one or a list; cleaned as the original does.
+            captions: of the images, as a further premise where given.
+            labels: entailment, contradiction or neutral, which become yes, no and maybe.
+            prompt_type: see `__call__`.
+        """
         asked = _listed(hypotheses, "hypotheses")
         premises: Sequence[str | None] = [None] * len(asked)
         if captions is not None:
@@ -174,7 +195,14 @@ class OFAProcessor(CheckedProcessor):
         targets: Sequence[Sequence[int]] | None = None,
         prompt_type: str = "none",
     ) -> BatchFeature:
-        """`__call__` with targets as ids, end token last."""
+        """`__call__` with targets as ids, end token last.
+
+        Args:
+            images: see `__call__`.
+            texts: whole prompts.
+            targets: ids per prompt, end token last.
+            prompt_type: see `__call__`.
+        """
         if prompt_type not in PROMPT_TYPES:
             raise ValueError(f"prompt_type must be one of {', '.join(PROMPT_TYPES)}, got {prompt_type!r}")
         if not texts:
