@@ -82,7 +82,13 @@ def exact_match_each(predictions: Sequence[str], references: Sequence[Sequence[s
 def vqa_accuracy(
     predictions: Sequence[str], references: Sequence[Sequence[str]], normalise_gold: str = "official"
 ) -> float:
-    """VQA accuracy, 0..1: the mean of `vqa_accuracy_each`."""
+    """VQA accuracy, 0..1: the mean of `vqa_accuracy_each`.
+
+    Args:
+        predictions: an answer per question.
+        references: per question the answer of every annotator.
+        normalise_gold: as for `vqa_accuracy_each`.
+    """
     return mean(vqa_accuracy_each(predictions, references, normalise_gold))
 
 
@@ -216,10 +222,16 @@ def _joined(text: str) -> str:
 
 
 def mean(scores: Sequence[float]) -> float:
+    """The mean of one score or more."""
     return sum(scores) / len(scores)
 
 
 def pairs(predictions: Sequence[str], references: Sequence[Sequence[Any]]) -> list[tuple[str, Sequence[Any]]]:
+    """Each prediction with its references.
+
+    Raises:
+        ValueError: no predictions, not as many references, or a prediction without any.
+    """
     if not predictions or len(predictions) != len(references):
         raise ValueError(f"need as many references as predictions, got {len(references)} and {len(predictions)}")
     for i, refs in enumerate(references):

@@ -31,7 +31,13 @@ class Bar(Protocol):
     def update(
         self, description: str | None = None, completed: float | None = None, total: float | None = None
     ) -> None:
-        """Change what is being done, how much is done, or how much there is; None leaves it as it is."""
+        """Change what is being done, how much is done, or how much there is; None leaves it as it is.
+
+        Args:
+            description: what is being done.
+            completed: how much is done.
+            total: how much there is.
+        """
 
 
 class Progress(Protocol):
@@ -53,7 +59,11 @@ class SilentBar:
     def update(
         self, description: str | None = None, completed: float | None = None, total: float | None = None
     ) -> None:
-        """Nothing."""
+        """Nothing.
+
+        Args:
+            description, completed, total: as for `Bar`.
+        """
 
 
 class SilentProgress:

@@ -43,6 +43,12 @@ def read_pages(
 
 
 def read_split(split: str, count: int | None = None, tick: Callable[[], None] | None = None) -> Iterator[Example]:
-    """The questions of a split's pages, pictures included (so take what you need of each and let it go)."""
+    """The questions of a split's pages, pictures included (so take what you need of each and let it go).
+
+    Args:
+        split: `train`, `validation`, …
+        count: of pages; None: all there are.
+        tick: as for `read_pages`.
+    """
     for asked, _ in read_pages(split, count, tick=tick):
         yield from asked

@@ -80,20 +80,38 @@ def phrases(thing: Thing, colour: bool = True, size: bool = True) -> list[Phrase
 
 
 def unique(scene: Scene, thing: Thing, colour: bool = True, size: bool = True) -> list[Phrase]:
-    """The shortest phrases that are true of a thing only: one or two, or none where it has a twin."""
+    """The shortest phrases that are true of a thing only: one or two, or none where it has a twin.
+
+    Args:
+        scene: all there is.
+        thing: which is meant.
+        colour, size: whether they may be named.
+    """
     found = [phrase for phrase in phrases(thing, colour, size) if len(phrase.among(scene)) == 1]
     return [phrase for phrase in found if phrase.adjectives == found[0].adjectives]
 
 
 def holds(relation: str, thing: Thing, other: Thing) -> bool:
-    """Whether a thing is left of (right of, above, below) another, by their centres, which always differ clearly."""
+    """Whether a thing is left of (right of, above, below) another, by their centres, which always differ clearly.
+
+    Args:
+        relation: `"left"`, `"right"`, `"above"` or `"below"`.
+        thing: of which it is said.
+        other: to which it stands so.
+    """
     axis = 0 if relation in ("left", "right") else 1
     before = thing.centre[axis] < other.centre[axis]
     return before if relation in ("left", "above") else not before
 
 
 def is_extreme(direction: str, thing: Thing, group: list[Thing]) -> bool:
-    """Whether of a group (itself in it) a thing is the leftmost (…): by its centre and by its box's edge at once."""
+    """Whether of a group (itself in it) a thing is the leftmost (…): by its centre and by its box's edge at once.
+
+    Args:
+        direction: as for `holds`.
+        thing: of which it is said.
+        group: of two things or more.
+    """
     edge = {"left": 0, "above": 1, "right": 2, "below": 3}[direction]
     sign = 1 if direction in ("left", "above") else -1
     return all(
