@@ -161,6 +161,8 @@ class StaircaseCache(EncoderDecoderCache):
         if self.state is None or other.state is None:
             raise ValueError("both generations have to have begun before rows can join: StaircaseCache.begin")
         n, m = self.stairs.n_rows, other.stairs.n_rows
+        if not n or not m:
+            raise ValueError("rows join after their first step: run decode_step on their own cache once")
         self.state.join(other.state)
         self.stairs.join(other.stairs)
         size = self.state.encoder_hidden.shape[1]

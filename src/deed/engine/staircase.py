@@ -298,17 +298,11 @@ class Staircase:
         """Append the rows of `other`, which keep their lengths and stairs; `other` stays as it is.
 
         Raises:
-            ValueError: it is of another number of layers, width or dtype.
+            ValueError: it is empty, or of another number of layers, width or dtype.
         """
-        if other.hidden is None:
-            return
-        if self.hidden is None:
-            self._capacity = other._capacity
-            self.hidden = other.hidden[:0]
-            self.filled = [[] for _ in range(self.n_layers)]
-            if self.writes is not None:
-                self.writes = torch.zeros(self.n_layers, 0, self._capacity, dtype=torch.long)
-        mine, theirs = ((s.n_layers, s.hidden.shape[-1], s.hidden.dtype) for s in (self, other))  # type: ignore[union-attr]
+        if self.hidden is None or other.hidden is None:
+            raise ValueError("a staircase without positions has no rows that could join: extend() first")
+        mine, theirs = ((len(s.filled), h.shape[-1], h.dtype) for s, h in ((self, self.hidden), (other, other.hidden)))
         if mine != theirs:
             raise ValueError(f"rows of a decoder of (layers, width, dtype) {theirs} cannot join one of {mine}")
         size = self._capacity = max(self._capacity, other._capacity)
