@@ -236,6 +236,7 @@ class Counting:
     program=st.lists(st.one_of(GROW, GROW, JOIN, KEEP, BACK), max_size=10),
     span_worth=st.sampled_from([0.0, 2.0, float("inf")]),
 )
+@torch.inference_mode()  # as decode_step
 def test_every_row_keeps_what_is_its_own(program, span_worth):
     rig = Counting(2, 1, 0)
     rig.span_worth = span_worth

@@ -225,7 +225,7 @@ def test_a_dynamic_cache_is_what_it_is(kind, how):
 def test_gradient_checkpointing_in_training_mode(kind):
     model = deed_model(kind)
     expected = model.generate(**batch(), max_new_tokens=5, exit_threshold=0.5, num_beams=2)
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     assert torch.equal(model.generate(**batch(), max_new_tokens=5, exit_threshold=0.5, num_beams=2), expected)
     model.train()
     with pytest.raises(ValueError, match=r"call model.eval\(\) before generate"):
@@ -312,10 +312,9 @@ def test_unwrap_gives_the_plain_model_back(kind, tmp_path):
     )
     assert not hasattr(back, "exit_logits") and set(vars(back)) == names
     assert {name: weight.data_ptr() for name, weight in back.state_dict().items()} == storage
-    after = back.config.to_dict()
-    assert {k: v for k, v in after.items() if k != "architectures"} == {
-        k: v for k, v in config.items() if k != "architectures"
-    }
+    saved = ("architectures", "dtype")  # what save_pretrained itself writes into a configuration
+    after, before = ({k: v for k, v in c.items() if k not in saved} for c in (back.config.to_dict(), config))
+    assert after == before
     assert "exit_losses" not in (back.config.keys_to_ignore_at_inference or [])
     assert torch.equal(back.generate(**batch(), max_new_tokens=6), expected)
     assert get_deed_model(back).deed_config.exit_layers == [1, 2, 3, 4, 5], "and it can be wrapped again"

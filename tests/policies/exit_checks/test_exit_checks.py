@@ -21,7 +21,6 @@ ONE_SIDED = [
     {"name": "screen"},
     {"name": "screen", "refine": 0},
     {"name": "screen", "rank": 8, "refine": 4},
-    {"name": "screen", "rank": 12, "refine": 0},
     {"name": "screen", "rank": 8, "refine": 6, "reuse": True},
     {"name": "shortlist", "size": 6},
     {"name": "shortlist", "size": 6, "first": "screen", "rank": 8},
