@@ -82,6 +82,7 @@ class StaircaseCache(EncoderDecoderCache):
 
     @policy.setter
     def policy(self, policy: ExitPolicy) -> None:
+        """Let another decide from the next step on."""
         self._policy = policy
         if self.state is not None:
             self.state.policy = policy

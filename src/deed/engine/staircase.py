@@ -212,6 +212,11 @@ class Staircase:
     def put(self, block: Block, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the block's keys and values, `[r, heads, width, head_dim]` or packed `[1, heads, cells, head_dim]`.
 
+        Args:
+            block: where they belong.
+            keys: in the form above.
+            values: like `keys`.
+
         Returns:
             The layer's buffers `[rows, heads, capacity, head_dim]`, of which `runs` and `stop` say what concerns the block.
         """
@@ -238,7 +243,13 @@ class Staircase:
         return buffer
 
     def store(self, block: Block, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `put`; returns all keys and values of the block's rows, `[r, heads, stop, head_dim]` each."""
+        """As `put`; returns all keys and values of the block's rows, `[r, heads, stop, head_dim]` each.
+
+        Args:
+            block: where they belong; not packed.
+            keys: see `put`.
+            values: see `put`.
+        """
         whole = self.put(block, keys, values)
         if block.index is None:
             return whole[0][:, :, : block.stop], whole[1][:, :, : block.stop]
