@@ -9,8 +9,8 @@ from torch import nn
 
 
 class Learned(nn.Module):
-    """What exit checks learned about this model (`deed.policies.exit_checks`): named tensors, saved with the exits, not trained
-    with them.
+    """What exit checks learned about this model (`deed.policies.exit_checks`): named tensors, saved with the exits, not
+    trained with them.
 
     Buffers, so that optimisers, weight decay and DDP pass them by.
     """
