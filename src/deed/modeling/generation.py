@@ -114,7 +114,7 @@ class EarlyExitGeneration:
                 "assistant_early_exit drafts with the first layers of a plain model; here tokens leave early by themselves: "
                 "leave it out and use exit_threshold"
             )
-        if self.deed_family.decoder(self).training and getattr(self, "is_gradient_checkpointing", False):
+        if self.deed_family.decoder(self).training and getattr(self, "is_activation_checkpointing", False):
             raise ValueError(
                 "gradient checkpointing has no cache in training mode: call model.eval() before generate()"
             )
