@@ -5,7 +5,9 @@
 T5-base's decoder (12 layers, 768 wide, 32128 words, random weights), one encoder layer, 16 tokens of source; batch 1 and 8;
 full depth, and a schedule with mean depth 3 of 12 that asks at each exit. One process per state of the code and set of
 variables, each with its own import of deed; rounds alternate between the processes, so that a busy minute hits all alike.
-FBGEMM follows none of the other three variables, so there are two restricted settings, with its own and without.
+FBGEMM follows none of the other three variables, so there are two restricted settings, with its own and without. On a
+processor that has VNNI `_int_mm` goes to oneDNN even when restricted, and is then not exact; on one that has none it is
+PyTorch's own loop, exact and slow. "no oneDNN" switches oneDNN off in PyTorch, which gives that loop (and float32 by MKL).
 A median is of `--rounds` runs; "least" is the best of them, what to read on a busy machine.
 
 Writes benchmarks/results/int8_steps.json.
@@ -27,10 +29,12 @@ from typing import Any
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 OUTPUT = Path(__file__).parent / "results" / "int8_steps.json"
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+NO_ONEDNN = "INT8_STEPS_NO_ONEDNN"
 SETTINGS: dict[str, dict[str, str]] = {
     "native": {},
     "avx2, fbgemm native": AVX2,
     "avx2": {**AVX2, "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2"},
+    "avx2, no oneDNN": {**AVX2, "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2", NO_ONEDNN: "1"},
 }
 DEPTHS = {"full depth": [12], "mean depth 3 of 12": [1, 2, 2, 1, 3, 2, 4, 9]}
 CASES = [(batch, depth) for batch in (1, 8) for depth in DEPTHS]
@@ -42,6 +46,9 @@ def work(steps: int) -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 
     import deed
+
+    if NO_ONEDNN in os.environ:
+        torch.backends.mkldnn.enabled = False
 
     def build() -> Any:
         torch.manual_seed(0)
