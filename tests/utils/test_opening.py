@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from data.picture_formats import write_tsv
+from data.tiny_ofa import build_small_processor
 from deed.data.readers import ofa_tsv
 from deed.errors import DataError
 from deed.ocr import load_pages, page_count, page_image, read_words
@@ -114,6 +115,7 @@ def test_postscript_is_not_run(trace, tmp_path, data):
         lambda: list(load_pages(path)),
         lambda: read_words(path),
         lambda: of_a_task(path),
+        lambda: build_small_processor().caption(path),
         lambda: tsv_row(data, tmp_path / "a.tsv"),
     ]
     for opening in openings:
@@ -141,6 +143,9 @@ def test_deep_grey_and_transparency_are_the_same_on_every_path(tmp_path):
         data = encoded(image, "PNG")
         (tmp_path / "a.png").write_bytes(data)
         row = tsv_row(data, tmp_path / "a.tsv")
+        processor = build_small_processor()
+        seen = [processor.caption(picture)["patch_images"] for picture in (tmp_path / "a.png", row.image)]
+        assert seen[0].equal(seen[1]) and (image is deep) == (float(seen[0].min()) < 0)
         for found in (
             load_image(data),
             row.image,

@@ -137,7 +137,7 @@ class Draft:
         """Print a text, smaller if need be, and return where it ends, px.
 
         Args:
-            x: of its left end, centre or right end with `align` 0, 0.5, 1.
+            x: of its left end, center or right end with `align` 0, 0.5, 1.
             y: of its base line.
             size: relative to the page's.
             room: px it may be wide; never more than the paper is.
@@ -217,13 +217,23 @@ class Draft:
         align: float = 0.0,
         room: float = math.inf,
     ) -> float:
-        """Print a value alone; arguments and result as for `put`."""
+        """Print a value alone; the result is as of `put`.
+
+        Args:
+            key: of the value.
+            x, y, size, bold, align, room: as for `put`.
+        """
         return self.put(self.take(key, x, y), x, y, size, bold or self.bold_values, align, room)
 
     def pair(
         self, key: str, x: float, y: float, size: float = 1.0, align: float = 0.0, room: float = math.inf
     ) -> float:
-        """Print label and value as one text; arguments and result as for `put`."""
+        """Print label and value as one text; the result is as of `put`.
+
+        Args:
+            key: of the value.
+            x, y, size, align, room: as for `put`.
+        """
         return self.put(f"{self.label(key, self.colon)} {self.take(key, x, y)}", x, y, size, False, align, room)
 
     def finish(self, lower: float) -> None:
