@@ -43,6 +43,12 @@ def use_cuda_graphs(model: Any, enabled: bool = True) -> Any:
 
     Raises:
         ValueError: the model is not on a CUDA device.
+
+    Example:
+        ```python
+        model = deed.use_cuda_graphs(model.to("cuda"))
+        tokens = model.generate(**inputs.to("cuda"), max_new_tokens=8)
+        ```
     """
     if not enabled:
         vars(model).pop(KEPT, None)

@@ -167,7 +167,20 @@ _FAMILIES: dict[str, DecoderFamily] = {}
 
 
 def register_family(*class_names: str) -> Any:
-    """Class decorator: this family drives models of these classes (and their subclasses)."""
+    """Class decorator: this family drives models of these classes (and their subclasses).
+
+    Example:
+        ```python
+        from deed.families.bart import BartFamily
+
+        @deed.register_family("MBartForConditionalGeneration")
+        class MBartFamily(BartFamily):
+            '''BART with pre-norm layers, so that a norm stands before the head.'''
+
+            def final_norm(self, model, hidden):
+                return model.model.decoder.layer_norm(hidden)
+        ```
+    """
 
     def register(cls: type[DecoderFamily]) -> type[DecoderFamily]:
         for name in class_names:

@@ -58,6 +58,14 @@ class EarlyExitGeneration:
         Raises:
             TypeError: a cache that cannot hold a staircase.
             ValueError: an option that early exit does not work with, or a threshold that does not fit.
+
+        Example:
+            ```python
+            out = model.generate(**inputs, exit_threshold=0.8, max_new_tokens=8, return_dict_in_generate=True)
+            out.exit_layers  # [sequences, new tokens]: the layer that produced each token
+            full = model.generate(**inputs, exit_threshold=2.0, max_new_tokens=8)  # the plain model's tokens
+            each = model.generate(**inputs, exit_threshold=torch.tensor([0.7, 0.95]), max_new_tokens=8)  # per request
+            ```
         """
         if asking is not None:
             if exit_check is not None:
