@@ -31,7 +31,7 @@ bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/deed bench speed $(ARGS)
 
-# The docs site in build/site; strict: a broken link, or a public name without a place in it, is a failure.
+# The docs site in build/site; strict: a broken link is a failure.
 docs: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -13,16 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)(?=[)#])")
-GROUPS = {  # of the API page; a public name that is in none of them fails the build
-    "Put early exit on a model": ["get_deed_model", "from_pretrained", "DeedConfig"],
+GROUPS = {  # of the API page; public names that are in none of them come last
+    "Put early exit on a model": ["get_deed_model", "unwrap", "from_pretrained", "DeedConfig"],
     "Choose thresholds": [
         "calibrate",
+        "estimate",
         "record_curve",
         "set_target",
         "record_exits",
@@ -31,11 +31,12 @@ GROUPS = {  # of the API page; a public name that is in none of them fails the b
     ],
     "Decode faster": ["quantize", "use_cuda_graphs", "fit_gate", "fit_screen"],
     "Train": ["DeedTrainer"],
-    "Exit policies": ["ExitPolicy", "ThresholdPolicy", "FixedSchedule", "Ask"],
+    "Tasks": ["Task", "register_task"],
+    "Exit policies": ["ExitPolicy", "ThresholdPolicy", "FixedSchedule", "ExitDecision", "ExitQuery", "Ask"],
     "Confidence measures": ["MaxProb", "Margin", "Entropy", "StateSimilarity", "Patience", "OrderedProb"],
     "Decoder families": ["DecoderFamily", "register_family"],
     "Cache": ["StaircaseCache"],
-    "Errors": ["DeedConfigError", "DeedLoadError", "CalibrationError", "ExitsCostMore"],
+    "Errors": ["DeedConfigError", "DeedLoadError", "DataError", "CalibrationError", "ExitsCostMore"],
 }
 MIXIN = [
     "generate",
@@ -109,26 +110,21 @@ def cli_page() -> str:
 
 
 def api_page() -> str:
-    """One entry per public name, in groups.
-
-    Raises:
-        PluginError: `GROUPS` and `deed.__all__` do not hold the same names.
-    """
+    """One entry per public name, in groups."""
     import deed
 
-    listed = [name for names in GROUPS.values() for name in names]
-    if wrong := {*listed} ^ ({*deed.__all__} - NOT_LISTED):
-        raise PluginError(f"docs/hooks.py: GROUPS and deed.__all__ differ in {', '.join(sorted(wrong))}")
+    public = [name for name in deed.__all__ if name not in NOT_LISTED]
+    listed = {name for names in GROUPS.values() for name in names}
     parts = [
         "# Python API",
         "Everything here is imported from `deed` itself, as in `from deed import get_deed_model`.",
     ]
-    for title, names in GROUPS.items():
-        parts.append(f"## {title}")
-        for name in names:
-            parts.append(f"::: deed.{name}")
-            if name == "get_deed_model":
-                methods = "".join(f"\n        - {method}" for method in MIXIN)
-                options = f"options:\n      inherited_members: true\n      members:{methods}"
-                parts.append(f"::: deed.modeling.model.DeedMixin\n    {options}")
+    for title, names in {**GROUPS, "More": [name for name in public if name not in listed]}.items():
+        if not (here := [name for name in names if name in public]):
+            continue
+        parts += [f"## {title}", *(f"::: deed.{name}" for name in here)]
+        if "get_deed_model" in here:
+            methods = "".join(f"\n        - {method}" for method in MIXIN)
+            options = f"options:\n      inherited_members: true\n      members:{methods}"
+            parts.append(f"::: deed.modeling.model.DeedMixin\n    {options}")
     return "\n\n".join(parts) + "\n"

@@ -13,9 +13,10 @@ from small_model import draw_page, save_small_model
 from typer.testing import CliRunner
 
 import deed.ocr
-from deed.cli import ask, shared
+from deed.cli import answering, ask, shared
 from deed.ocr import OcrResult
 from deed.ocr.words import Word
+from deed.tasks.documents import DocumentTask
 
 WORDS = [Word("Total:", (100, 100, 200, 120)), Word("82.50", (220, 100, 300, 120))]
 
@@ -98,21 +99,22 @@ def test_json_is_all_there_is(places, read):
 
 def test_the_answer_is_the_models(places, read):
     from deed.data.base import Example
-    from deed.tasks.documents import answer, encode, load
+    from deed.tasks.answering import answer_examples
 
     questions = ["what is the total?", "list the fields."]
     done = run(places / "page.png", *questions, "--model", places / "model", "--json", "--threshold", "0.02")
-    model, processor = load(places / "model")
-    rows = [encode(processor, Example(q, [], WORDS, places / "page.png")) for q in questions]
-    texts, depth = answer(model, processor, rows, 0.02)
+    task = DocumentTask("pages")
+    model, processor = task.load(places / "model")
+    examples = [Example(q, [], WORDS, places / "page.png") for q in questions]
+    _, [(texts, depth)] = answer_examples(task, model, processor, examples, [{"exit_threshold": 0.02}])
     said = json.loads(done.stdout)["answers"]
     assert [a["answer"] for a in said] == texts
     assert sum(sum(a["depths"]) for a in said) / sum(len(a["depths"]) for a in said) == pytest.approx(depth)
 
 
 def test_an_answer_of_special_tokens_only(places, read, monkeypatch):
-    nothing = {"answer": "", "fields": None, "pieces": ["", ""], "depths": [1, 2], "mean_depth": 1.5}
-    monkeypatch.setattr(ask, "answer_one", lambda *_: {**nothing, "encoder_ms": 1.0, "decoder_ms": 1.0})
+    nothing = {"pieces": ["", ""], "depths": [1, 2], "mean_depth": 1.5, "encoder_ms": 1.0, "decoder_ms": 1.0}
+    monkeypatch.setattr(answering, "timed_answer", lambda *_: ([0, 0], dict(nothing)))
     assert "(no text)" in run(places / "page.png", "what?", "--model", places / "model").stdout.splitlines()
 
 
@@ -135,7 +137,7 @@ def test_words_cut_off_and_none_at_all(places, read):
 
 
 def test_as_many_words_as_the_processor_keeps(places):
-    from deed.tasks.documents import load_processor
+    from deed.tasks.loading import load_processor
 
     processor = load_processor(places / "short")
     for n in range(9):
@@ -153,11 +155,12 @@ def test_a_json_answer_line_by_line(places, read, monkeypatch):
     def fake(*_):
         pieces = ['{"', "total", '":"', "82", ".50", '","', "date", '":"', "17 May", '"}', "</s>"]
         depths = [1, 1, 1, 1, 2, 1, 1, 1, 2, 1, 1]
-        text = "".join(pieces[:-1])[: fake.cut]
         times = {"mean_depth": 1.2, "encoder_ms": 1.0, "decoder_ms": 2.0}
-        return {"answer": text, "fields": ask.whole_object(text), "pieces": pieces, "depths": depths, **times}
+        fake.text = "".join(pieces[:-1])[: fake.cut]
+        return [], {"pieces": pieces, "depths": depths, **times}
 
-    monkeypatch.setattr(ask, "answer_one", fake)
+    monkeypatch.setattr(answering, "timed_answer", fake)
+    monkeypatch.setattr(DocumentTask, "answer", lambda *_: fake.text)
     fake.cut = None
     lines = run(places / "page.png", "list the fields.", "--model", places / "model").stdout.splitlines()
     assert '{"total":"82₁.50₂","date":"₁17 May₂"}₁ end₁' in lines
@@ -171,7 +174,7 @@ def test_a_json_answer_line_by_line(places, read, monkeypatch):
 
 
 def test_small_letters_where_the_vocabulary_is_small(places):
-    from deed.tasks.documents import load_processor
+    from deed.tasks.loading import load_processor
 
     processor = load_processor(places / "model")
     assert ask.in_known_words(processor, " What is\nthe Total? ") == "what is the total?"
@@ -195,13 +198,13 @@ def test_small_letters_where_the_vocabulary_is_small(places):
         (["page.png", "word " * 600], "the question is longer than this model reads"),
         (["page.png", "q", "--ocr", "abbyy"], "--ocr must be one of rapidocr, tesseract, none"),
         (["page.png", "q", "--threshold", "nan"], "--threshold must be a number"),
-        (["page.png", "q", "--model", "nowhere"], "--model must be the folder"),
+        (["page.png", "q", "--model", "nowhere"], "nowhere is not a folder with a saved model"),
         (["page.png", "q", "--model", "weights"], "the base model in .* cannot be loaded"),
         (["page.png", "q", "--model", "exits"], "deed_exits.safetensors is damaged"),
-        (["page.png", "q", "--model", "config"], "config.json cannot be read"),
+        (["page.png", "q", "--model", "config"], "config.json cannot be read as JSON"),
         (["page.png", "q", "--model", "tokens"], "processor in .* cannot be loaded"),
         (["page.png", "q", "--model", "endless"], "no end or padding token"),
-        (["page.png", "q", "--model", shared.CHECKPOINTS / "g2p"], "need a LaTr\\+\\+ model"),
+        (["page.png", "q", "--model", shared.CHECKPOINTS / "g2p"], "needs a LaTr\\+\\+ model"),
     ],
 )
 def test_bad_input(places, read, arguments, message):

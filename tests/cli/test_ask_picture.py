@@ -12,13 +12,14 @@ from small_model import save_small_model
 from typer.testing import CliRunner
 
 from deed import DeedConfig, get_deed_model
-from deed.cli import ask, ask_picture, shared
+from deed.cli import answering, ask, ask_picture, shared
 from deed.cli.painting import Painter
 from deed.data.base import Example
 from deed.data.synthetic import scenes
 from deed.metrics.boxes import iou
 from deed.models.ofa import small as small_ofa
-from deed.tasks import scenes as scenes_run
+from deed.tasks.answering import answer_rows
+from deed.tasks.pictures import PictureTask, box_of, text_of
 
 SHIPPED = shared.CHECKPOINTS / "ofa"
 
@@ -87,8 +88,9 @@ def answered(monkeypatch):
         pieces = ["<bin_1>", "<bin_20>", "<bin_30>", "<bin_64>", "</s>"]
         told = {"pieces": pieces, "tokens": pieces, "depths": [1, 2, 3, 1, 1], "mean_depth": 1.6}
         left = list(boxes)
-        answer = {"answer": "".join(pieces[:4]), **told, "encoder_ms": 1.0, "decoder_ms": 2.0}
-        monkeypatch.setattr(ask_picture, "answer_one", lambda *_: {**answer, "box": left.pop(0)})
+        times = {"encoder_ms": 1.0, "decoder_ms": 2.0}
+        monkeypatch.setattr(answering, "timed_answer", lambda *_: ([], {**told, "pieces": list(pieces), **times}))
+        monkeypatch.setattr(PictureTask, "answer", lambda *_: left.pop(0))
 
     return give
 
@@ -118,15 +120,17 @@ def test_refer_as_json_is_what_the_model_says(places, tmp_path):
     assert (report["threshold"], report["threshold_source"]) == (0.02, "given")
     assert (report["task"], report["picture"], report["size"]) == ("refer", "found.jpg", [300, 150])
     assert (report["n_layers"], report["end_token"]) == (3, "</s>")
-    model, processor = scenes_run.load(places / "boxes")
+    task = PictureTask("scenes-refer")
+    model, processor = task.load(places / "boxes")
     with Image.open(places / "wide.jpg") as image:
         examples = [Example(text, [], image=image.convert("RGB")) for text in ("the ghost", "the bell")]
-    rows = [scenes_run.encode(processor, "refer", example) for example in examples]
-    ids, depth = scenes_run.answer(model, rows, 0.02)
+    rows = [task.encode(processor, example) for example in examples]
+    found = answer_rows(task, model, processor, rows, exit_threshold=0.02)
+    ids, depth = found.tokens, found.mean_depth
     for said, text, tokens, example in zip(report["answers"], texts, ids, examples, strict=True):
-        assert said["question"] == text and said["answer"] == scenes_run.text_of(processor, tokens)
+        assert said["question"] == text and said["answer"] == text_of(processor, tokens)
         assert said["tokens"] == said["pieces"] == processor.tokenizer.convert_ids_to_tokens(tokens)
-        assert said["box"] == pytest.approx(scenes_run.box_of(processor, tokens, example))
+        assert said["box"] == pytest.approx(box_of(processor, tokens, example))
         assert said["mean_depth"] == pytest.approx(sum(said["depths"]) / len(said["depths"]))
         assert said["encoder_ms"] > 0 and said["decoder_ms"] > 0
     assert sum(sum(a["depths"]) for a in report["answers"]) / 10 == pytest.approx(depth)
@@ -139,11 +143,13 @@ def test_refer_as_json_is_what_the_model_says(places, tmp_path):
 def test_captions_and_questions(places, tmp_path, task, texts):
     done = run(places / "scene.png", *texts, "--task", task, "--model", places / "words", "--json")
     report = json.loads(done.stdout)
-    model, processor = scenes_run.load(places / "words")
+    kind = PictureTask(f"scenes-{task}")
+    model, processor = kind.load(places / "words")
     image = Image.open(places / "scene.png").convert("RGB")
-    rows = [scenes_run.encode(processor, task, Example(text, [], image=image)) for text in texts or [""]]
-    ids, _ = scenes_run.answer(model, rows, 0.5)
-    assert [a["answer"] for a in report["answers"]] == [scenes_run.text_of(processor, i) for i in ids]
+    rows = [kind.encode(processor, Example(text, [], image=image)) for text in texts or [""]]
+    limit = {"max_length": model.generation_config.max_length}  # `ask` keeps to the model's own
+    ids = answer_rows(kind, model, processor, rows, exit_threshold=0.5, **limit).tokens
+    assert [a["answer"] for a in report["answers"]] == [text_of(processor, i) for i in ids]
     assert [a["question"] for a in report["answers"]] == (texts or [None])
     assert ["".join(a["pieces"]).strip() for a in report["answers"]] == [a["answer"] for a in report["answers"]]
     assert "picture" not in report and "box" not in report["answers"][0] and not list(tmp_path.iterdir())
@@ -244,16 +250,16 @@ def test_an_older_picture_is_replaced_and_the_image_never(places, tmp_path, answ
         (["scene.png", "q", "--task", "refer", "--output", "x.bmp"], r"--output must end with \.png, \.jpg, \.jpeg"),
         (["scene.png", "q", "--task", "refer", "--output", "x"], "--output must end with"),
         (["scene.png", "q", "--task", "refer", "--output", "no/x.png"], r"no/x.png cannot be written: .*/no is not a"),
-        (["scene.png", "q", "--task", "refer", "--model", "nowhere"], "--model must be the folder"),
+        (["scene.png", "q", "--task", "refer", "--model", "nowhere"], "nowhere is not a folder with a saved model"),
         (["scene.png", "q", "--task", "refer", "--model", "latr"], "holds a LaTr.* leave --task refer out"),
         (["scene.png", "q", "--model", "boxes"], "holds an OFA model.* add --task refer, caption or vqa"),
         (["scene.png", "q", "--model", "plain"], "holds an OFA model.* add --task refer, caption or vqa"),
         (["scene.png", "q", "--task", "refer", "--model", "plain"], "holds a plain OFA, without early exit"),
-        (["scene.png", "--task", "caption", "--model", shared.CHECKPOINTS / "g2p"], "need an OFA"),
+        (["scene.png", "--task", "caption", "--model", shared.CHECKPOINTS / "g2p"], "needs an OFA model"),
         (["scene.png", "q", "--task", "refer", "--model", "weights"], "the base model in .* cannot be loaded"),
         (["scene.png", "q", "--task", "refer", "--model", "exits"], "deed_exits.safetensors is damaged"),
-        (["scene.png", "q", "--task", "refer", "--model", "config"], "the model in .*config cannot be loaded"),
-        (["scene.png", "q", "--task", "refer", "--model", "tokens"], "the model in .*tokens cannot be loaded"),
+        (["scene.png", "q", "--task", "refer", "--model", "config"], "config.json cannot be read as JSON"),
+        (["scene.png", "q", "--task", "refer", "--model", "tokens"], "the processor in .*tokens cannot be loaded"),
         (["scene.png", "q", "--task", "refer", "--model", "endless"], "no end or padding token"),
     ],
 )
@@ -279,14 +285,14 @@ def test_missing_checkpoint_is_named(places, monkeypatch, tmp_path):
 
 
 def test_without_location_bins_there_is_nothing_to_refer_with(places, monkeypatch):
-    load = scenes_run.load
+    load = PictureTask.load
 
-    def without(folder):
-        model, processor = load(folder)
+    def without(self, folder):
+        model, processor = load(self, folder)
         processor.n_bins = 0
         return model, processor
 
-    monkeypatch.setattr(scenes_run, "load", without)
+    monkeypatch.setattr(PictureTask, "load", without)
     with pytest.raises(ValueError, match="has no location bins"):
         run(places / "scene.png", "q", "--task", "refer", "--model", places / "boxes")
     assert run(places / "scene.png", "q", "--task", "vqa", "--model", places / "words").exit_code == 0

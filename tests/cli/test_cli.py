@@ -66,6 +66,12 @@ def test_help_starts_without_torch(arguments):
     assert done.stdout.strip().splitlines()[-1] == "loaded []", done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("verb", ["speed", "scaling"])
+def test_where_a_result_goes_is_called_output_everywhere(verb):
+    shown = deed("bench", verb, "--help").stdout
+    assert "--output" in shown and "--out " in shown, "the former name still works"
+
+
 def test_public_names_are_listed_and_found():
     assert dir(deed_package) == sorted(deed_package.__all__)
     assert all(hasattr(deed_package, name) for name in deed_package.__all__)
@@ -140,10 +146,15 @@ def test_help_lists_the_options_of_a_recipe(task, options):
     ("arguments", "message"),
     [
         (["evaluate", "/nowhere/at/all"], "is not a folder with a saved model"),
+        (["evaluate", "nosuch"], "nosuch is not a folder with a saved model"),
+        (["calibrate", "nosuch"], "nosuch is not a folder with a saved model"),
+        (["bench", "curve", "nosuch"], "nosuch is not a folder with a saved model"),
+        (["bench", "curve", "EMPTY"], "it has no config.json"),
+        (["demo", "--task", "g2p", "--model", "EMPTY", "--output", "OUT"], "it has no config.json"),
         (["evaluate", "MODEL", "--split", "dev"], "split must be one of"),
         (["evaluate", "MODEL", "--task", "vqa"], "--task must be one of g2p, pages, docvqa"),
-        (["evaluate", "MODEL", "--task", "pages"], "questions about images need a LaTr++ model"),
-        (["calibrate", "MODEL", "--task", "g2p", "--task", "pages"], "give it alone"),
+        (["evaluate", "MODEL", "--task", "pages"], "--task pages needs a LaTr++; "),
+        (["calibrate", "MODEL", "--task", "g2p", "--task", "pages"], "--task pages needs a LaTr++; "),
         (["train", "--task", "vqa", "--output", "OUT"], "--task must be one of g2p, pages, scenes, docvqa"),
         (["train", "--task", "pages", "--output", "OUT", "--dropout", "0.1"], "--task pages takes no --dropout"),
         (["train", "--task", "pages", "--output", "OUT", "--from", "MODEL"], "is not a LaTr++"),
@@ -168,7 +179,8 @@ def test_help_lists_the_options_of_a_recipe(task, options):
     ],
 )
 def test_bad_input(model_folder, tmp_path, arguments, message):
-    places = {"MODEL": str(model_folder), "OUT": str(tmp_path / "out")}
+    (tmp_path / "empty").mkdir()
+    places = {"MODEL": str(model_folder), "OUT": str(tmp_path / "out"), "EMPTY": str(tmp_path / "empty")}
     done = deed(*[places.get(a, a).replace("MODEL/", f"{model_folder}/") for a in arguments])
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     if "--output" not in message and message != "{model}":  # those two are Typer's own, in a box

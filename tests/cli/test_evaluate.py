@@ -11,9 +11,8 @@ from typer.testing import CliRunner
 import deed
 from data.tiny_ofa import save_small_ofa, write_data
 from deed.cli import calibrate, evaluate
-from deed.tasks import picture_scores as ofa_scores
-from deed.tasks import pictures as ofa_run
-from deed.tasks.held_out import asks_of, examples_of
+from deed.tasks.answering import answer_examples, answer_rows, score_answers
+from deed.tasks.pictures import PictureTask
 
 PARTS = ["scenes-refer", "scenes-caption", "scenes-vqa", "easyvqa"]
 METRICS = {
@@ -79,25 +78,26 @@ def test_data_sets_on_disk(folder, data, task):
     full, early = report["results"]
     assert report["examples"] == count and early["mean_depth"] <= full["mean_depth"] == 3.0
     # by hand, one example after the other
-    model, processor = ofa_run.load(folder)
-    _, examples = examples_of(task, path, split, split)
-    examples = [ofa_run.opened(example) for example in examples]
-    options, asks = ofa_run.options_for(model, processor, asks_of(task)), asks_of(task)
+    kind = PictureTask(task)
+    assert kind.metric == METRICS[task]
+    model, processor = kind.load(folder)
+    examples = [kind.opened(example) for example in kind.examples(split, data=path)]
     for row in (full, early):
         answers = []
         for example in examples:
-            encoded = ofa_run.encode(processor, asks, example)
-            answers += ofa_run.answer(model, [encoded], row["threshold"], **options)[0]
-        wanted = ofa_scores.score(processor, METRICS[task], examples, answers)
+            encoded = kind.encode(processor, example)
+            found = answer_rows(kind, model, processor, [encoded], exit_threshold=row["threshold"])
+            answers.append(kind.answer(processor, found.tokens[0], example))
+        wanted = score_answers(kind, answers, examples)
         assert {k: v for k, v in row.items() if k not in ("threshold", "mean_depth")} == wanted
 
 
 def test_entailment_is_answered_with_one_of_three_words(folder, data):
     path, split, _ = data["snli_ve"]
-    model, processor = ofa_run.load(folder)
-    _, examples = examples_of("snli_ve", path, split, split)
-    _, [(answers, _)] = ofa_run.answer_all(model, processor, "snli_ve", examples)
-    assert {ofa_scores.text_of(processor, ids) for ids in answers} <= {"yes", "no", "maybe"}
+    task = PictureTask("snli_ve")
+    model, processor = task.load(folder)
+    _, [(answers, _)] = answer_examples(task, model, processor, task.examples(split, data=path))
+    assert set(answers) <= {"yes", "no", "maybe"}
 
 
 @pytest.mark.filterwarnings("ignore:full depth scores")  # an untrained model knows nothing
@@ -140,7 +140,7 @@ def test_calibration_on_a_data_set_says_what_it_found(folder, data, tmp_path):
         ("latr", ["--task", "refcoco"], "--task refcoco needs an OFA; .* holds a LaTr++"),
         ("latr", ["--task", "scenes"], "--task scenes needs an OFA"),
         ("latr", ["--task", "vqav2"], "--task vqav2 is read from disk"),
-        ("t5", ["--task", "scenes"], "holds a t5 model; scenes and other tasks on pictures need an OFA"),
+        ("t5", ["--task", "scenes"], "--task scenes needs an OFA; .* holds a t5 model"),
     ],
 )
 @pytest.mark.parametrize("verb", [evaluate, calibrate], ids=["evaluate", "calibrate"])

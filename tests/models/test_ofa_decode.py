@@ -33,7 +33,7 @@ def test_equals_the_cache_free_reference(mode, packing):
     model, seen = ofa_model(), set()
     for threshold in (0.5, 0.75, 0.9):
         got = compare(model, ofa_batch(), threshold, **MODES[mode])
-        seen |= {d for step in got.past_key_values.depths for d in step}
+        seen |= {d for step in got.past_key_values.state.depths for d in step}
     assert len(seen - {0}) >= 4, "the case is vacuous: too few depths were taken"
     assert model.deed_family.parts(model) is not None, "layers are to be run by their parts"
 

@@ -8,7 +8,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from conftest import deed_model, plain_model
 from deed import DeedConfig, get_deed_model
-from deed.modeling.loss import normaliser
+from deed.modeling.loss import normalizer
 from deed.training.trainer import DeedTrainer
 
 IDS = torch.arange(3, 31).view(4, 7)
@@ -64,7 +64,7 @@ def test_a_batch_without_labels_has_loss_zero(cls, tmp_path):
 
 @pytest.mark.parametrize("count", [None, 0, torch.tensor(0)])
 def test_nothing_is_divided_by_no_tokens(count):
-    assert float(normaliser(torch.full((2, 3), -100), count)) == 1.0
+    assert float(normalizer(torch.full((2, 3), -100), count)) == 1.0
 
 
 def distilled(dropout=0.0, freeze=True, loss="distill"):

@@ -79,6 +79,12 @@ def record_curve(
 
     Warns:
         ExitsCostMore: early exit is no faster than full depth at any point.
+
+    Example:
+        ```python
+        deed.record_curve(model, held_out, thresholds=[0.9, 0.5], timed=4, max_new_tokens=8)
+        model.save_pretrained("my-model")  # the curve is kept in config.json
+        ```
     """
     grid = sorted({float(t) for t in (GRID if thresholds is None else thresholds)}, reverse=True)
     if not all(0 < t <= 1 for t in grid):
@@ -148,6 +154,12 @@ def set_target(model: Any, *, score_drop: float | None = None, speedup: float | 
 
     Warns:
         ExitsCostMore: no point within `score_drop` is faster than full depth, which is then set.
+
+    Example:
+        ```python
+        deed.record_curve(model, held_out, thresholds=[0.9, 0.5], timed=4, max_new_tokens=8)
+        point = deed.set_target(model, score_drop=0.01)  # the fastest measured point within that drop
+        ```
     """
     if (score_drop is None) == (speedup is None):
         raise ValueError("give exactly one target: score_drop=… or speedup=…")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from deed.modeling.model import exit_states
-from deed.policies.measures import Confidence, build_confidence
+from deed.policies.measures import Confidence, build_confidence, needs_history
 from deed.policies.query import Ask
 from deed.utils.files import atomic_write
 
@@ -140,6 +140,12 @@ def record_exits(
     Raises:
         ValueError: no examples or labels, a batch size below 1, values that are not numbers, or a confidence that depends
             on more than one exit's own logits and states.
+
+    Example:
+        ```python
+        statistics = deed.record_exits(model, held_out, max_new_tokens=8)
+        statistics.save("exits.npz")
+        ```
     """
     if tokens not in ("generated", "labels"):
         raise ValueError(f'tokens must be "generated" or "labels", got {tokens!r}')
@@ -183,7 +189,7 @@ def record_exits(
 def cannot_record(model: Any, measure: Any) -> str | None:
     """Why exits cannot be chosen one by one with this measure, or None."""
     config = model.deed_config
-    if build_confidence(measure).remembers:
+    if needs_history(build_confidence(measure)):
         return (
             "confidence 'patience' depends on which exits were checked before, so exits cannot be chosen one by one; "
             "use 'max_prob', 'margin', 'entropy' or 'state_similarity', or one threshold for all (deed.calibrate)"

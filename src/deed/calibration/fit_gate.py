@@ -42,6 +42,12 @@ def fit_gate(
 
     Raises:
         ValueError: nothing to learn from.
+
+    Example:
+        ```python
+        deed.fit_gate(model, held_out)
+        deed.calibrate(model, held_out, max_new_tokens=8)  # thresholds have another meaning for a gate
+        ```
     """
     depths = model.deed_config.exit_layers[:-1]
     if not depths:

@@ -72,6 +72,13 @@ def calibrate(
         CalibrationError: too few examples for `risk` and `confidence`, even if none lost anything, or examples that were
             not answered.
         ValueError: a bound, a grid or a batch size out of range.
+
+    Example:
+        ```python
+        # Examples without labels count as right where the tokens equal those of full depth.
+        report = deed.calibrate(model, held_out, risk=0.05, confidence=0.95, max_new_tokens=8)
+        assert model.deed_config.threshold == report["threshold"]
+        ```
     """
     for name, value in (("risk", risk), ("confidence", confidence)):
         if not 0 < value < 1:

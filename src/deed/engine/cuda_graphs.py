@@ -126,18 +126,18 @@ class RecordedLayer(Recorded):
         super().__init__()
         self.parts = parts
 
-    def __call__(self, hidden: torch.Tensor, cache: Attends) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, attention: Attends) -> torch.Tensor:
         """`[r, q, d_model]` in and out; the result is overwritten by the next call with this shape."""
         found = self.known(hidden)
         if found is None:
-            return run_parts(self.parts, hidden, cache)
+            return run_parts(self.parts, hidden, attention)
         if found is False:
             found = self.shapes[hidden.shape] = self._record(hidden)
-        own, cross = self.parts.own, self.parts.cross
+        self_attn, cross = self.parts.self_attn, self.parts.cross
         first, second, third = found
         q, k, v = first(hidden)
-        residual, q = second(first.inputs[0], cache.attend_own(q, k, v, own.scale))
-        return third(residual, cache.attend_cross(q, cross.scale))[0]
+        residual, q = second(first.inputs[0], attention.attend_self(q, k, v, self_attn.scale))
+        return third(residual, attention.attend_cross(q, cross.scale))[0]
 
     def _record(self, hidden: torch.Tensor) -> tuple[Replay, Replay, Replay]:
         first = Replay(lambda x: before(self.parts, x), hidden.clone())

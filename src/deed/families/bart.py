@@ -18,6 +18,8 @@ from .parts import AttentionParts, LayerParts, Module, direct, joined, plain
 
 @register_family("BartForConditionalGeneration")
 class BartFamily(DecoderFamily):
+    embeds_rows = True
+
     def decoder(self, model: Any) -> nn.Module:
         return model.model.decoder
 
@@ -27,10 +29,12 @@ class BartFamily(DecoderFamily):
     def heads(self, model: Any) -> tuple[int, int]:
         return model.config.decoder_attention_heads, model.config.d_model // model.config.decoder_attention_heads
 
-    def embed(self, model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
+    def embed(self, model: Any, ids: torch.Tensor, start: int | torch.Tensor) -> torch.Tensor:
         decoder = model.model.decoder
-        positions = torch.arange(start, start + ids.shape[1], device=ids.device)
-        hidden = decoder.embed_tokens(ids) + decoder.embed_positions(ids, start, position_ids=positions)
+        # [q], or one for each row: [1, rows, q] once the module has put an axis before it
+        positions = start + torch.arange(ids.shape[1], device=ids.device)
+        placed = decoder.embed_positions(ids, position_ids=positions)
+        hidden = decoder.embed_tokens(ids) + (placed if positions.ndim == 1 else placed[0])
         return nn.functional.dropout(decoder.layernorm_embedding(hidden), decoder.dropout, decoder.training)
 
     def run(
@@ -71,9 +75,9 @@ class BartFamily(DecoderFamily):
     def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         return model.lm_head(hidden) + model.final_logits_bias
 
-    def ends(self, model: Any) -> tuple[Module, Module]:
+    def norm_and_head(self, model: Any) -> tuple[Module, Module]:
         head, bias = direct(model.lm_head), model.final_logits_bias
-        return functools.partial(self.finish, model), lambda x: head(x) + bias
+        return functools.partial(self.final_norm, model), lambda x: head(x) + bias
 
     def head_parts(self, model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float]:
         return model.lm_head.weight, model.final_logits_bias[0], 1.0
@@ -91,5 +95,6 @@ class _FeedForward:
 
 def _attention(norm: Any, attention: Any) -> AttentionParts:
     q, k, v, out = (direct(x) for x in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj))
-    heads, width = attention.num_heads, attention.head_dim
-    return AttentionParts(norm, q, k, v, out, heads, width, attention.scaling, joined(attention.q_proj))
+    heads, head_dim = attention.num_heads, attention.head_dim
+    qkv = joined(attention.q_proj, attention.k_proj, attention.v_proj)
+    return AttentionParts(norm, q, k, v, out, heads, head_dim, attention.scaling, qkv)

@@ -46,11 +46,11 @@ class OFAFamily(DecoderFamily):
         heads = model.config.decoder_attention_heads
         return heads, model.config.d_model // heads
 
-    def embed(self, model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
+    def embed(self, model: Any, ids: torch.Tensor, start: Any) -> torch.Tensor:
         return model.decoder.embed(ids, start)
 
     def position_bias(self, model: Any, start: int, stop: int, layer: int = 0) -> torch.Tensor | None:
-        return _own_bias(model, start, stop, layer)
+        return _self_bias(model, start, stop, layer)
 
     def run(
         self,
@@ -91,13 +91,13 @@ class OFAFamily(DecoderFamily):
         keys, values = direct(attention.k_proj)(encoder_hidden), direct(attention.v_proj)(encoder_hidden)
         return attention.split(keys), attention.split(values)
 
-    def finish(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    def final_norm(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         return model.decoder.layer_norm(hidden)
 
     def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         return model.decoder.output_projection(hidden)
 
-    def ends(self, model: Any) -> tuple[Module, Module]:
+    def norm_and_head(self, model: Any) -> tuple[Module, Module]:
         return _norm(model.decoder.layer_norm), direct(model.decoder.output_projection)
 
     def head_parts(self, model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float]:
@@ -115,12 +115,23 @@ class OFAWithSource(OFAFamily):
     def __init__(self, positions: torch.Tensor, codes: bool) -> None:
         self.positions, self.codes = positions, codes
 
-    def embed(self, model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
+    def join_sources(self, other: DecoderFamily) -> DecoderFamily:
+        assert isinstance(other, OFAWithSource)
+        short, long = sorted((self, other), key=lambda family: family.positions.shape[1])
+        same = torch.equal(short.positions, long.positions[:, : short.positions.shape[1]])
+        if not same or self.codes != other.codes:
+            raise ValueError(
+                "OFA: rows share their source's positions, so only sources with pictures of one size, or none, can share a "
+                "batch; decode these apart"
+            )
+        return long
+
+    def embed(self, model: Any, ids: torch.Tensor, start: Any) -> torch.Tensor:
         codes = torch.ones(len(ids), dtype=torch.bool, device=ids.device) if self.codes else None
         return model.decoder.embed(ids, start, codes)
 
     def position_bias(self, model: Any, start: int, stop: int, layer: int = 0) -> torch.Tensor | None:
-        return _own_bias(model, start, stop, layer, self.codes)
+        return _self_bias(model, start, stop, layer, self.codes)
 
     def cross_bias(self, model: Any, start: int, stop: int) -> torch.Tensor | None:
         end = _last(model, stop)
@@ -128,7 +139,7 @@ class OFAWithSource(OFAFamily):
         return nn.functional.pad(bias, (0, 0, 0, stop - end))
 
 
-def _own_bias(model: Any, start: int, stop: int, layer: int, codes: bool = False) -> torch.Tensor:
+def _self_bias(model: Any, start: int, stop: int, layer: int, codes: bool = False) -> torch.Tensor:
     end = _last(model, stop)
     bias = model.decoder.absolute_bias(start, end, codes) + model.decoder.relative_bias(layer, start, end, codes)
     return nn.functional.pad(bias, (0, stop - end, 0, stop - end))
@@ -144,13 +155,14 @@ def _attention(norm: Any, attention: Any, after: Any) -> AttentionParts:
     out = _chain(attention.out_proj, after)
     if attention.config.scale_heads:
         out = _scaled(attention.c_attn, attention.head_dim, out)
-    heads, width = attention.num_heads, attention.head_dim
-    return AttentionParts(_norm(norm), q, k, v, out, heads, width, attention.scaling, joined(attention.q_proj))
+    heads, head_dim = attention.num_heads, attention.head_dim
+    qkv = joined(attention.q_proj, attention.k_proj, attention.v_proj)
+    return AttentionParts(_norm(norm), q, k, v, out, heads, head_dim, attention.scaling, qkv)
 
 
-def _scaled(factors: torch.Tensor, width: int, then: Module) -> Module:
+def _scaled(factors: torch.Tensor, head_dim: int, then: Module) -> Module:
     """The factors of heads, on the heads side by side."""
-    spread = factors.detach().repeat_interleave(width)
+    spread = factors.detach().repeat_interleave(head_dim)
     return lambda x: then(x * spread)
 
 

@@ -19,6 +19,7 @@ from .parts import AttentionParts, LayerParts, Module, direct, direct_rms_norm, 
 @register_family("T5ForConditionalGeneration", "MT5ForConditionalGeneration")
 class T5Family(DecoderFamily):
     has_bias = True
+    embeds_rows = True
 
     def decoder(self, model: Any) -> nn.Module:
         return model.decoder
@@ -29,7 +30,7 @@ class T5Family(DecoderFamily):
     def heads(self, model: Any) -> tuple[int, int]:
         return model.config.num_heads, model.config.d_kv
 
-    def embed(self, model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
+    def embed(self, model: Any, ids: torch.Tensor, start: int | torch.Tensor) -> torch.Tensor:
         return model.decoder.dropout(model.decoder.embed_tokens(ids))
 
     def position_bias(self, model: Any, start: int, stop: int, layer: int = 0) -> torch.Tensor | None:
@@ -56,17 +57,17 @@ class T5Family(DecoderFamily):
             return None
         found = []
         for block in blocks:
-            own, cross, feed = block.layer
-            containers = (block, own, own.SelfAttention, cross, cross.EncDecAttention, feed)
+            self_attn, cross, ffn = block.layer
+            containers = (block, self_attn, self_attn.SelfAttention, cross, cross.EncDecAttention, ffn)
             # In fp16 the blocks clamp what overflows.
-            if not plain(containers) or own.layer_norm.weight.dtype == torch.float16:
+            if not plain(containers) or self_attn.layer_norm.weight.dtype == torch.float16:
                 return None
             found.append(
                 LayerParts(
-                    _attention(own.layer_norm, own.SelfAttention),
+                    _attention(self_attn.layer_norm, self_attn.SelfAttention),
                     _attention(cross.layer_norm, cross.EncDecAttention),
-                    _norm(feed.layer_norm),
-                    _feed(feed.DenseReluDense),
+                    _norm(ffn.layer_norm),
+                    _ffn(ffn.DenseReluDense),
                 )
             )
         return found
@@ -77,7 +78,7 @@ class T5Family(DecoderFamily):
         keys = direct(attention.k)(encoder_hidden).view(shape).transpose(1, 2)
         return keys, direct(attention.v)(encoder_hidden).view(shape).transpose(1, 2)
 
-    def finish(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    def final_norm(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         return model.decoder.dropout(model.decoder.final_layer_norm(hidden))
 
     def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -85,9 +86,9 @@ class T5Family(DecoderFamily):
             hidden = hidden * (model.model_dim**-0.5)
         return model.lm_head(hidden)
 
-    def ends(self, model: Any) -> tuple[Module, Module]:
+    def norm_and_head(self, model: Any) -> tuple[Module, Module]:
         if model.decoder.dropout.training:
-            return super().ends(model)
+            return super().norm_and_head(model)
         head, factor = direct(model.lm_head), model.model_dim**-0.5
         scaled = (lambda x: head(x * factor)) if _scaled(model) else head
         return _norm(model.decoder.final_layer_norm), scaled
@@ -103,8 +104,9 @@ def _scaled(model: Any) -> bool:
 
 def _attention(norm: Any, attention: Any) -> AttentionParts:
     q, k, v, out = (direct(x) for x in (attention.q, attention.k, attention.v, attention.o))
-    heads, width = attention.n_heads, attention.key_value_proj_dim
-    return AttentionParts(_norm(norm), q, k, v, out, heads, width, attention.scaling, joined(attention.q))
+    heads, head_dim = attention.n_heads, attention.key_value_proj_dim
+    qkv = joined(attention.q, attention.k, attention.v)
+    return AttentionParts(_norm(norm), q, k, v, out, heads, head_dim, attention.scaling, qkv)
 
 
 def _norm(norm: Any) -> Module:
@@ -112,17 +114,17 @@ def _norm(norm: Any) -> Module:
     return direct_rms_norm(norm, norm.variance_epsilon) if known else norm
 
 
-def _feed(feed: Any) -> Module:
+def _ffn(ffn: Any) -> Module:
     """The feed-forward without its dropout and its casts, where there is nothing to cast."""
-    kind = type(feed).__name__.removeprefix("M")
-    weight = getattr(feed.wo, "weight", None)
-    if not plain([feed]) or not isinstance(weight, torch.Tensor) or weight.dtype not in (torch.float32, torch.float64):
-        return feed
-    act, down = direct(feed.act), direct(feed.wo)
+    kind = type(ffn).__name__.removeprefix("M")
+    weight = getattr(ffn.wo, "weight", None)
+    if not plain([ffn]) or not isinstance(weight, torch.Tensor) or weight.dtype not in (torch.float32, torch.float64):
+        return ffn
+    act, down = direct(ffn.act), direct(ffn.wo)
     if kind == "T5DenseActDense":
-        up = direct(feed.wi)
+        up = direct(ffn.wi)
         return lambda x: down(act(up(x)))
     if kind == "T5DenseGatedActDense":
-        gate, linear = direct(feed.wi_0), direct(feed.wi_1)
+        gate, linear = direct(ffn.wi_0), direct(ffn.wi_1)
         return lambda x: down(act(gate(x)) * linear(x))
-    return feed
+    return ffn

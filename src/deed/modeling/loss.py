@@ -137,7 +137,7 @@ def combine(exit_losses: torch.Tensor, kind: str = "deed") -> torch.Tensor:
     return mean if kind == "mean" else mean + exit_losses[-1]
 
 
-def normaliser(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | float:
+def normalizer(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | float:
     """What the token sums are divided by: the labelled tokens here, or Trainer's count over the accumulated batch; at least 1,
     so that a batch without labels has the loss 0 and not 0 / 0.
 

@@ -38,7 +38,7 @@ def picture_list(images: Any, count: int, what: str) -> list[Any] | None:
 def rgb_picture(picture: Any, upright: bool = True, data_format: str | None = None) -> Any:
     """A picture as a `PIL.Image.Image` of mode RGB.
 
-    Transparency is laid on white; 16-bit grey is stretched to 8 bits, as `deed.utils.images.load_image` does it.
+    Transparency is laid on white; 16-bit gray is stretched to 8 bits, as `deed.utils.images.load_image` does it.
 
     Args:
         picture: a path, the bytes of a file, a `PIL.Image.Image` of any mode, or an array or tensor: `[height, width]`,
@@ -108,7 +108,7 @@ def _from_array(array: np.ndarray, data_format: str | None) -> Any:
         if array.min() < 0 or array.max() > 0xFFFF:
             raise ValueError(f"integers of a picture lie on 0..255 or 0..65535, got {array.min()}..{array.max()}")
         if array.ndim == 2:
-            return Image.fromarray(array.astype(np.int32))  # 16-bit grey: stretched when it is loaded
+            return Image.fromarray(array.astype(np.int32))  # 16-bit gray: stretched when it is loaded
         return Image.fromarray((array >> 8).astype(np.uint8), CHANNELS[array.shape[2]])
     array = _to_bytes(array)
     return Image.fromarray(array, "L" if array.ndim == 2 else CHANNELS[array.shape[2]])

@@ -308,14 +308,14 @@ def tasks_of(folder: Path, names: Sequence[str] | None = None, split: str | None
     """
     saved = read_saved_model(folder)
     given = list(names or [_DEFAULTS.get(saved.model_type, "g2p")])
-    parts: list[str] = []
+    tasks: dict[str, Task] = {}
     for name in given:
-        found = _PARTS.get(name, (name,))
-        parts += [part for part in found if split != "unseen" or len(found) == 1 or part != "easyvqa"]
-    tasks = [get_task(part, saved.model_type) for part in dict.fromkeys(parts)]
-    for task in tasks:
-        check_model(task, saved)
-    return tasks
+        parts = _PARTS.get(name, (name,))
+        for part in parts:
+            if split != "unseen" or len(parts) == 1 or part != "easyvqa":
+                tasks[part] = get_task(part, saved.model_type)
+                check_model(tasks[part], saved, name)
+    return list(tasks.values())
 
 
 def task_for(folder: Path, name: str | None = None) -> Task:
@@ -330,8 +330,13 @@ def task_for(folder: Path, name: str | None = None) -> Task:
     return tasks[0]
 
 
-def check_model(task: Task, saved: SavedModel) -> None:
+def check_model(task: Task, saved: SavedModel, name: str | None = None) -> None:
     """Whether a saved model is of a type that can do a task.
+
+    Args:
+        task: whose `model_types` count.
+        saved: of `read_saved_model`.
+        name: what the task was called; None: its own name.
 
     Raises:
         DataError: it is not.
@@ -340,4 +345,4 @@ def check_model(task: Task, saved: SavedModel) -> None:
         return
     wanted = " or ".join(_MODELS.get(kind, f"a {kind} model") for kind in task.model_types)
     held = {"t5": "a t5 model"}.get(saved.model_type) or _MODELS.get(saved.model_type, f"a {saved.model_type} model")
-    raise DataError(f"--task {task.name} needs {wanted}; {saved.folder} holds {held}")
+    raise DataError(f"--task {name or task.name} needs {wanted}; {saved.folder} holds {held}")

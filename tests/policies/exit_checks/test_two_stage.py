@@ -125,7 +125,7 @@ def test_refined_tokens_are_exact(kind):
         )
         assert (rough - exact.logits).abs().max() > 1e-4
     weight, bias, scale = model.deed_family.head_parts(model)
-    features = model.deed_exits["2"](model.deed_family.finish(model, hidden))
+    features = model.deed_exits["2"](model.deed_family.final_norm(model, hidden))
     every = torch.arange(40).expand(3, 40)
     torch.testing.assert_close(gathered_logits(weight, bias, scale, features, every), exact.logits)
 

@@ -13,18 +13,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature
 
 from deed.constants import IGNORE_INDEX
 
 from ..pictures import picture_list, rgb_picture
+from ..processing import CheckedProcessor, check_count
 from ..shared import pad_lists
 
 NO_BOX, PAGE_BOX = (0, 0, 0, 0), (0, 0, 1000, 1000)
 _CACHED_WORDS = 200_000
 
 
-class LatrProcessor(ProcessorMixin):
+class LatrProcessor(CheckedProcessor):
     """Wraps a tokenizer and an image processor.
 
     Args:
@@ -43,11 +44,14 @@ class LatrProcessor(ProcessorMixin):
         **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
-        self.max_length, self.sees = max_length, sees
+        if not isinstance(sees, bool):
+            raise ValueError(f"sees must be true or false, got {sees!r:.80}")
+        self.max_length, self.sees = check_count("max_length", max_length, least=2), sees
         self._pieces: dict[str, tuple[list[int], list[tuple[float, float]]]] = {}
 
     @property
     def model_input_names(self) -> list[str]:
+        """Names of the tensors that a batch may hold."""
         return ["input_ids", "attention_mask", "bbox", "pixel_values", "pixel_mask"]
 
     def __call__(  # type: ignore[override]

@@ -54,7 +54,7 @@ class OFAConfig(PreTrainedConfig):
         stem_widths: channels of the stem's first convolution and its three stages; None: [64, 256, 512, 1024].
         stem_depths: blocks of the three stages; None: those of `resnet_type`.
         stem_layer_type: "bottleneck", or "basic" blocks for small stems.
-        batch_norm_eps: 1e-5; checkpoints trained with synchronised batch norm have 1e-3.
+        batch_norm_eps: 1e-5; checkpoints trained with synchronized batch norm have 1e-3.
         freeze_resnet: batch norms with fixed statistics and factors.
         encoder_drop_path_rate, decoder_drop_path_rate, resnet_drop_path_rate: stochastic depth of the last layer, falling
             linearly to 0 at the first.

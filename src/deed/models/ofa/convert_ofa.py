@@ -177,7 +177,13 @@ def account(
 
 def same_table(name: str, table: torch.Tensor, config: OFAConfig) -> bool:
     """Whether an index table of a checkpoint is the one that this model computes. Of the code positions only those of the
-    grid count (the rest, which the original and the port pad differently, stands for no code); a version says nothing."""
+    grid count (the rest, which the original and the port pad differently, stands for no code); a version says nothing.
+
+    Args:
+        name: of the table, as the port has it.
+        table: as the checkpoint has it.
+        config: of the model.
+    """
     if name.endswith(".version"):
         return True
     own = names.index_buffer(name, config)
@@ -191,6 +197,11 @@ def grow(embedding: torch.Tensor, rows: int, seed: int = 0) -> torch.Tensor:
     """More rows after those of `[rows, width]`, drawn as the original's loader draws them: normal, deviation width^-0.5.
     In the model one tensor is both embeddings and the head.
 
+    Args:
+        embedding: `[rows, width]`, of any floating-point dtype, which the result keeps.
+        rows: how many there are to be.
+        seed: of what is drawn.
+
     Raises:
         ValueError: fewer rows than there are.
     """
@@ -202,7 +213,14 @@ def grow(embedding: torch.Tensor, rows: int, seed: int = 0) -> torch.Tensor:
 
 
 def write_folder(output: Path, state: Mapping[str, torch.Tensor], config: OFAConfig, processor: Any = None) -> None:
-    """Configuration, weights, generation settings and the processor, under a temporary name first."""
+    """Configuration, weights, generation settings and the processor, under a temporary name first.
+
+    Args:
+        output: a folder that is not there, or is empty.
+        state: the weights, by this model's names.
+        config: of the model.
+        processor: saved beside it where there is one.
+    """
     from safetensors.torch import save_file
     from transformers import GenerationConfig
 

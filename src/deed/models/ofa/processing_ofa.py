@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature
 
 from deed.constants import IGNORE_INDEX
 
 from ..pictures import picture_list, rgb_picture
+from ..processing import CheckedProcessor, check_count
 from ..shared import pad_lists
 from . import prompts as wording
 from .bins import bins_to_box, box_to_bins
@@ -33,7 +34,7 @@ def build_image_processor(size: int, imagenet_mean_and_std: bool = False) -> Any
     return ViTImageProcessorPil(size={"height": size, "width": size}, resample=3, **values)  # 3: bicubic
 
 
-class OFAProcessor(ProcessorMixin):
+class OFAProcessor(CheckedProcessor):
     """Wraps an image processor and a tokenizer (`build_image_processor`, `tokenization_ofa.py`).
 
     Args:
@@ -53,11 +54,13 @@ class OFAProcessor(ProcessorMixin):
         **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
-        self.max_target_length, self.max_image_size = max_target_length, max_image_size
+        self.max_target_length = check_count("max_target_length", max_target_length)
+        self.max_image_size = None if max_image_size is None else check_count("max_image_size", max_image_size)
         self.first_bin, self.n_bins = count_tokens(tokenizer, "bin")
 
     @property
     def model_input_names(self) -> list[str]:
+        """Names of the tensors that a batch may hold."""
         return ["input_ids", "attention_mask", "patch_images", "patch_masks"]
 
     @property
@@ -109,7 +112,15 @@ class OFAProcessor(ProcessorMixin):
         objects: Any = None,
         prompt_type: str = "none",
     ) -> BatchFeature:
-        """Visual question answering. `objects`: per question a list of names, `"dog&&ball"`, or None. See `__call__`."""
+        """Visual question answering.
+
+        Args:
+            images: see `__call__`.
+            questions: one or a list; cleaned as the original does.
+            answers: one or a list; become `labels`.
+            objects: what a detector found, per question a list of names, `"dog&&ball"`, or None.
+            prompt_type: see `__call__`.
+        """
         asked = _listed(questions, "questions")
         found = [None] * len(asked)
         if objects is not None:
@@ -130,7 +141,12 @@ class OFAProcessor(ProcessorMixin):
         return self.batch(pictures, [wording.CAPTION] * len(pictures), targets)
 
     def refer(self, images: Any, expressions: str | Sequence[str], boxes: Any = None) -> BatchFeature:
-        """Referring expressions. `boxes`: per expression `x0, y0, x1, y1` in pixels of its picture; become four bins.
+        """Referring expressions.
+
+        Args:
+            images: see `__call__`.
+            expressions: one or a list; cleaned as the original does.
+            boxes: per expression `x0, y0, x1, y1` in pixels of its picture; become four bins.
 
         Raises:
             ValueError: boxes without pictures, or a tokenizer without bins; see also `box_to_bins`.
@@ -153,8 +169,15 @@ class OFAProcessor(ProcessorMixin):
         labels: str | Sequence[str] | None = None,
         prompt_type: str = "none",
     ) -> BatchFeature:
-        """Visual entailment (SNLI-VE), with the image's caption as a further premise where given. `labels`: entailment,
-        contradiction or neutral, which become yes, no and maybe. See `__call__`."""
+        """Visual entailment (SNLI-VE).
+
+        Args:
+            images: see `__call__`.
+            hypotheses: one or a list; cleaned as the original does.
+            captions: of the images, as a further premise where given.
+            labels: entailment, contradiction or neutral, which become yes, no and maybe.
+            prompt_type: see `__call__`.
+        """
         asked = _listed(hypotheses, "hypotheses")
         premises: Sequence[str | None] = [None] * len(asked)
         if captions is not None:
@@ -172,7 +195,14 @@ class OFAProcessor(ProcessorMixin):
         targets: Sequence[Sequence[int]] | None = None,
         prompt_type: str = "none",
     ) -> BatchFeature:
-        """`__call__` with targets as ids, end token last."""
+        """`__call__` with targets as ids, end token last.
+
+        Args:
+            images: see `__call__`.
+            texts: whole prompts.
+            targets: ids per prompt, end token last.
+            prompt_type: see `__call__`.
+        """
         if prompt_type not in PROMPT_TYPES:
             raise ValueError(f"prompt_type must be one of {', '.join(PROMPT_TYPES)}, got {prompt_type!r}")
         if not texts:

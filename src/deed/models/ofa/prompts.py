@@ -31,7 +31,13 @@ def clean_caption(caption: str, max_words: int | None = MAX_WORDS) -> str:
 
 
 def vqa(question: str, objects: str | Sequence[str] | None = None, max_words: int | None = MAX_WORDS) -> str:
-    """A question, with the objects that a detector found (`"dog&&ball"` or a list, the first 30) where they are given."""
+    """A question, with the objects that a detector found (`"dog&&ball"` or a list, the first 30) where they are given.
+
+    Args:
+        question: as it is.
+        objects: names, as a list or `"dog&&ball"`.
+        max_words: of the question; None: all.
+    """
     text = clean_question(question, max_words)
     prompt = f" {text}" if text.endswith("?") else f" {text}?"
     if objects is None:
@@ -46,7 +52,13 @@ def refer(expression: str, max_words: int | None = MAX_WORDS) -> str:
 
 
 def entailment(hypothesis: str, caption: str | None = None, max_words: int | None = MAX_WORDS) -> str:
-    """Whether the image, or image and caption, imply a hypothesis."""
+    """Whether the image, or image and caption, imply a hypothesis.
+
+    Args:
+        hypothesis: as it is.
+        caption: a further premise.
+        max_words: of each; None: all.
+    """
     text = clean_caption(hypothesis, max_words)
     if caption is None:
         return f' does the image describe " {text} "?'
