@@ -92,7 +92,8 @@ def report(output: Path, as_json: bool, work: Callable[[], dict[str, Any]]) -> N
         if "not_scored" in scores:
             typer.echo(scores["not_scored"], err=True)
     recipe, place = json.loads((output / "recipe.json").read_text(encoding="utf-8")), output / "model"
-    tasks = [name for name in recipe.get("tasks") or [recipe["task"]] if name not in FROM_SCRATCH]
+    tasks = [recipe["task"]] if isinstance(recipe["task"], str) else recipe["task"]
+    tasks = [name for name in tasks if name not in FROM_SCRATCH]
     held_out = "".join(f" --task {name}" for name in tasks) + (
         f" --data {recipe['data']}" if recipe.get("data") else ""
     )
@@ -128,25 +129,28 @@ def run(
     from deed.utils.files import read_json
 
     values = read_json(recorded, ValueError) if recorded else {}
-    task = task or str(values.get("task") or (values.get("tasks") or ["g2p"])[0])
-    kinds = recipes_of(task)
-    named = {word.partition("=")[0] for word in options} | {"--from" for _ in [0] if values.get("start")}
+    values |= {} if task is None else {"task": task}
+    values |= {} if data is None or task == "g2p" else {"data": str(data)}
+    # A recipe of several tasks, or with its backbone frozen, is of `deed tune`, whatever the task.
+    named = values.get("task", "g2p") if isinstance(values.get("task", ""), str) and not values.get("frozen") else ""
+    kinds = recipes_of(named)
     # A data set that both models can do: --from names an OFA, --base a T5.
-    kind, follow = kinds[-1] if "--from" in named else kinds[0]
-    own_data = {} if data is None or task == "g2p" else {"data": str(data)}
-    name = {"tasks": [task]} if "tasks" in kind.__dataclass_fields__ else {"task": task}
-    recipe = recipe_of(kind, task, options, {**values, **name, **own_data}, recorded)
-    more: dict[str, Any] = {"data": data} if task == "g2p" else {}
+    onward = values.get("start") or any(word.partition("=")[0] == "--from" for word in options)
+    kind, follow = kinds[-1 if onward else 0]
+    recipe = recipe_of(kind, named, options, values, recorded)
+    more: dict[str, Any] = {"data": data} if named == "g2p" else {}
     return follow(output, recipe, limit=limit, minutes=minutes, **more)
 
 
 def recipes_of(task: str) -> list[tuple[Any, Callable[..., dict[str, Any]]]]:
-    """The recipes that a task can be trained by, each with the function that follows it.
+    """The recipes that a task can be trained by, each with the function that follows it; of several tasks (no name) that of
+    `deed tune`.
 
     Raises:
         ValueError: an unknown task.
     """
     from deed.data.registry import READERS
+    from deed.recipes.fine_tune import FineTuneRecipe, fine_tune
     from deed.tasks.task import get_task
 
     if task == "g2p":
@@ -162,17 +166,15 @@ def recipes_of(task: str) -> list[tuple[Any, Callable[..., dict[str, Any]]]]:
 
         return [(ScenesRecipe, train_scenes)]
     if task not in READERS:
-        get_task(task)  # or it says which tasks there are
-        from deed.recipes.fine_tune import FineTuneRecipe, fine_tune
-
+        if task:
+            get_task(task)  # or it says which tasks there are
         return [(FineTuneRecipe, fine_tune)]
     from deed.recipes.documents import DocumentRecipe, train_documents
-    from deed.recipes.pictures import PictureRecipe, train_pictures
 
     models = READERS[task].models
     both: dict[str, tuple[Any, Any]] = {
         "latr": (DocumentRecipe, train_documents),
-        "ofa": (PictureRecipe, train_pictures),
+        "ofa": (FineTuneRecipe, fine_tune),
     }
     return [both[name] for name in both if name in models]
 
@@ -220,10 +222,8 @@ def recipe_of(kind: Any, task: str, options: list[str], values: dict[str, Any], 
     if rest:
         raise ValueError(f"--task {task} takes no {rest[0].partition('=')[0]}")
     values = {**values, **vars(given)}
-    if kind.__name__ == "PictureRecipe" and not values.get("start"):
-        raise ValueError(f"--task {task} goes on from a saved OFA (`deed convert ofa` makes one): give --from")
     if kind.__name__ == "FineTuneRecipe" and not values.get("start"):
-        raise ValueError(f"--task {task} goes on from a saved model: give --from")
+        raise ValueError(f"--task {task} goes on from a saved model (`deed convert ofa` makes one): give --from")
     if kind.__name__ == "DocumentRecipe" and not values.get("base"):
         other = ", or an OFA: --from" if len(recipes_of(task)) > 1 else ""
         raise ValueError(f"--task {task} starts from a T5 checkpoint: give --base (and --vit for pictures){other}")

@@ -48,7 +48,7 @@ def tune(
 
     recipe = FineTuneRecipe(
         start=str(base),
-        tasks=task or [],
+        task=task or [],
         data=None if data is None else str(data),
         frozen=True,
         loss="distill",

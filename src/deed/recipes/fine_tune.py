@@ -1,7 +1,7 @@
-"""`deed tune`, and `deed train` on a task of your own: a saved model goes on with any task's training examples.
+"""`deed tune`, and `deed train --from`: a saved model goes on with any task's training examples.
 
-`deed tune` freezes the backbone and trains the exits' adaptation modules alone, by self-distillation from the last layer:
-full-depth output stays bit for bit what it was.
+`deed train --task refcoco --data DIR --from OFA` trains all of it. `deed tune` freezes the backbone and trains the exits'
+adaptation modules alone, by self-distillation from the last layer: full-depth output stays bit for bit what it was.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from deed.errors import DataError
 from deed.modeling.model import DeedMixin, get_deed_model
 from deed.tasks.task import Task, tasks_of
 
-from .recipe import Natural, Recipe, checked, go_on_from
+from .recipe import Natural, Rate, Recipe, checked, go_on_from
 from .run import Parts, run_recipe, streamed
-from .task_data import ExampleStream, encoder, held_out_scores
+from .task_data import ExampleStream, held_out_scores, task_stream
 
 EARLY = 0.9  # threshold at which early exits are tried, before there is a calibrated one
 
@@ -35,17 +35,20 @@ class FineTuneRecipe(Recipe):
     """A saved model that goes on with a task's examples.
 
     Args:
-        tasks: names of tasks, their examples in turn; none: those that the model is for.
+        task: name of a task, or of several, their examples in turn; none: those that the model is for.
         data: the data set's folder or file, where it is on disk.
         start: folder of a saved model, plain or with early exit.
         loss: deed (L_avg + L_N), mean (L_avg) or last (L_N); distill if frozen, and only then.
+        learning_rate: peak of a linear warm-up and decay; OFA's original has five times that for 128 examples and more.
         frozen: keep the model's own weights, train the exits alone by self-distillation from the last layer.
         eval_count: held-out examples of each task scored at the end.
     """
 
-    tasks: list[str] = field(default_factory=list, metadata={"help": argparse.SUPPRESS})
+    task: str | list[str] = field(default_factory=list, metadata={"help": argparse.SUPPRESS})
     data: str | None = field(default=None, metadata={"help": argparse.SUPPRESS})
     start: str = field(metadata={"aliases": "--from"})
+    learning_rate: Rate = 5e-5
+    warmup_steps: Natural = 600
     loss: Literal["deed", "mean", "last", "distill"] = "deed"  # type: ignore[assignment]
     frozen: bool = field(default=False, metadata={"help": argparse.SUPPRESS})
     eval_count: Natural = 200
@@ -96,8 +99,8 @@ def fine_tune(
     recipe = checked(FineTuneRecipe, asdict(recipe))
     if recipe.frozen != (recipe.loss == "distill"):
         raise ValueError("loss distill is for exits on a frozen backbone (deed tune), and the only loss there")
-    tasks = tasks_of(Path(recipe.start), recipe.tasks)
-    recipe = replace(recipe, tasks=[task.name for task in tasks])
+    tasks = tasks_of(Path(recipe.start), [recipe.task] if isinstance(recipe.task, str) else recipe.task)
+    recipe = replace(recipe, task=[task.name for task in tasks] if len(tasks) > 1 else tasks[0].name)
     data = Path(recipe.data) if recipe.data else None
     for task in tasks:  # missing data is told before models are loaded
         if next(iter(task.examples("train", 1, data)), None) is None:
@@ -105,25 +108,31 @@ def fine_tune(
 
     def plan(model: Any, processor: Any, checkpoint: str | None) -> Parts:
         def validate() -> dict[str, Any]:
-            found = {}
-            for task in tasks:
-                held_out = functools.partial(task.examples, task.validation_split, recipe.eval_count, data)
-                found[task.name] = held_out_scores(
-                    task, model, processor, held_out, (NEVER_EXIT, EARLY), recipe.eval_count
-                )
+            found = {task.name: scores_of(task, model, processor, recipe.eval_count, data) for task in tasks}
             return found if len(tasks) > 1 else found[tasks[0].name]
 
-        streams = [
-            ExampleStream(
-                functools.partial(task.examples, "train", None, data), encoder(task, processor), recipe.seed, limit
-            )
-            for task in tasks
-        ]
-        collate = functools.partial(collate_one_task, tasks, processor)
-        return Parts(TasksInTurn(streams, recipe.batch_size), collate, validate if recipe.eval_count else None)
+        streams = [task_stream(task, processor, data, recipe.seed, limit) for task in tasks]
+        join = functools.partial(collate, tasks, processor, recipe.conventional)
+        return Parts(TasksInTurn(streams, recipe.batch_size), join, validate if recipe.eval_count else None)
 
     start = functools.partial(start_model, task=tasks[0])
     return run_recipe(output, recipe, start, plan, minutes, **streamed(unused=not recipe.frozen))
+
+
+def scores_of(task: Task, model: Any, processor: Any, count: int, data: Path | None) -> dict[str, Any]:
+    """Scores on the first validation examples, at full depth and with early exits.
+
+    Args:
+        task: to be scored.
+        model: in evaluation mode.
+        processor: the model's.
+        count: examples.
+        data: the data set's folder or file.
+    """
+    if data is not None and data.is_file() and getattr(task, "reader", None) is not None:
+        return {"not_scored": f"{data} is what was trained on; give a folder with a file per split"}
+    examples = functools.partial(task.examples, task.validation_split, count, data)
+    return held_out_scores(task, model, processor, examples, (NEVER_EXIT, EARLY), count)
 
 
 class TasksInTurn(IterableDataset):
@@ -144,13 +153,16 @@ class TasksInTurn(IterableDataset):
                 yield {**row, "task": i}
 
 
-def collate_one_task(tasks: list[Task], processor: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rows of `TasksInTurn` to a padded batch, as their task does it.
+def collate(tasks: list[Task], processor: Any, conventional: bool, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows of `TasksInTurn` to a padded batch, as their task does it; a conventional training is not told which answers there
+    are.
 
     Args:
         tasks: those of the streams.
         processor: the model's.
+        conventional: the model is plain.
         rows: all of one task.
     """
     task = tasks[rows[0]["task"]]
-    return task.collate(processor, [{k: v for k, v in row.items() if k != "task"} for row in rows])
+    batch = task.collate(processor, [{k: v for k, v in row.items() if k != "task"} for row in rows])
+    return {k: v for k, v in batch.items() if not (conventional and k == "allowed_tokens")}

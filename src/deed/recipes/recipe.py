@@ -152,10 +152,13 @@ def go_on_from(folder: Path, task: Task, recipe: Recipe) -> tuple[Any, Any]:
 
     Raises:
         DeedLoadError: not the folder of a saved model, or a damaged one.
+        ValueError: one with early exit, for a conventional training.
     """
     model, processor = task.load(folder, plain=True)
     if not isinstance(model, DeedMixin):
         return new_exits(model, recipe).train(), processor
+    if recipe.conventional:
+        raise ValueError(f"--from {folder} has early exit; --conventional goes on from a plain model")
     model.deed_config.loss = recipe.loss
     forget_measured(model)
     return model.train(), processor

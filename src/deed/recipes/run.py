@@ -95,7 +95,7 @@ def run_recipe(
             train_dataset=parts.data,
             data_collator=parts.collator,
             processing_class=processor,
-            callbacks=[*parts.callbacks, *([TimeLimit(minutes)] if minutes else [])],
+            callbacks=[*parts.callbacks, *([] if minutes is None else [TimeLimit(minutes)])],
         )
         step, loss = trainer.train_or_restore(checkpoint)
         validation: dict[str, Any] = {}

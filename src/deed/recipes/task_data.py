@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,8 @@ from deed.constants import NEVER_EXIT
 from deed.errors import DataError
 from deed.tasks.answering import evaluate_task
 from deed.tasks.task import Task
+
+ENDLESS = 10**9  # examples of data sets that are made as they are read
 
 Encode = Callable[[Any, random.Random], dict[str, Any] | None]
 
@@ -69,6 +72,20 @@ def encoder(task: Task, processor: Any) -> Callable[[Any, random.Random], dict[s
         return {**task.encode(processor, example), "labels": task.labels(processor, example, rng)}
 
     return encode
+
+
+def task_stream(task: Task, processor: Any, data: Path | None, seed: int, limit: int | None = None) -> ExampleStream:
+    """A task's training examples.
+
+    Args:
+        task: whose they are.
+        processor: encodes.
+        data: the data set's folder or file.
+        seed: of the order.
+        limit: use only the first so many.
+    """
+    examples = functools.partial(task.examples, "train", ENDLESS, data)
+    return ExampleStream(examples, encoder(task, processor), seed, limit)
 
 
 def held_out_scores(
