@@ -21,7 +21,7 @@ from deed.errors import DataError
 from deed.models.latr import LatrForConditionalGeneration
 from deed.models.latr import small as small_latr
 from deed.recipes.documents import DocumentRecipe, Stream, start_documents, train_documents
-from deed.tasks import documents as document_run
+from deed.tasks.loading import load_saved
 
 WRITERS = {"docvqa": write_docvqa, "textvqa": write_textvqa, "stvqa": write_stvqa, "ocrvqa": write_ocrvqa}
 QUICK = {
@@ -80,7 +80,7 @@ def test_the_command_trains_from_folders(checkpoints, tmp_path, processes):
     done = subprocess.run([*start, "deed", "train", *arguments], capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr[-3000:]
     assert "4 steps, anls 0.0" in done.stdout
-    model, processor = document_run.load(tmp_path / "run" / "model")
+    model, processor = load_saved(tmp_path / "run" / "model")
     assert isinstance(model, LatrForConditionalGeneration) and model.deed_config.exit_layers == [1, 2]
     assert processor.image_processor.size["height"] == 32
     eyes = ViTModel.from_pretrained(checkpoints["vit"], add_pooling_layer=False).state_dict()
@@ -139,7 +139,7 @@ def test_words_only_and_conventional(checkpoints, tmp_path):
     data = write_docvqa(tmp_path / "data")
     blind = DocumentRecipe(task="docvqa", data=str(data), base=checkpoints["base"], conventional=True, **QUICK)
     train_documents(tmp_path / "run", blind)
-    model, processor = document_run.load(tmp_path / "run" / "model", plain=True)
+    model, processor = load_saved(tmp_path / "run" / "model", plain=True)
     assert type(model) is LatrForConditionalGeneration and model.config.vision_config is None and not processor.sees
 
 

@@ -12,7 +12,8 @@ from deed.cli.train import run
 from deed.errors import DataError
 from deed.models.ofa import OFAForConditionalGeneration
 from deed.recipes.pictures import PictureRecipe, PictureStream, collate, start_pictures, train_pictures
-from deed.tasks import pictures as ofa_run
+from deed.tasks.loading import load_saved
+from deed.tasks.pictures import closed_list
 
 QUICK = {
     "steps": 2,
@@ -60,7 +61,7 @@ def recipe_of(folders, data, task="refcoco", start="deed", **changes):
 def test_every_data_set_trains(folders, data, tmp_path, task, metric):
     result = train_pictures(tmp_path / "run", recipe_of(folders, data, task))
     assert result["steps"] == 2 and result["validation"]["questions"] == 2 and metric in result["validation"]
-    model, _ = ofa_run.load(tmp_path / "run" / "model")
+    model, _ = load_saved(tmp_path / "run" / "model")
     assert model.deed_config.threshold == 2.0 and model.deed_config.calibration is None
     before, after = (load_file(path / "model.safetensors") for path in (folders["deed"], tmp_path / "run" / "model"))
     assert before.keys() == after.keys() and any(not torch.equal(before[k], after[k]) for k in before)
@@ -68,11 +69,11 @@ def test_every_data_set_trains(folders, data, tmp_path, task, metric):
 
 def test_a_plain_model_gets_exits_or_stays_plain(folders, data, tmp_path):
     train_pictures(tmp_path / "a", recipe_of(folders, data, start="plain", adapter="linear", steps=1))
-    model, _ = ofa_run.load(tmp_path / "a" / "model")
+    model, _ = load_saved(tmp_path / "a" / "model")
     assert model.deed_config.exit_layers == [1, 2, 3] and model.deed_config.adapter == "linear"
     conventional = recipe_of(folders, data, "snli_ve", "plain", conventional=True, steps=1)
     train_pictures(tmp_path / "b", conventional)
-    plain, _ = ofa_run.load(tmp_path / "b" / "model", plain=True)
+    plain, _ = load_saved(tmp_path / "b" / "model", plain=True)
     assert type(plain) is OFAForConditionalGeneration
 
 
@@ -100,7 +101,7 @@ def test_batches(folders, data):
     assert said == {"yes", "no", "maybe"}
     batch = collate(processor, recipe)(rows)
     assert batch["patch_images"].shape == (3, 3, 128, 128) and batch["labels"].shape[0] == 3
-    first = {ids[0] for ids in ofa_run.closed_list(processor, "snli_ve").ids}
+    first = {ids[0] for ids in closed_list(processor, "snli_ve").ids}
     assert all(set(row.tolist()) - {-1} == first for row in batch["allowed_tokens"][:, 0])
     assert "allowed_tokens" not in collate(processor, replace(recipe, conventional=True))(rows)
     captions = recipe_of(folders, data, "coco_captions")

@@ -16,7 +16,9 @@ from deed.models.ofa import small as small_ofa
 from deed.recipes import scene_batches
 from deed.recipes.scene_batches import KINDS, SceneBatches, enlarged
 from deed.recipes.scenes import ScenesRecipe, start_scenes, train_scenes
-from deed.tasks import scenes as scenes_run
+from deed.tasks.answering import evaluate_task
+from deed.tasks.loading import load_saved
+from deed.tasks.pictures import PictureTask
 
 TINY = ScenesRecipe(
     steps=6,
@@ -172,17 +174,17 @@ def test_a_resumed_run_is_the_unbroken_one(tmp_path, conventional):
     assert len(logged) == 3 and {k for row in logged for k in row} >= {"refer_loss", "vqa_loss"}
     assert all(("exit_loss_1" in row) == (not conventional) for row in logged)
 
-    model, processor = scenes_run.load(tmp_path / "whole" / "model", plain=conventional)
-    report = scenes_run.evaluate(model, processor, count=3, tasks=("refer", "caption", "vqa", "easyvqa"))
-    assert set(report) == set(scenes_run.TASKS) and all(row[scenes_run.METRICS[t]] >= 0 for t, row in report.items())
-    assert [row["mean_depth"] for row in report.values()] == [None if conventional else 2.0] * 4
+    model, processor = load_saved(tmp_path / "whole" / "model", plain=conventional)
+    for task in map(PictureTask, ("scenes-refer", "scenes-caption", "scenes-vqa", "easyvqa")):
+        used, [row] = evaluate_task(task, model, processor, task.examples("validation", 3))
+        assert used == 3 and row[task.metric] >= 0 and row["mean_depth"] == (None if conventional else 2.0)
 
 
 def test_losses_of_tasks_are_of_their_own_tokens(tmp_path):
     """One step, no learning: what is logged is the untrained model's loss, about log(vocabulary) for each task."""
     train_scenes(tmp_path, replace(TINY, steps=1, log_every=1, learning_rate=0.0, conventional=True), limit=3)
     first = json.loads((tmp_path / "model" / "training_log.jsonl").read_text().splitlines()[0])
-    model, processor = scenes_run.load(tmp_path / "model", plain=True)
+    model, processor = load_saved(tmp_path / "model", plain=True)
     batch = SceneBatches(TINY, processor, _pictures(3))[0]
     kinds = batch.pop("kinds")
     with torch.no_grad():
