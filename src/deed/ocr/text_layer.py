@@ -156,15 +156,18 @@ class TextWord:
 
     @property
     def text(self) -> str:
+        """Its characters in order."""
         return "".join(char.text for char in self.chars)
 
     @property
     def box(self) -> Box:
+        """Around all its characters."""
         c = self.chars
         return min(x.x0 for x in c), min(x.y0 for x in c), max(x.x1 for x in c), max(x.y1 for x in c)
 
     @property
     def size(self) -> float:
+        """Its largest type."""
         return max(char.size for char in self.chars)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from deed.ocr.text_layer import read_text_layer
 from deed.ocr.words import Word
+from deed.utils.files import atomic_write
 
 FIRST, OTHERS = 2, 8  # pages of a document that are kept: the first ones, and some of the others
 DOCUMENTS = 6  # of a package
@@ -34,18 +34,22 @@ class Line:
 
     @cached_property
     def text(self) -> str:
+        """The words with a space between each two."""
         return " ".join(word.text for word in self.words)
 
     @property
     def left(self) -> int:
+        """Left edge, 0..1000."""
         return min(word.box[0] for word in self.words)
 
     @property
     def top(self) -> int:
+        """Upper edge, 0..1000."""
         return min(word.box[1] for word in self.words)
 
     @property
     def right(self) -> int:
+        """Right edge, 0..1000."""
         return max(word.box[2] for word in self.words)
 
 
@@ -134,17 +138,21 @@ def read_package(folder: Path) -> Iterator[DebianPage]:
 
 
 def load_pages(folder: Path, names: Sequence[str], tick: Callable[[str], None] | None = None) -> Iterator[DebianPage]:
-    """Pages of packages, read on first use and kept in `folder/NAME/pages.json.gz`."""
+    """Pages of packages, read on first use and kept in `folder/NAME/pages.json.gz`.
+
+    Args:
+        folder: where `packages.fetch` put them.
+        names: of packages; one that is not there is passed over.
+        tick: called with each name when its pages have been given.
+    """
     for name in names:
         kept = folder / name / "pages.json.gz"
         if not (folder / name).is_dir():
             continue
         if not kept.exists():
             rows = [asdict(page) for page in read_package(folder / name)]
-            temporary = kept.with_suffix(f".{os.getpid()}.tmp")
-            with gzip.open(temporary, "wt", encoding="utf-8") as file:
+            with atomic_write(kept) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as file:
                 json.dump(rows, file, ensure_ascii=False)
-            temporary.replace(kept)
         with gzip.open(kept, "rt", encoding="utf-8") as file:
             yield from (DebianPage(**row) for row in json.load(file))
         if tick is not None:
