@@ -10,6 +10,7 @@ import torch
 import deed
 from conftest import KINDS, batch, deed_model
 from deed.engine import cuda_graphs as graphs
+from deed.exits.learned import Learned
 from oracle import Oracle
 from recording import DEVICE, using
 
@@ -68,9 +69,7 @@ def test_exit_checks_go_with_it(exit_check, tape):
     model = deed_model("t5_tied").to(DEVICE)
     if exit_check["name"] == "gate":
         weight = torch.randn(4, 32, dtype=torch.float64)
-        model.deed_exits["gate"] = deed.exits.learned.Learned(
-            weight=weight, bias=torch.zeros(4, dtype=torch.float64)
-        ).to(DEVICE)
+        model.deed_exits["gate"] = Learned(weight=weight, bias=torch.zeros(4, dtype=torch.float64)).to(DEVICE)
     expected = decode(model, exit_check=exit_check)
     using(model)
     for _ in range(3):

@@ -343,7 +343,9 @@ def test_a_dead_end_is_measured_over_everything(kind):
     model, inputs, seen = deed_model(kind), batch(), set()
 
     def allowed(ids):
-        open_tokens = (torch.arange(VOCAB) % 2 == 0).expand(len(ids), VOCAB)
+        # The end token is not open before min_new_tokens.
+        numbers = torch.arange(VOCAB)
+        open_tokens = ((numbers % 2 == 0) & (numbers != model.generation_config.eos_token_id)).expand(len(ids), VOCAB)
         return torch.ones_like(open_tokens) if ids.shape[1] == 3 else open_tokens
 
     for threshold in (0.5, 0.7, 0.9):

@@ -42,9 +42,10 @@ class BlockAttention:
         """
         block = self.block
         keys, values = self.cache.stairs.put(block, k, v)
+        if block.stops is None:
+            keys, values = keys.narrow(2, 0, block.stop), values.narrow(2, 0, block.stop)
         if block.packed:
-            return _by_spans(q, keys, values, block, self.self_mask, scale, causal=True)  # type: ignore[arg-type]
-        keys, values = keys.narrow(2, 0, block.stop), values.narrow(2, 0, block.stop)
+            return _by_spans(q, keys, values, block, self.self_mask, scale, cut=block.stops is not None)  # type: ignore[arg-type]
         mask = self.self_mask
         assert not isinstance(mask, list)
         if len(block.rows) == block.n_rows:
@@ -86,20 +87,20 @@ def _by_spans(
     block: Block,
     masks: list[torch.Tensor | None] | None,
     scale: float,
-    causal: bool = False,
+    cut: bool = False,
 ) -> torch.Tensor:
     """A packed block: one call per span, `[1, heads, cells, head_dim]` in and out.
 
     Args:
         keys, values: `[rows, heads, length, head_dim]` of the whole batch.
         masks: one for each span, or None where there is nothing to add.
-        causal: attend to the first `stop` positions of a span alone.
+        cut: attend to the first `stop` positions of each span alone: rows differ in length.
     """
     found = []
     for at, ((i, j, row, _, stop), (a, b)) in enumerate(zip(block.spans, block.ranges, strict=True)):
         rows = q[0, :, a:b].unflatten(1, (j - i, -1)).transpose(0, 1)
         k, v = keys[row : row + j - i], values[row : row + j - i]
-        if causal:
+        if cut:
             k, v = k.narrow(2, 0, stop), v.narrow(2, 0, stop)
         attended = _attend(rows, k, v, None if masks is None else masks[at], scale)
         found.append(attended.transpose(0, 1).flatten(1, 2))

@@ -57,12 +57,13 @@ def folded(state: GenerationState, stairs: Staircase, block: Block, decoder_mask
     """
     family, like = state.plan.family, block.hidden
     padding = None
-    if decoder_mask is not None:
+    if not family.has_bias:
+        if decoder_mask is not None:
+            return _visible(state, block, decoder_mask)
+        if block.stop - block.start == 1:
+            return None
+    elif decoder_mask is not None:
         padding = mask_for(state.model, padding_of(decoder_mask, block), like.dtype, bools=False)
-    if not family.has_bias and block.stop - block.start == 1:
-        if padding is None or not block.packed:
-            return padding
-        return [padding[i:j, ..., :stop] for i, j, _, _, stop in block.spans]
     layer = block.layer if family.bias_per_layer else 0
     table = _table(state, stairs, block, layer, lambda lo, hi: _causal(state.model, family, lo, hi, layer, like))
     if not block.packed:
@@ -72,6 +73,20 @@ def folded(state: GenerationState, stairs: Staircase, block: Block, decoder_mask
         mask = table.cut(stair, stop) if family.has_bias or stop - stair > 1 else None
         found.append(_with_padding(mask, None if padding is None else padding[i:j, ..., :stop]))
     return found
+
+
+def _visible(state: GenerationState, block: Block, decoder_mask: torch.Tensor) -> Mask:
+    """Padding and causal mask where there is no bias to add them to: as Transformers makes them."""
+    padding, keys = padding_of(decoder_mask, block), torch.arange(block.stop, device=block.hidden.device)
+
+    def seen(rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        if stop - start > 1:
+            rows = rows & (keys[None, :stop] <= keys[start:stop, None])
+        return mask_for(state.model, rows, block.hidden.dtype)
+
+    if not block.packed:
+        return seen(padding, block.start, block.stop)
+    return [seen(padding[i:j, ..., :stop], stair, stop) for i, j, _, stair, stop in block.spans]
 
 
 def _with_padding(mask: torch.Tensor | None, padding: torch.Tensor | None) -> torch.Tensor | None:
