@@ -67,7 +67,7 @@ def work(steps: int) -> None:
         precision, batch, depth = line.rstrip("\n").split(" ", 2)
         ids = torch.randint(3, 32000, (int(batch), 16), generator=torch.Generator().manual_seed(0))
         policy = deed.FixedSchedule(DEPTHS[depth], ask=depth != "full depth")
-        options = {"policy": policy, "max_new_tokens": steps, "min_new_tokens": steps}
+        options = {"exit_policy": policy, "max_new_tokens": steps, "min_new_tokens": steps}
         started = time.perf_counter()
         models[precision].generate(ids, attention_mask=torch.ones_like(ids), **options)
         print((time.perf_counter() - started) / steps * 1e3, flush=True)
@@ -113,6 +113,10 @@ def measure(setting: str, sources: dict[str, Path], rounds: int, steps: int) -> 
                 subjects = [(name, precision) for name in workers for precision in ("float32", "int8")]
                 for name, precision in subjects[i % len(subjects) :] + subjects[: i % len(subjects)]:
                     value = workers[name].ask(precision, batch, depth)
+                    print(
+                        f"round {i} {setting}: {name} {precision} batch {batch} {depth} {value:.1f} ms",
+                        file=sys.stderr,
+                    )
                     if i:  # the first round warms up
                         taken.setdefault((name, precision, batch, depth), []).append(value)
     finally:

@@ -452,6 +452,7 @@ def test_joined_projections_stay_out_of_the_model_and_go_with_it(kind):
     assert states == {name: set(vars(m)) for name, m in model.named_modules()}
     parts = model.deed_family.parts(model)
     assert parts is not None and all(type(layer.self_attn.qkv) is Int8Linear for layer in parts)
+    assert all(layer.cross.qkv is None for layer in parts)  # its query and its keys have different inputs
     other = copy.deepcopy(model)
     assert torch.equal(other.generate(**batch(), max_new_tokens=5), expected)
     first = [layer.self_attn.qkv for layer in parts]

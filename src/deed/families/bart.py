@@ -81,7 +81,7 @@ class BartFamily(DecoderFamily):
                 return None
             found.append(
                 LayerParts(
-                    _attention(layer.self_attn_layer_norm, layer.self_attn),
+                    joined(_attention(layer.self_attn_layer_norm, layer.self_attn)),
                     _attention(layer.encoder_attn_layer_norm, layer.encoder_attn),
                     layer.final_layer_norm,
                     _FeedForward(layer),
@@ -124,5 +124,4 @@ class _FeedForward:
 def _attention(norm: Any, attention: Any) -> AttentionParts:
     q, k, v, out = (direct(x) for x in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj))
     heads, head_dim = attention.num_heads, attention.head_dim
-    qkv = joined(attention.q_proj, attention.k_proj, attention.v_proj)
-    return AttentionParts(norm, q, k, v, out, heads, head_dim, attention.scaling, qkv)
+    return AttentionParts(norm, q, k, v, out, heads, head_dim, attention.scaling)

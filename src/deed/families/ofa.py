@@ -115,7 +115,7 @@ class OFAFamily(DecoderFamily):
                 return None
             found.append(
                 LayerParts(
-                    _attention(layer.self_attn_layer_norm, layer.self_attn, layer.self_attn_mid_layer_norm),
+                    joined(_attention(layer.self_attn_layer_norm, layer.self_attn, layer.self_attn_mid_layer_norm)),
                     _attention(layer.cross_attn_layer_norm, layer.cross_attn, layer.cross_attn_mid_layer_norm),
                     _norm(layer.final_layer_norm),
                     _chain(layer.fc1, layer.activation_fn, layer.ffn_layer_norm, layer.fc2),
@@ -225,8 +225,7 @@ def _attention(norm: Any, attention: Any, after: Any) -> AttentionParts:
     if attention.config.scale_heads:
         out = _scaled(attention.c_attn, attention.head_dim, out)
     heads, head_dim = attention.num_heads, attention.head_dim
-    qkv = joined(attention.q_proj, attention.k_proj, attention.v_proj)
-    return AttentionParts(_norm(norm), q, k, v, out, heads, head_dim, attention.scaling, qkv)
+    return AttentionParts(_norm(norm), q, k, v, out, heads, head_dim, attention.scaling)
 
 
 def _scaled(factors: torch.Tensor, head_dim: int, then: Module) -> Module:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -140,12 +140,14 @@ def _merge(x: torch.Tensor) -> torch.Tensor:
     return x.transpose(1, 2).reshape(rows, length, heads * head_dim)
 
 
-def joined(*projections: Any) -> Module | None:
-    """Query, key and value projection as one where they are int8 (`deed.quantize`), else None. In float32 one product of
-    three times the width takes as long as the three (within 10 %, T5-base), and would need a copy of their weights."""
+def joined(attention: AttentionParts) -> AttentionParts:
+    """A self-attention with query, key and value projection as one too, where they are int8 (`deed.quantize`). In float32
+    one product of three times the width takes as long as the three (within 10 %, T5-base), and would need a copy of their
+    weights."""
+    projections: Any = (attention.q, attention.k, attention.v)
     if not joinable(projections) or not all(_bare(linear) for linear in projections):
-        return None
-    return join(projections)
+        return attention
+    return replace(attention, qkv=join(projections))
 
 
 def direct(module: Any) -> Module:

@@ -96,7 +96,7 @@ class T5Family(DecoderFamily):
                 return None
             found.append(
                 LayerParts(
-                    _attention(self_attn.layer_norm, self_attn.SelfAttention),
+                    joined(_attention(self_attn.layer_norm, self_attn.SelfAttention)),
                     _attention(cross.layer_norm, cross.EncDecAttention),
                     _norm(ffn.layer_norm),
                     _ffn(ffn.DenseReluDense),
@@ -142,8 +142,7 @@ def _scaled(model: Any) -> bool:
 def _attention(norm: Any, attention: Any) -> AttentionParts:
     q, k, v, out = (direct(x) for x in (attention.q, attention.k, attention.v, attention.o))
     heads, head_dim = attention.n_heads, attention.key_value_proj_dim
-    qkv = joined(attention.q, attention.k, attention.v)
-    return AttentionParts(_norm(norm), q, k, v, out, heads, head_dim, attention.scaling, qkv)
+    return AttentionParts(_norm(norm), q, k, v, out, heads, head_dim, attention.scaling)
 
 
 def _norm(norm: Any) -> Module:
