@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from deed.ocr import DataError, load_image, load_pages, page_count, page_image, turn_image
 from deed.utils.images import MAX_PIXELS
@@ -148,6 +148,13 @@ def test_a_damaged_image_opened_by_the_caller(tmp_path):
         load_image(image)
     with pytest.raises(DataError, match="the image is damaged"):
         load_image(encoded(half_red())[:60])
+
+
+def test_a_cut_off_image_is_refused_whatever_other_libraries_allow(monkeypatch):
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)  # as weasyprint does when it is imported
+    with pytest.raises(DataError, match="the image is damaged or cut off"):
+        load_image(encoded(Image.effect_noise((64, 64), 50))[:900])
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_sources_that_are_no_image(tmp_path):

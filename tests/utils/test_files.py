@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -162,3 +164,14 @@ def test_a_file_is_no_folder(tmp_path):
 def test_an_entry_that_was_written_is_json(tmp_path):
     write_json(tmp_path / "a.json", [1.5, None])
     assert json.loads((tmp_path / "a.json").read_text()) == [1.5, None]
+
+
+SOURCE = Path(__file__).parents[2] / "src" / "deed"
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_nobody_else_renames_temporary_files(path):
+    text = path.read_text(encoding="utf-8")
+    copies = re.findall(r"os\.replace|os\.rename|mkstemp|mkdtemp|temporary\.(?:replace|rename)\(", text)
+    # A model is saved into a folder that others' files stay in, file by file, the exits last: that is said there.
+    assert copies == [] or path in (SOURCE / "utils" / "files.py", SOURCE / "modeling" / "saving.py")

@@ -168,10 +168,15 @@ def _to_rgb(image: Any, name: str) -> Any:
         raise DataError(f"{name} has no pixels: {width}x{height}")
     if image.format == "EPS":  # opened by the caller; not yet run
         raise DataError(_postscript(name))
+    files = need("PIL.ImageFile")
+    tolerant = files.LOAD_TRUNCATED_IMAGES
+    files.LOAD_TRUNCATED_IMAGES = False  # other libraries (weasyprint) switch it on for the whole process
     try:
         image.load()
     except Exception as error:  # as in load_image; here for images opened by the caller
         raise DataError(_broken(name, error)) from error
+    finally:
+        files.LOAD_TRUNCATED_IMAGES = tolerant
     try:
         image = image_ops.exif_transpose(image)
     except Exception:  # damaged EXIF data: the picture itself is there

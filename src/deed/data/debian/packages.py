@@ -9,8 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
-import os
 import re
 import shutil
 import subprocess
@@ -20,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from deed.errors import DataError
+from deed.utils.files import swapped_folder, write_json
 
 SPLITS = {"4": "validation", "5": "calibration", "6": "test", "7": "", "8": "", "9": ""}  # else training
 LARGEST = 60_000_000  # bytes of one PDF; a larger one is a book of pictures
@@ -80,14 +79,9 @@ def _fetch_one(name: str, folder: Path, client: str) -> str:
         packages = list(place.glob("*.deb"))
         if got.returncode or not packages:
             return (got.stderr.strip().splitlines() or ["nothing was downloaded"])[-1]
-        out = place / "out"
-        out.mkdir()
-        found = [path.name for path in _unpack(packages[0], out)]
-        about = {"package": name, "file": packages[0].name, "pdfs": found}
-        (out / DONE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        target = folder / name
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(out, target)
+        with swapped_folder(folder / name) as out:
+            found = [path.name for path in _unpack(packages[0], out)]
+            write_json(out / DONE, {"package": name, "file": packages[0].name, "pdfs": found}, indent=1)
     return ""
 
 
