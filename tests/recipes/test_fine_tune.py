@@ -141,7 +141,7 @@ def test_the_whole_model_goes_on_with_a_task_of_the_users_own(speller, tmp_path)
     assert any(not torch.equal(before[k], after[k]) for k in before)
     again = train.run(tmp_path / "again", None, [], recorded=tmp_path / "run" / "recipe.json")
     assert again["steps"] == 3 and again["train_loss"] == pytest.approx(result["train_loss"], rel=1e-4)
-    with pytest.raises(ValueError, match="--task spell goes on from a saved model .*give --from"):
+    with pytest.raises(ValueError, match=r"--task spell goes on from a saved model .*give --from"):
         train.run(tmp_path / "none", "spell", [])
 
 
