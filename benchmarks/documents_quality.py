@@ -8,15 +8,15 @@ and budget. Writes benchmarks/results/documents_quality.json.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import sys
 import time
 from pathlib import Path
 
 from deed import FixedSchedule
-from deed.tasks import documents as document_run
-from deed.tasks.held_out import examples_of
+from deed.tasks.answering import FULL_DEPTH, answer_examples, score_answers
+from deed.tasks.documents import DocumentTask
+from deed.tasks.loading import load_saved
 from deed.utils.timing import machine, versions
 
 SETS = {"pages test": ("pages", "test"), "pages unseen": ("pages", "unseen"), "easyvqa test": ("easyvqa", "test")}
@@ -31,12 +31,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/documents_quality.json"))
     options = parser.parse_args()
     started = time.time()
-    model, processor = document_run.load(options.deed)
+    model, processor = load_saved(options.deed)
     calibrated = model.deed_config.threshold
     n_layers = len(model.deed_family.layers(model))
     plain = plain_processor = None
     if options.conventional is not None:
-        plain, plain_processor = document_run.load(options.conventional, plain=True)
+        plain, plain_processor = load_saved(options.conventional, plain=True)
     result: dict = {
         "command": " ".join(["python", *sys.argv]),
         "date": time.strftime("%Y-%m-%d"),
@@ -46,23 +46,21 @@ def main() -> None:
         "sets": {},
     }
     for name, (task, split) in SETS.items():
-        metric, found = examples_of(task, None, split, split, options.count)
-        rows, plain_rows, examples = [], [], []
-        for example in found:
-            rows.append(document_run.encode(processor, example))
-            if plain_processor is not None:
-                plain_rows.append(document_run.encode(plain_processor, example))
-            examples.append(document_run.without_picture(example))
-
-        measure = functools.partial(score, processor, rows, examples, metric)
-        print(name, len(examples), flush=True)
-        part = {"metric": metric, "full_depth": measure(model), "calibrated": measure(model, calibrated)}
+        task = DocumentTask(task)
+        depths, thresholds = (range(1, n_layers), THRESHOLDS) if task.name == "pages" else ((), ())
+        ways = [FULL_DEPTH, {"exit_threshold": calibrated}]
+        ways += [{"exit_policy": FixedSchedule([depth])} for depth in depths]
+        ways += [{"exit_threshold": threshold} for threshold in thresholds]
+        full, early, *rows = measure(task, model, processor, split, options.count, ways)
+        part = {"metric": task.metric, "full_depth": full, "calibrated": early}
         if plain is not None:
-            part["conventional"] = score(plain_processor, plain_rows, examples, metric, plain)
-        print(json.dumps(part), flush=True)
-        if task == "pages":
-            part["by_depth"] = [{"depth": d, **measure(model, None, FixedSchedule([d]))} for d in range(1, n_layers)]
-            part["by_threshold"] = [{"threshold": t, **measure(model, t)} for t in THRESHOLDS]
+            [part["conventional"]] = measure(task, plain, plain_processor, split, options.count, [FULL_DEPTH])
+        print(name, json.dumps(part), flush=True)
+        if depths:
+            part["by_depth"] = [{"depth": d, **row} for d, row in zip(depths, rows, strict=False)]
+            part["by_threshold"] = [
+                {"threshold": t, **row} for t, row in zip(thresholds, rows[len(depths) :], strict=True)
+            ]
         result["sets"][name] = part
     result["recipes"] = {
         name: json.loads((folder / "recipe.json").read_text())
@@ -75,10 +73,16 @@ def main() -> None:
     temporary.replace(options.output)
 
 
-def score(processor, rows, examples, metric, subject, threshold=2.0, policy=None) -> dict:
-    predictions, depth = document_run.answer(subject, processor, rows, threshold, policy=policy)
-    scores = document_run.score(examples, predictions, metric)
-    return {"mean_depth": round(depth, 3) if depth == depth else None, **rounded(scores)}
+def measure(task, model, processor, split, count, ways, batch_size=32) -> list[dict]:
+    """Mean depth and scores of each way of leaving early; a plain model knows none and has no depth."""
+    examples, found = answer_examples(task, model, processor, task.examples(split, count), ways, batch_size)
+    return [
+        {
+            "mean_depth": round(depth, 3) if depth == depth else None,
+            **rounded(score_answers(task, answers, examples)),
+        }
+        for answers, depth in found
+    ]
 
 
 def rounded(scores: dict) -> dict:

@@ -18,9 +18,8 @@ from transformers import AutoModelForSeq2SeqLM
 
 import deed
 from deed import DeedConfig, FixedSchedule, get_deed_model
-from deed.data.readers import cmudict
 from deed.tasks import g2p
-from deed.tasks.g2p_run import answer, load
+from deed.tasks.answering import answer_examples
 from deed.utils.timing import machine
 
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999)
@@ -34,16 +33,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/g2p_quality.json"))
     options = parser.parse_args()
     started = time.time()
-    rows = cmudict.load_split("test")[: options.count]
-    words, references = [w for w, _ in rows], [a for _, a in rows]
-    model, tokenizer = load(options.deed)
+    task = g2p.G2pTask()
+    examples = list(task.examples("test", options.count))
+    model, tokenizer = task.load(options.deed)
     plain = get_deed_model(AutoModelForSeq2SeqLM.from_pretrained(options.conventional), DeedConfig(adapter="none"))
 
     def measure(subject, threshold=2.0, policy=None):
-        predictions, depth = answer(subject, tokenizer, words, threshold, policy=policy)
+        way = {"exit_threshold": threshold, "exit_policy": policy}
+        _, [(predictions, depth)] = answer_examples(task, subject, tokenizer, examples, [way])
         return {
             "mean_depth": round(depth, 3),
-            **{k: round(v, 4) for k, v in g2p.score(predictions, references).items()},
+            **{k: round(v, 4) for k, v in g2p.score(predictions, [e.answers for e in examples]).items()},
         }
 
     n_layers = len(model.deed_family.layers(model))
@@ -52,7 +52,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "versions": {"deed": deed.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
         "machine": machine(),
-        "words": len(words),
+        "words": len(examples),
         "full_depth": measure(model),
         "conventional": measure(plain),
         "calibrated": {"threshold": model.deed_config.threshold, **measure(model, model.deed_config.threshold)},

@@ -18,12 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deed.data.readers import cmudict
 from deed.kernels.int8 import kernel
 from deed.modeling.quantization import PARTS, quantize
-from deed.tasks import documents as document_run
-from deed.tasks import g2p, g2p_run
-from deed.tasks.held_out import examples_of
+from deed.tasks.answering import answer_examples, score_answers
+from deed.tasks.documents import DocumentTask
+from deed.tasks.g2p import G2pTask
+from deed.tasks.loading import load_saved
+from deed.tasks.task import Task
 from deed.utils.timing import machine, versions
 
 CHECKPOINTS = Path(__file__).parents[1] / "src/deed/checkpoints"
@@ -63,37 +64,31 @@ def main() -> None:
 
 def words(folder: Path, count: int | None) -> list[dict[str, Any]]:
     """CMUdict's held-out words."""
-    model, tokenizer = g2p_run.load(folder)
-    rows = cmudict.load_split("test")[:count]
-    asked, references = [w for w, _ in rows], [a for _, a in rows]
-
-    def measure(subject: Any, threshold: float | list[float]) -> tuple[list[str], float, dict[str, float]]:
-        predictions, depth = g2p_run.answer(subject, tokenizer, asked, threshold)
-        return predictions, depth, g2p.score(predictions, references)
-
-    return compare_variants("g2p test", model, measure)
+    task = G2pTask()
+    model, tokenizer = task.load(folder)
+    return compare_variants("g2p test", model, measured(task, tokenizer, list(task.examples("test", count))))
 
 
 def documents(folder: Path, count: int | None) -> list[dict[str, Any]]:
     """Generated pages read by the OCR engine, and easy-vqa."""
-    model, processor = document_run.load(folder)
+    model, processor = load_saved(folder)
     results = []
     for name, (task, split) in SETS.items():
-        metric, found = examples_of(task, None, split, split, count)
-        encoded, examples = [], []
-        for example in found:
-            encoded.append(document_run.encode(processor, example))
-            examples.append(document_run.without_picture(example))
-
-        def measure(
-            subject: Any, threshold: float | list[float], encoded=encoded, examples=examples, metric=metric
-        ) -> tuple[list[str], float, dict[str, float]]:
-            predictions, depth = document_run.answer(subject, processor, encoded, threshold)
-            scores = document_run.score(examples, predictions, metric)
-            return predictions, depth, {k: scores[k] for k in (metric, "exact_match")}
-
-        results += compare_variants(name, model, measure)
+        kind = DocumentTask(task)
+        results += compare_variants(name, model, measured(kind, processor, list(kind.examples(split, count))))
     return results
+
+
+def measured(task: Task, processor: Any, examples: list[Any]) -> Measure:
+    """Answers, mean depth and scores at a threshold."""
+
+    def measure(subject: Any, threshold: float | list[float]) -> tuple[list[str], float, dict[str, float]]:
+        ways = [{"exit_threshold": threshold}]
+        kept, [(predictions, depth)] = answer_examples(task, subject, processor, examples, ways)
+        scores = score_answers(task, predictions, kept)
+        return predictions, depth, {k: v for k, v in scores.items() if isinstance(v, float) and k != "field_f1"}
+
+    return measure
 
 
 def compare_variants(name: str, model: Any, measure: Measure) -> list[dict[str, Any]]:

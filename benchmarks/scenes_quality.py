@@ -17,11 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from documents_quality import THRESHOLDS, rounded
+from documents_quality import THRESHOLDS, measure
 
 from deed import FixedSchedule
-from deed.tasks import pictures as ofa_run
-from deed.tasks import scenes as scenes_run
+from deed.tasks.answering import FULL_DEPTH
+from deed.tasks.loading import load_saved
+from deed.tasks.pictures import PictureTask
 from deed.utils.timing import machine, versions
 
 SETS = [(task, split) for split in ("test", "unseen") for task in ("refer", "caption", "vqa")] + [("easyvqa", "test")]
@@ -38,9 +39,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/scenes_quality.json"))
     options = parser.parse_args()
     started = time.time()
-    model, processor = ofa_run.load(options.deed)
+    model, processor = load_saved(options.deed)
     calibrated = model.deed_config.threshold
-    plain = None if options.conventional is None else ofa_run.load(options.conventional, plain=True)
+    plain = None if options.conventional is None else load_saved(options.conventional, plain=True)
     result: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
         "date": time.strftime("%Y-%m-%d"),
@@ -52,15 +53,16 @@ def main() -> None:
     }
     for task, split in SETS:
         count = options.count if task == "easyvqa" else options.count or MADE
-        ways = [ofa_run.FULL_DEPTH, {"exit_threshold": calibrated}]
+        ways = [FULL_DEPTH, {"exit_threshold": calibrated}]
         exits = model.deed_config.exit_layers[:-1] if task in EVERY_EXIT else []
         ways += [{"exit_policy": FixedSchedule([depth])} for depth in exits]
         thresholds = THRESHOLDS if task in EVERY_EXIT else ()
         ways += [{"exit_threshold": threshold} for threshold in thresholds]
-        full, early, *rows = measure(model, processor, task, split, count, ways)
-        part = {"metric": scenes_run.METRICS[task], "full_depth": full, "calibrated": early}
+        kind = PictureTask(task if task == "easyvqa" else f"scenes-{task}")
+        full, early, *rows = measure(kind, model, processor, split, count, ways, BATCH)
+        part = {"metric": kind.metric, "full_depth": full, "calibrated": early}
         if plain is not None:
-            [part["conventional"]] = measure(*plain, task, split, count, ways[:1])
+            [part["conventional"]] = measure(kind, *plain, split, count, ways[:1], BATCH)
         if task in EVERY_EXIT:
             by_depth, by_threshold = rows[: len(exits)], rows[len(exits) :]
             part["by_depth"] = [{"depth": d, **row} for d, row in zip(exits, by_depth, strict=True)]
@@ -77,21 +79,6 @@ def main() -> None:
     temporary = options.output.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=1) + "\n")
     temporary.replace(options.output)
-
-
-def measure(
-    model: Any, processor: Any, task: str, split: str, count: int | None, ways: list[Any]
-) -> list[dict[str, Any]]:
-    """Mean depth and scores of each way of leaving early; a plain model knows none and has no depth."""
-    stream = scenes_run.stream_of(task, split, count)
-    examples, found = ofa_run.answer_all(model, processor, scenes_run.ASKS[task], stream, ways, BATCH)
-    return [
-        {
-            "mean_depth": round(depth, 3) if depth == depth else None,
-            **rounded(scenes_run.score(processor, task, examples, answers)),
-        }
-        for answers, depth in found
-    ]
 
 
 if __name__ == "__main__":

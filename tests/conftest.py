@@ -133,8 +133,8 @@ def tiny_t5():
         d_kv=8,
         d_ff=32,
         num_heads=4,
-        num_layers=2,
-        num_decoder_layers=6,  # as many as t5-small has
+        num_layers=6,
+        num_decoder_layers=6,  # both as t5-small; plain generate() fails with fewer encoder than decoder layers
         decoder_start_token_id=tokenizer.pad_token_id,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -44,6 +44,12 @@ class DeedConfig:
             probabilities (for a frozen backbone, see `DeedMixin.freeze_backbone`).
         calibration (`dict`, *optional*): the report of `deed.calibrate`, kept with the model.
         curve (`dict`, *optional*): the score-latency curve of `deed.record_curve`, which `deed.set_target` reads.
+
+    Example:
+        ```python
+        config = deed.DeedConfig(exit_layers=[2, 4], confidence="margin", threshold=[0.8, 0.6])
+        assert deed.DeedConfig.from_dict(config.to_dict()) == config
+        ```
     """
 
     exit_layers: list[int] | None = None

@@ -9,15 +9,16 @@ import oracle as ref
 from deed.cli.demo import LATR_CHECKPOINT as LATR
 from deed.data.synthetic.pages_read import read_pages
 from deed.models.latr import LatrForConditionalGeneration
-from deed.tasks import documents as document_run
-from deed.tasks.held_out import examples_of
+from deed.tasks.answering import answer_rows, score_answers
+from deed.tasks.documents import DocumentTask
 
+PAGES_TASK, EASY_VQA = DocumentTask("pages"), DocumentTask("easyvqa")
 PAGES = 12  # of each split: about 120 questions and 25 seconds of reading
 
 
 @pytest.fixture(scope="module")
 def shipped():
-    return document_run.load(LATR)
+    return PAGES_TASK.load(LATR)
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +28,13 @@ def asked(tmp_path_factory, shipped):
     found = {}
     for split in ("test", "unseen"):
         examples = [e for page, _ in read_pages(split, PAGES, cache=tmp_path_factory.mktemp("ocr")) for e in page]
-        found[split] = examples, [document_run.encode(processor, e) for e in examples]
+        found[split] = examples, [PAGES_TASK.encode(processor, e) for e in examples]
     return found
+
+
+def scores(task, processor, examples, found):
+    answers = [task.answer(processor, ids, e) for ids, e in zip(found.tokens, examples, strict=True)]
+    return score_answers(task, answers, examples)
 
 
 def test_what_is_shipped():
@@ -45,9 +51,10 @@ def test_answers_on_pages_never_seen(shipped, asked, split, least):
     """Floors below what all 150 pages give (README): a dozen pages waver."""
     model, processor = shipped
     examples, rows = asked[split]
-    full, depth = document_run.answer(model, processor, rows, 2.0)
-    early, early_depth = document_run.answer(model, processor, rows)  # its own, calibrated threshold
-    full_score, early_score = (document_run.score(examples, p)["anls"] for p in (full, early))
+    full = answer_rows(PAGES_TASK, model, processor, rows, exit_threshold=2.0)
+    early = answer_rows(PAGES_TASK, model, processor, rows)  # its own, calibrated threshold
+    full_score, early_score = (scores(PAGES_TASK, processor, examples, found)["anls"] for found in (full, early))
+    depth, early_depth = full.mean_depth, early.mean_depth
     assert depth == len(model.deed_family.layers(model))
     assert full_score > least and early_score > full_score - 0.03
     assert early_depth < 0.5 * depth
@@ -55,14 +62,13 @@ def test_answers_on_pages_never_seen(shipped, asked, split, least):
 
 def test_pictures_are_seen(shipped):
     model, processor = shipped
-    metric, found = examples_of("easyvqa", None, "test", "test", 300)
-    examples = list(found)
-    predictions, _ = document_run.answer(model, processor, [document_run.encode(processor, e) for e in examples])
-    seen = document_run.score(examples, predictions, metric)["exact_match"]
+    examples = list(EASY_VQA.examples("test", 300))
+    rows = [EASY_VQA.encode(processor, e) for e in examples]
+    seen = scores(EASY_VQA, processor, examples, answer_rows(EASY_VQA, model, processor, rows))["exact_match"]
     assert seen > 0.78
-    blind = [{k: v for k, v in document_run.encode(processor, e).items() if k != "pixel_values"} for e in examples]
-    guessed, _ = document_run.answer(model, processor, blind)
-    assert document_run.score(examples, guessed, metric)["exact_match"] < seen - 0.1, "not read off the question alone"
+    blind = [{k: v for k, v in row.items() if k != "pixel_values"} for row in rows]
+    guessed = scores(EASY_VQA, processor, examples, answer_rows(EASY_VQA, model, processor, blind))
+    assert guessed["exact_match"] < seen - 0.1, "not read off the question alone"
 
 
 def test_the_threshold_is_calibrated(shipped):
@@ -77,7 +83,7 @@ def test_the_threshold_is_calibrated(shipped):
 def test_trained_exits_equal_the_cache_free_reference(shipped, asked, mode):
     model, processor = shipped
     rows = [row for _, part in asked.values() for row in part[:4]]
-    inputs = document_run.inputs_of(processor, rows)
+    inputs = PAGES_TASK.collate(processor, rows)
     plain = LatrForConditionalGeneration.from_pretrained(LATR).eval()
     full = model.generate(**inputs, **mode, exit_threshold=1.5, max_new_tokens=40)
     assert torch.equal(full, plain.generate(**inputs, **mode, max_new_tokens=40))

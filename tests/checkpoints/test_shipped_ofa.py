@@ -8,20 +8,21 @@ import torch
 import oracle as ref
 from deed.cli.shared import CHECKPOINTS
 from deed.models.ofa import OFAForConditionalGeneration
-from deed.tasks import scenes as scenes_run
+from deed.tasks.answering import answer_rows, evaluate_task
+from deed.tasks.pictures import PictureTask
 
 OFA = CHECKPOINTS / "ofa"
 COUNT = 150  # examples of each task
 # Floors below what a thousand examples give (model card): some hundred waver. Captions: CIDEr-D, 0 to 10.
 FLOORS = {
-    "test": {"refer": 0.85, "caption": 5.6, "vqa": 0.5, "easyvqa": 0.97},
-    "unseen": {"refer": 0.78, "caption": 5.4, "vqa": 0.5},
+    "test": {"scenes-refer": 0.85, "scenes-caption": 5.6, "scenes-vqa": 0.5, "easyvqa": 0.97},
+    "unseen": {"scenes-refer": 0.78, "scenes-caption": 5.4, "scenes-vqa": 0.5},
 }
 
 
 @pytest.fixture(scope="module")
 def shipped():
-    return scenes_run.load(OFA)
+    return PictureTask("scenes-refer").load(OFA)
 
 
 def test_what_is_shipped():
@@ -42,26 +43,26 @@ def test_it_is_loaded_in_single_precision(shipped):
 @pytest.mark.parametrize("split", list(FLOORS))
 def test_answers_on_scenes_never_seen(shipped, split):
     model, processor = shipped
-    full = scenes_run.evaluate(model, processor, split, COUNT, 2.0, list(FLOORS[split]))
-    early = scenes_run.evaluate(model, processor, split, COUNT, None, list(FLOORS[split]))
     layers = len(model.deed_family.layers(model))
-    for task, floor in FLOORS[split].items():
-        metric = scenes_run.METRICS[task]
-        assert full[task]["mean_depth"] == layers
-        assert full[task][metric] > floor, task
-        drop = (full[task][metric] - early[task][metric]) / scenes_run.BEST[task]
-        assert drop < 0.03, task
-    assert early["caption"]["mean_depth"] < 0.5 * layers and early["refer"]["mean_depth"] < 0.3 * layers
+    for task, floor in ((PictureTask(name), floor) for name, floor in FLOORS[split].items()):
+        examples = task.examples(split, COUNT)
+        _, (full, early) = evaluate_task(task, model, processor, examples, (2.0, model.deed_config.threshold))
+        assert full["mean_depth"] == layers
+        assert full[task.metric] > floor, task.name
+        assert (full[task.metric] - early[task.metric]) / task.best < 0.03, task.name
+        assert early["mean_depth"] < {"caption": 0.5, "refer": 0.3}.get(task.asks, 1) * layers
 
 
 def test_pictures_are_looked_at(shipped):
     model, processor = shipped
-    examples = scenes_run.examples_of("refer", "test", COUNT)
-    rows = [scenes_run.encode(processor, "refer", example) for example in examples]
+    task = PictureTask("scenes-refer")
+    examples = [task.opened(example) for example in task.examples("test", COUNT)]
+    rows = [task.encode(processor, example) for example in examples]
     for row in rows:
         row["patch_images"] = torch.zeros_like(row["patch_images"])
-    answers, _ = scenes_run.answer(model, rows)
-    assert scenes_run.score(processor, "refer", examples, answers)["acc_at_0.5"] < 0.2
+    found = answer_rows(task, model, processor, rows).tokens
+    answers = [task.answer(processor, ids, e) for ids, e in zip(found, examples, strict=True)]
+    assert sum(task.score(answers, examples)) / COUNT < 0.2
 
 
 def test_the_threshold_is_calibrated(shipped):
@@ -73,11 +74,11 @@ def test_the_threshold_is_calibrated(shipped):
 
 
 @pytest.mark.parametrize("mode", [{}, {"num_beams": 3}], ids=["greedy", "beam"])
-@pytest.mark.parametrize("task", ["refer", "caption"])
+@pytest.mark.parametrize("task", ["scenes-refer", "scenes-caption"])
 def test_trained_exits_equal_the_cache_free_reference(shipped, mode, task):
     model, processor = shipped
-    examples = scenes_run.examples_of(task, "test", 6)
-    inputs = scenes_run.inputs_of([scenes_run.encode(processor, task, example) for example in examples])
+    task = PictureTask(task)
+    inputs = task.collate(processor, [task.encode(processor, task.opened(e)) for e in task.examples("test", 6)])
     plain = OFAForConditionalGeneration.from_pretrained(OFA).eval()
     limits = {**mode, "max_new_tokens": 32}
     full = model.generate(**inputs, **limits, exit_threshold=1.5)

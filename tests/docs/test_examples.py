@@ -13,6 +13,7 @@ from deed.modeling.model import DeedMixin
 
 ENTRY_POINTS = [
     "get_deed_model",
+    "unwrap",
     "DeedMixin.generate",
     "DeedMixin.exit_logits",
     "from_pretrained",

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from deed.metrics import text as metrics
-from deed.metrics import vqa_normalize as vqa_normalise
+from deed.metrics import vqa_normalize as vqa_normalize
 from deed.metrics.text import (
     anls,
     anls_each,
@@ -17,7 +17,7 @@ from deed.metrics.text import (
     vqa_accuracy,
     vqa_accuracy_each,
 )
-from deed.metrics.vqa_normalize import normalise_answer, normalise_punctuation
+from deed.metrics.vqa_normalize import normalize_answer, normalize_punctuation
 
 ALL = [anls, anls_each, exact_match, exact_match_each, field_f1, field_f1_each, vqa_accuracy, vqa_accuracy_each]
 
@@ -149,7 +149,7 @@ def test_vqa_accuracy_of_few_annotators():
         # punctuation of the references goes only where they differ
         ("on off", ["on/off"] * 10, 0, 1),
         ("on off", ["on/off"] * 9 + ["x"], 1, 1),
-        ("on/off", ["on/off"] * 10, 0, 1),  # the prediction is normalised all the same
+        ("on/off", ["on/off"] * 10, 0, 1),  # the prediction is normalized all the same
         # case, articles, number words and contractions of the references stay
         ("Yes", ["Yes"] * 9 + ["no"], 0, 1),
         ("two", ["two"] * 9 + ["3"], 0, 1),
@@ -160,17 +160,17 @@ def test_vqa_accuracy_of_few_annotators():
         ("don't", ["dont"] * 9 + ["x"], 0, 1),
     ],
 )
-def test_vqa_accuracy_normalises_references_as_told(prediction, gold, official, full):
+def test_vqa_accuracy_normalizes_references_as_told(prediction, gold, official, full):
     assert vqa_accuracy([prediction], [gold]) == official
-    assert vqa_accuracy([prediction], [gold], normalise_gold="full") == full
+    assert vqa_accuracy([prediction], [gold], normalize_gold="full") == full
 
 
 def test_vqa_accuracy_counts_after_normalising():
     gold = ["on/off", "on off", "x", "x", "x", "x", "x", "x", "x", "x"]
     assert vqa_accuracy_each(["on,off", "x"], [gold, gold]) == [pytest.approx(0.6), 1]
     assert vqa_accuracy(["on,off", "x"], [gold, gold]) == pytest.approx(0.8)
-    with pytest.raises(ValueError, match='normalise_gold must be "official" or "full", got \'none\''):
-        vqa_accuracy(["x"], [gold], normalise_gold="none")
+    with pytest.raises(ValueError, match='normalize_gold must be "official" or "full", got \'none\''):
+        vqa_accuracy(["x"], [gold], normalize_gold="none")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_vqa_accuracy_counts_after_normalising():
     ],
 )
 def test_punctuation(text, expected):
-    assert normalise_punctuation(text) == expected
+    assert normalize_punctuation(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -214,13 +214,13 @@ def test_punctuation(text, expected):
     ],
 )
 def test_words(text, expected):
-    assert normalise_answer(text) == expected
+    assert normalize_answer(text) == expected
 
 
 def test_the_contractions_are_the_official_ones():
     """114 of the 120 entries of `vqaEval.py`: four start with a capital and never match, two change nothing."""
-    listed = " ".join(f"{short}>{long}" for short, long in sorted(vqa_normalise.CONTRACTIONS.items()))
-    assert len(vqa_normalise.CONTRACTIONS) == 114
+    listed = " ".join(f"{short}>{long}" for short, long in sorted(vqa_normalize.CONTRACTIONS.items()))
+    assert len(vqa_normalize.CONTRACTIONS) == 114
     assert hashlib.sha256(listed.encode()).hexdigest() == (
         "e87fe30f0cd5e12f064b094bc48ce73e84a384642a8b1b1f442b4254950c012a"
     )

@@ -155,9 +155,7 @@ def run(model, name, **more):
 
 
 @pytest.mark.parametrize("name", sorted(set(GENERATING) - LEFT_OUT))
-def test_what_the_table_says_of_generate(name, request):
-    if name in ("cache_implementation", "assistant_early_exit"):
-        request.applymarker(pytest.mark.xfail(strict=False, reason="comes with the engine's state object"))
+def test_what_the_table_says_of_generate(name):
     plain, model = models()
     kind, theirs, ours = GENERATING[name], run(plain, name), run(model, name, exit_threshold=2.0)
     if kind == "refused":

@@ -43,7 +43,10 @@ def change(folder, **fields):
 
 
 def change_deed(folder, **fields):
-    change(folder, deed_config={**json.loads((folder / "config.json").read_text())["deed_config"], **fields})
+    saved = json.loads((folder / "config.json").read_text())["deed_config"]
+    if "asking" in fields:  # the former name
+        del saved["exit_check"]
+    change(folder, deed_config={**saved, **fields})
 
 
 # -- arguments --------------------------------------------------------------------------------------------------------
@@ -315,9 +318,11 @@ NEVER = [
     {"threshold_decay": {"temperature": True, "length": 3}},
     {"threshold_decay": {"temperature": math.nan, "length": 3}},
     {"threshold_decay": [1, 2]},
-    {"asking": {"name": "screen", "rank": 10**400}},
-    {"asking": {"name": {}}},
+    {"exit_check": {"name": "screen", "rank": 10**400}},
+    {"exit_check": {"name": {}}},
+    {"exit_check": 7},
     {"asking": 7},
+    {"asking": "plain", "exit_check": "plain"},
     {"loss": ["deed"]},
     {"loss": {}},
     {"calibration": 5},
@@ -389,7 +394,16 @@ KEYS = st.text(max_size=4) | st.sampled_from(
 JUNK = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=6
 )
-FIELDS = ["exit_layers", "adapter", "adapter_dim", "confidence", "confidence_over", "threshold", "asking"]
+FIELDS = [
+    "exit_layers",
+    "adapter",
+    "adapter_dim",
+    "confidence",
+    "confidence_over",
+    "threshold",
+    "asking",
+    "exit_check",
+]
 FIELDS += ["threshold_decay", "loss", "calibration", "curve", "other"]
 FUZZ = settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -411,7 +425,7 @@ def test_deed_config_gives_a_model_that_works_or_the_fields_name(saved, tmp_path
     try:
         model.generate(**batch(), max_new_tokens=2)
     except deed.DeedConfigError as error:  # a gate that was never trained, a rank beyond the head's
-        assert "asking" in str(error)
+        assert "exit_check" in str(error)
 
 
 BASE_FIELDS = sorted(

@@ -451,11 +451,11 @@ def test_joined_projections_stay_out_of_the_model_and_go_with_it(kind):
     expected = model.generate(**batch(), max_new_tokens=5)
     assert states == {name: set(vars(m)) for name, m in model.named_modules()}
     parts = model.deed_family.parts(model)
-    assert parts is not None and all(type(layer.own.qkv) is Int8Linear for layer in parts)
+    assert parts is not None and all(type(layer.self_attn.qkv) is Int8Linear for layer in parts)
     other = copy.deepcopy(model)
     assert torch.equal(other.generate(**batch(), max_new_tokens=5), expected)
-    first = [layer.own.qkv for layer in parts]
-    assert all(layer.own.qkv is one for layer, one in zip(other.deed_family.parts(other), first, strict=True))
+    first = [layer.self_attn.qkv for layer in parts]
+    assert all(layer.self_attn.qkv is one for layer, one in zip(other.deed_family.parts(other), first, strict=True))
     before = len(int8_linear._joined)
     count = len(first)
     del model, other, parts, first

@@ -15,7 +15,8 @@ from deed.ocr.words import Word
 from deed.recipes.easy_vqa import turned
 from deed.recipes.page_batches import PageBatches, PagesRecipe
 from deed.recipes.pages import start_pages, train_pages
-from deed.tasks import documents as document_run
+from deed.tasks.answering import answer_rows
+from deed.tasks.documents import DocumentTask
 from deed.training.curriculum import LossGatedCurriculum
 
 TINY = PagesRecipe(
@@ -105,11 +106,11 @@ def test_a_picture_turned_eight_ways():
 def test_a_run_writes_a_model_that_answers(tmp_path):
     result = train_pages(tmp_path, TINY, lambda: [READ], limit=3)
     assert result["steps"] == 6 and result["level"] == 1
-    model, processor = document_run.load(tmp_path / "model")
-    answers, depth = document_run.answer(
-        model, processor, [document_run.encode(processor, READ)], 2.0, max_new_tokens=3
-    )
-    assert len(answers) == 1 and depth == 2.0
+    task = DocumentTask("pages")
+    model, processor = task.load(tmp_path / "model")
+    rows = [task.encode(processor, READ)]
+    found = answer_rows(task, model, processor, rows, exit_threshold=2.0, max_new_tokens=3)
+    assert len(found.tokens) == 1 and found.mean_depth == 2.0
     log = [json.loads(line) for line in (tmp_path / "model" / "training_log.jsonl").read_text().splitlines()]
     assert all(row["level"] == 1 for row in log if "loss" in row)
 

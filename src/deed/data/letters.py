@@ -46,7 +46,7 @@ def unwritten(tokenizer: Any, answers: Iterable[str]) -> Unwritten:
         lacking = {letter for letter in set(answer) if not known[letter]}
         found += bool(lacking)
         letters.update(lacking)
-    return Unwritten(found, total, Counter(dict(letters.most_common())))
+    return Unwritten(found, total, Counter(dict(sorted(letters.items(), key=lambda item: (-item[1], item[0])))))
 
 
 def warn_of_unwritten(tokenizer: Any, answers: Iterable[str], name: str = "answers") -> Unwritten:

@@ -65,7 +65,7 @@ READERS: dict[str, Reader] = {
     "easyvqa": Reader(
         _lazy("easyvqa"),
         "exact_match",
-        "questions about a coloured shape; comes with the package easy-vqa",
+        "questions about a colored shape; comes with the package easy-vqa",
         models=BOTH,
         on_disk=False,
     ),

@@ -82,6 +82,7 @@ class StaircaseCache(EncoderDecoderCache):
 
     @policy.setter
     def policy(self, policy: ExitPolicy) -> None:
+        """Let another decide from the next step on."""
         self._policy = policy
         if self.state is not None:
             self.state.policy = policy
@@ -161,6 +162,8 @@ class StaircaseCache(EncoderDecoderCache):
         if self.state is None or other.state is None:
             raise ValueError("both generations have to have begun before rows can join: StaircaseCache.begin")
         n, m = self.stairs.n_rows, other.stairs.n_rows
+        if not n or not m:
+            raise ValueError("rows join after their first step: run decode_step on their own cache once")
         self.state.join(other.state)
         self.stairs.join(other.stairs)
         size = self.state.encoder_hidden.shape[1]

@@ -43,6 +43,12 @@ def use_cuda_graphs(model: Any, enabled: bool = True) -> Any:
 
     Raises:
         ValueError: the model is not on a CUDA device.
+
+    Example:
+        ```python
+        model = deed.use_cuda_graphs(model.to("cuda"))
+        tokens = model.generate(**inputs.to("cuda"), max_new_tokens=8)
+        ```
     """
     if not enabled:
         vars(model).pop(KEPT, None)
@@ -56,7 +62,13 @@ def use_cuda_graphs(model: Any, enabled: bool = True) -> Any:
 def recorded(
     model: Any, parts: list[LayerParts] | None, exits: DirectExits
 ) -> tuple[list[RecordedLayer], RecordedExits] | None:
-    """The model's layers and exits for one generation, or None where they are to be run as they are."""
+    """The model's layers and exits for one generation, or None where they are to be run as they are.
+
+    Args:
+        model: a deed model.
+        parts: of its layers, None where they are run by themselves.
+        exits: its exits.
+    """
     kept = vars(model).get(KEPT)
     return None if kept is None or parts is None else kept.of(model, parts, exits)
 
@@ -73,7 +85,13 @@ class Recordings:
     def of(
         self, model: Any, parts: list[LayerParts], exits: DirectExits
     ) -> tuple[list[RecordedLayer], RecordedExits] | None:
-        """As `recorded`; what was recorded before with the same modules and weights is used again."""
+        """As `recorded`; what was recorded before with the same modules and weights is used again.
+
+        Args:
+            model: a deed model.
+            parts: of its layers.
+            exits: its exits.
+        """
         found = signature(model)
         if found is None:
             return None

@@ -212,6 +212,11 @@ class Staircase:
     def put(self, block: Block, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the block's keys and values, `[r, heads, width, head_dim]` or packed `[1, heads, cells, head_dim]`.
 
+        Args:
+            block: where they belong.
+            keys: in the form above.
+            values: like `keys`.
+
         Returns:
             The layer's buffers `[rows, heads, capacity, head_dim]`, of which `runs` and `stop` say what concerns the block.
         """
@@ -238,7 +243,13 @@ class Staircase:
         return buffer
 
     def store(self, block: Block, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `put`; returns all keys and values of the block's rows, `[r, heads, stop, head_dim]` each."""
+        """As `put`; returns all keys and values of the block's rows, `[r, heads, stop, head_dim]` each.
+
+        Args:
+            block: where they belong; not packed.
+            keys: see `put`.
+            values: see `put`.
+        """
         whole = self.put(block, keys, values)
         if block.index is None:
             return whole[0][:, :, : block.stop], whole[1][:, :, : block.stop]
@@ -298,17 +309,11 @@ class Staircase:
         """Append the rows of `other`, which keep their lengths and stairs; `other` stays as it is.
 
         Raises:
-            ValueError: it is of another number of layers, width or dtype.
+            ValueError: it is empty, or of another number of layers, width or dtype.
         """
-        if other.hidden is None:
-            return
-        if self.hidden is None:
-            self._capacity = other._capacity
-            self.hidden = other.hidden[:0]
-            self.filled = [[] for _ in range(self.n_layers)]
-            if self.writes is not None:
-                self.writes = torch.zeros(self.n_layers, 0, self._capacity, dtype=torch.long)
-        mine, theirs = ((s.n_layers, s.hidden.shape[-1], s.hidden.dtype) for s in (self, other))  # type: ignore[union-attr]
+        if self.hidden is None or other.hidden is None:
+            raise ValueError("a staircase without positions has no rows that could join: extend() first")
+        mine, theirs = ((len(s.filled), h.shape[-1], h.dtype) for s, h in ((self, self.hidden), (other, other.hidden)))
         if mine != theirs:
             raise ValueError(f"rows of a decoder of (layers, width, dtype) {theirs} cannot join one of {mine}")
         size = self._capacity = max(self._capacity, other._capacity)

@@ -51,24 +51,24 @@ def decode_step(
     if rows is not None:
         active_rows = [r for r in rows if r in set(active_rows)]
     allowed = state.allowed()  # [rows, vocab] or None
-    previous_tokens: list[
-        torch.Tensor
-    ] = []  # each [active rows], of the exits asked so far, for measures that need them
+    previous_tokens: list[torch.Tensor] = []  # each [active rows]: what the exits asked so far would say
     answers = Answers(stairs.n_rows)
+    history, last = needs_history(policy), len(plan.layers)
+    asked = plan.exit_of if getattr(policy, "exits_early", True) else {last: plan.exit_of[last]}
 
     for depth, layer in enumerate(plan.layers, 1):
         if not active_rows:
             break
         block = stairs.block(depth - 1, active_rows, plan.span_worth)  # the positions that these rows lack here
         output = run_layer(cache, layer, block, decoder_mask)  # as block.hidden: [r, positions, d_model]
-        if depth not in plan.exit_of:
+        if depth not in asked:
             stairs.widen(block, output)
             continue
         query = exit_query(state, block, output, depth, allowed, previous_tokens)
         exiting, decision = exiting_rows(policy, query)  # places in active_rows
         answers.take(plan, query, exiting, decision, active_rows)
         stairs.widen(block, output)  # these positions are now at this depth, whoever leaves
-        if len(exiting) < len(active_rows) and needs_history(policy):
+        if history and len(exiting) < len(active_rows):
             token = query.masked_logits.argmax(-1)
             staying = torch.tensor(_without(range(len(active_rows)), exiting), device=token.device)
             previous_tokens = [t[staying] for t in [*previous_tokens, token]]

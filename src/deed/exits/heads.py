@@ -13,7 +13,13 @@ from deed.families.parts import direct, plain
 
 
 def exit_features(model: Any, depth: int, hidden: torch.Tensor) -> torch.Tensor:
-    """What the head gets at the exit at `depth`: final norm, then that exit's adaptation module. `[…, d_model]`."""
+    """What the head gets at the exit at `depth`: final norm, then that exit's adaptation module.
+
+    Args:
+        model: a deed model.
+        depth: of the exit, 1-based.
+        hidden: its layer's output, `[…, d_model]`, as what is returned.
+    """
     features = model.deed_family.final_norm(model, hidden)
     adapter = str(depth)
     return model.deed_exits[adapter](features) if adapter in model.deed_exits else features

@@ -83,12 +83,26 @@ class DecoderFamily:
 
     def position_bias(self, model: Any, start: int, stop: int, layer: int = 0) -> torch.Tensor | None:
         """What is added to the self-attention scores of positions start..stop: `[1, heads, stop - start, stop]`, a function
-        of positions alone. Set `has_bias` where there is one, and `bias_per_layer` where it differs by layer (0-based)."""
+        of positions alone. Set `has_bias` where there is one, and `bias_per_layer` where it differs by layer. Rows at
+        positions of their own cut theirs out of one such table.
+
+        Args:
+            model: the model.
+            start: first position.
+            stop: one beyond the last.
+            layer: 0-based.
+        """
         return None
 
     def cross_bias(self, model: Any, start: int, stop: int) -> torch.Tensor | None:
         """What is added to every layer's scores of positions start..stop towards the source: `[1, heads, stop - start,
-        source]`. Set `has_cross_bias` where there is one. Asked of what `for_source` answered."""
+        source]`. Set `has_cross_bias` where there is one. Asked of what `for_source` answered.
+
+        Args:
+            model: the model.
+            start: first position.
+            stop: one beyond the last.
+        """
         return None
 
     def run(
@@ -101,9 +115,18 @@ class DecoderFamily:
         encoder_mask: torch.Tensor | None,
         cache: EncoderDecoderCache,
     ) -> torch.Tensor:
-        """One decoder layer on `[rows, q, d_model]`; masks are as Transformers makes them, `[rows or 1, 1, q, keys]`.
-        Where there is a `cross_bias`, the encoder's mask is that with padding masked, to be added to the scores:
-        `[rows or 1, heads, q, source]`."""
+        """One decoder layer by its own `forward`: `[rows, q, d_model]` in and out.
+
+        Args:
+            layer: one of `layers`.
+            hidden: `[rows, q, d_model]`.
+            self_mask: `[rows or 1, 1, q, keys]`, as Transformers makes it, or None.
+            bias: `position_bias`, or None.
+            encoder_hidden: `[rows, source, d_model]`.
+            encoder_mask: `[rows or 1, 1, 1, source]` or None; where there is a `cross_bias`, that with padding masked, to be
+                added to the scores, `[rows or 1, heads, q, source]`.
+            cache: what the layer gets as `past_key_values`.
+        """
         raise NotImplementedError
 
     def parts(self, model: Any) -> list[LayerParts] | None:
@@ -144,7 +167,20 @@ _FAMILIES: dict[str, DecoderFamily] = {}
 
 
 def register_family(*class_names: str) -> Any:
-    """Class decorator: this family drives models of these classes (and their subclasses)."""
+    """Class decorator: this family drives models of these classes (and their subclasses).
+
+    Example:
+        ```python
+        from deed.families.bart import BartFamily
+
+        @deed.register_family("MBartForConditionalGeneration")
+        class MBartFamily(BartFamily):
+            '''BART with pre-norm layers, so that a norm stands before the head.'''
+
+            def final_norm(self, model, hidden):
+                return model.model.decoder.layer_norm(hidden)
+        ```
+    """
 
     def register(cls: type[DecoderFamily]) -> type[DecoderFamily]:
         for name in class_names:

@@ -60,7 +60,17 @@ class Attends(Protocol):
     """Whoever keeps keys and values: the cache, for the block in work."""
 
     def attend_self(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        """`[r, heads, q, head_dim]`: take in new keys and values, attend to all so far."""
+        """Take in new keys and values, attend to all so far.
+
+        Args:
+            q: `[r, heads, q, head_dim]`.
+            k: the new keys, like `q`.
+            v: the new values, like `q`.
+            scale: factor on the scores.
+
+        Returns:
+            Like `q`.
+        """
         ...
 
     def attend_cross(self, q: torch.Tensor, scale: float) -> torch.Tensor:
@@ -77,7 +87,13 @@ def before(parts: LayerParts, hidden: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 def between(parts: LayerParts, hidden: torch.Tensor, attended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """From there to the attention to the source: its residual `[r, q, d_model]` and its query."""
+    """From there to the attention to the source: its residual `[r, q, d_model]` and its query.
+
+    Args:
+        parts: the layer.
+        hidden: its input, `[r, q, d_model]`.
+        attended: what self-attention gave, `[r, heads, q, head_dim]`.
+    """
     attn, cross, post = parts.self_attn, parts.cross, parts.post_norm
     hidden = hidden + attn.out(_merge(attended))
     if post:
@@ -86,7 +102,13 @@ def between(parts: LayerParts, hidden: torch.Tensor, attended: torch.Tensor) -> 
 
 
 def after(parts: LayerParts, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-    """From there to the layer's output, `[r, q, d_model]`."""
+    """From there to the layer's output, `[r, q, d_model]`.
+
+    Args:
+        parts: the layer.
+        hidden: the residual, `[r, q, d_model]`.
+        attended: what attention to the source gave, `[r, heads, q, head_dim]`.
+    """
     cross = parts.cross
     hidden = hidden + cross.out(_merge(attended))
     if parts.post_norm:
@@ -96,7 +118,13 @@ def after(parts: LayerParts, hidden: torch.Tensor, attended: torch.Tensor) -> to
 
 
 def run_parts(parts: LayerParts, hidden: torch.Tensor, attention: Attends) -> torch.Tensor:
-    """One layer on `[r, q, d_model]`."""
+    """One layer.
+
+    Args:
+        parts: the layer.
+        hidden: `[r, q, d_model]`, as what is returned.
+        attention: keeps keys and values.
+    """
     q, k, v = before(parts, hidden)
     hidden, q = between(parts, hidden, attention.attend_self(q, k, v, parts.self_attn.scale))
     return after(parts, hidden, attention.attend_cross(q, parts.cross.scale))

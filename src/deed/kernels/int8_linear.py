@@ -53,6 +53,7 @@ class Int8Linear(nn.Module):
         return self.multiply(torch.eye(self.in_features)).T.contiguous()
 
     def extra_repr(self) -> str:
+        """Sizes, as `nn.Linear` prints them."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
     def train(self, mode: bool = True) -> Int8Linear:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .vqa_normalize import normalise_answer, normalise_punctuation
+from .vqa_normalize import normalize_answer, normalize_punctuation
 
 ANLS_THRESHOLD = 0.5
 
@@ -45,7 +45,7 @@ def phoneme_error_rate(predictions: Sequence[str], references: Sequence[Sequence
 
 
 def anls(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Average normalised Levenshtein similarity, 0..1: the mean of `anls_each`."""
+    """Average normalized Levenshtein similarity, 0..1: the mean of `anls_each`."""
     return mean(anls_each(predictions, references))
 
 
@@ -80,14 +80,20 @@ def exact_match_each(predictions: Sequence[str], references: Sequence[Sequence[s
 
 
 def vqa_accuracy(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], normalise_gold: str = "official"
+    predictions: Sequence[str], references: Sequence[Sequence[str]], normalize_gold: str = "official"
 ) -> float:
-    """VQA accuracy, 0..1: the mean of `vqa_accuracy_each`."""
-    return mean(vqa_accuracy_each(predictions, references, normalise_gold))
+    """VQA accuracy, 0..1: the mean of `vqa_accuracy_each`.
+
+    Args:
+        predictions: an answer per question.
+        references: per question the answer of every annotator.
+        normalize_gold: as for `vqa_accuracy_each`.
+    """
+    return mean(vqa_accuracy_each(predictions, references, normalize_gold))
 
 
 def vqa_accuracy_each(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], normalise_gold: str = "official"
+    predictions: Sequence[str], references: Sequence[Sequence[str]], normalize_gold: str = "official"
 ) -> list[float]:
     """How far each prediction agrees with the annotators: over all of them, the mean of min(1, equal answers of the
     others / 3). Of ten annotators, 0, 1, 2, 3, 4 or more that agree give 0, 0.3, 0.6, 0.9, 1.
@@ -95,25 +101,25 @@ def vqa_accuracy_each(
     Args:
         references: per prediction the answer of every annotator, repeated where they agree; two or more (fewer than
             four cannot reach 1).
-        normalise_gold: predictions are always normalised in full. `"official"`: references as in the official
+        normalize_gold: predictions are always normalized in full. `"official"`: references as in the official
             evaluation from 2016 to 2021: their punctuation only, and only where they are not all the same string.
             `"full"`: like predictions (as mmf does for TextVQA, with a tokenizer of its own).
 
     Raises:
-        ValueError: also for fewer than two annotators, or another value of `normalise_gold`.
+        ValueError: also for fewer than two annotators, or another value of `normalize_gold`.
     """
-    if normalise_gold not in ("official", "full"):
-        raise ValueError(f'normalise_gold must be "official" or "full", got {normalise_gold!r}')
+    if normalize_gold not in ("official", "full"):
+        raise ValueError(f'normalize_gold must be "official" or "full", got {normalize_gold!r}')
     scores = []
     for prediction, refs in pairs(predictions, references):
         total = len(refs)
         if total < 2:
             raise ValueError("VQA accuracy compares each annotator with the others: two answers or more are needed")
-        if normalise_gold == "full":
-            gold = [normalise_answer(ref) for ref in refs]
+        if normalize_gold == "full":
+            gold = [normalize_answer(ref) for ref in refs]
         else:
-            gold = [normalise_punctuation(ref) for ref in refs] if len(set(refs)) > 1 else list(refs)
-        n = gold.count(normalise_answer(prediction))
+            gold = [normalize_punctuation(ref) for ref in refs] if len(set(refs)) > 1 else list(refs)
+        n = gold.count(normalize_answer(prediction))
         # Left out is either one of the n that agree or one of the rest.
         scores.append((n * min(1, (n - 1) / 3) + (total - n) * min(1, n / 3)) / total)
     return scores
@@ -216,10 +222,16 @@ def _joined(text: str) -> str:
 
 
 def mean(scores: Sequence[float]) -> float:
+    """The mean of one score or more."""
     return sum(scores) / len(scores)
 
 
 def pairs(predictions: Sequence[str], references: Sequence[Sequence[Any]]) -> list[tuple[str, Sequence[Any]]]:
+    """Each prediction with its references.
+
+    Raises:
+        ValueError: no predictions, not as many references, or a prediction without any.
+    """
     if not predictions or len(predictions) != len(references):
         raise ValueError(f"need as many references as predictions, got {len(references)} and {len(predictions)}")
     for i, refs in enumerate(references):

@@ -58,6 +58,14 @@ class EarlyExitGeneration:
         Raises:
             TypeError: a cache that cannot hold a staircase.
             ValueError: an option that early exit does not work with, or a threshold that does not fit.
+
+        Example:
+            ```python
+            out = model.generate(**inputs, exit_threshold=0.8, max_new_tokens=8, return_dict_in_generate=True)
+            out.exit_layers  # [sequences, new tokens]: the layer that produced each token
+            full = model.generate(**inputs, exit_threshold=2.0, max_new_tokens=8)  # the plain model's tokens
+            each = model.generate(**inputs, exit_threshold=torch.tensor([0.7, 0.95]), max_new_tokens=8)  # per request
+            ```
         """
         if asking is not None:
             if exit_check is not None:
@@ -80,8 +88,6 @@ class EarlyExitGeneration:
             )
         else:
             cache.request(policy, over)
-        if kwargs.get("cache_implementation") == "dynamic":
-            del kwargs["cache_implementation"]  # what a StaircaseCache is
         return super().generate(*args, **{**kwargs, "past_key_values": cache, "use_cache": True})  # type: ignore[misc]
 
     def _exit_policy(self, threshold: Any, policy: ExitPolicy | None) -> ExitPolicy:
@@ -116,10 +122,9 @@ class EarlyExitGeneration:
                 "assistant_early_exit drafts with the first layers of a plain model; here tokens leave early by themselves: "
                 "leave it out and use exit_threshold"
             )
-        if self.deed_family.decoder(self).training and getattr(self, "is_gradient_checkpointing", False):
+        if self.deed_family.decoder(self).training and getattr(self, "is_activation_checkpointing", False):
             raise ValueError(
-                "gradient checkpointing has no cache in training mode: call model.eval() before generate(), or "
-                "model.gradient_checkpointing_disable()"
+                "gradient checkpointing has no cache in training mode: call model.eval() before generate()"
             )
         if asked("cache_implementation") not in (None, "dynamic"):
             raise ValueError(
@@ -140,6 +145,12 @@ class EarlyExitGeneration:
         for name in ("use_mtp", "custom_generate", "is_assistant"):
             if asked(name):
                 raise ValueError(f"{name} brings a decoding loop of its own, which knows no exits; leave it out")
+
+    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> Any:
+        # "dynamic" is what a StaircaseCache is. The configuration is this generation's own copy.
+        if isinstance(model_kwargs.get("past_key_values"), StaircaseCache):
+            generation_config.cache_implementation = None
+        return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)  # type: ignore[misc]
 
     # Transformers' decoding loops, entered after all preparation: here processors, criteria and rows are known.
 

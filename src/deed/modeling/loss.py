@@ -86,7 +86,13 @@ def allowed_mask(allowed: torch.Tensor, vocab: int) -> torch.Tensor:
 
 
 def check_allowed(allowed: torch.Tensor, labels: torch.Tensor, vocab: int) -> None:
-    """Raises `ValueError` where `allowed` does not fit the labels, or leaves out one of them."""
+    """Raises `ValueError` where `allowed` does not fit the labels, or leaves out one of them.
+
+    Args:
+        allowed: see `token_loss_sum`.
+        labels: `[batch, length]` long.
+        vocab: number of tokens.
+    """
     masks = allowed.dtype == torch.bool
     wanted = "[batch, length, vocab] bool" if masks else "[batch, length, most] ids"
     if allowed.ndim != 3 or allowed.shape[:2] != labels.shape or (masks and allowed.shape[2] != vocab):

@@ -65,6 +65,15 @@ def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
     Raises:
         TypeError: no model, no family for its class, it is a deed model already, or it is spread over devices by hooks.
         DeedConfigError: the configuration does not fit the decoder.
+
+    Example:
+        ```python
+        from transformers import AutoModelForSeq2SeqLM
+
+        hf_model = AutoModelForSeq2SeqLM.from_pretrained("google-t5/t5-small")
+        model = deed.get_deed_model(hf_model, deed.DeedConfig(exit_layers=[2, 4], threshold=0.9))
+        assert model.deed_config.exit_layers == [2, 4, 6]  # the last layer is always an exit
+        ```
     """
     if isinstance(model, str):
         raise TypeError(
@@ -99,7 +108,7 @@ def unwrap(model: DeedMT5) -> MT5ForConditionalGeneration: ...
 @overload
 def unwrap(model: DeedBart) -> BartForConditionalGeneration: ...
 @overload
-def unwrap(model: DeedMixin) -> PreTrainedModel: ...
+def unwrap(model: DeedPreTrainedModel) -> PreTrainedModel: ...
 def unwrap(model: Any) -> Any:
     """Take early exit off `model` again, in place, and return it: the plain class, with the weights it has.
 
@@ -108,6 +117,12 @@ def unwrap(model: Any) -> Any:
 
     Raises:
         TypeError: a model without early exit.
+
+    Example:
+        ```python
+        plain = deed.unwrap(model)  # the plain class again, its weights unchanged
+        tokens = plain.generate(**inputs, max_new_tokens=8)
+        ```
     """
     if not isinstance(model, DeedMixin):
         raise TypeError(f"{type(model).__name__} has no early exit to take off; it is not from get_deed_model")
@@ -324,6 +339,13 @@ class DeedMixin(EarlyExitGeneration):
 
         Args:
             inputs: what `forward` takes: encoder inputs (or `encoder_outputs`) and `decoder_input_ids`.
+
+        Example:
+            ```python
+            logits = model.exit_logits(**inputs, decoder_input_ids=labels)
+            assert logits.shape[:3] == (len(model.deed_config.exit_layers), *labels.shape)
+            agree = logits.argmax(-1) == logits[-1].argmax(-1)  # where each exit's best token is the last exit's
+            ```
         """
         inputs = {**inputs, "use_cache": False}
         out, states = exit_states(self, type(self).deed_base.forward, inputs)  # type: ignore[attr-defined]

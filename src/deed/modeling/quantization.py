@@ -62,6 +62,12 @@ def quantize(
     Raises:
         ValueError: an unknown dtype or part, a model that is quantised already, or int8 anywhere but on the CPU.
         TypeError: no decoder family for the model.
+
+    Example:
+        ```python
+        fast = deed.quantize(model, "int8", parts=("decoder", "head"))  # in place; on a CPU, to generate only
+        tokens = fast.generate(**inputs, max_new_tokens=8)
+        ```
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")

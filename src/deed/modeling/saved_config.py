@@ -109,10 +109,9 @@ def saved_deed_config(values: Mapping[str, Any], where: str) -> DeedConfig:
     """
     saved = values["deed_config"]
     try:
+        if isinstance(saved, dict) and {"asking", "exit_check"} <= saved.keys():
+            raise ValueError("asking is the former name of exit_check; keep one of the two")
         config = DeedConfig.from_dict(saved)
-        for threshold in config.threshold if isinstance(config.threshold, list) else [config.threshold]:
-            if threshold < 0:
-                raise ValueError(f"threshold must be at least 0, got {threshold}")
         for name in ("confidence", "threshold_decay"):
             options = saved.get(name)
             flags = [k for k, v in options.items() if isinstance(v, bool)] if isinstance(options, dict) else []

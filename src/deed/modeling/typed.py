@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     class DeedPreTrainedModel(DeedMixin, PreTrainedModel):  # type: ignore[misc]
         """Any model with early exit."""
 
-    class DeedT5(DeedMixin, T5ForConditionalGeneration):  # type: ignore[misc]
+    class DeedT5(DeedPreTrainedModel, T5ForConditionalGeneration):  # type: ignore[misc]
         """A T5 with early exit."""
 
-    class DeedMT5(DeedMixin, MT5ForConditionalGeneration):  # type: ignore[misc]
+    class DeedMT5(DeedPreTrainedModel, MT5ForConditionalGeneration):  # type: ignore[misc]
         """An mT5 with early exit."""
 
-    class DeedBart(DeedMixin, BartForConditionalGeneration):  # type: ignore[misc]
+    class DeedBart(DeedPreTrainedModel, BartForConditionalGeneration):  # type: ignore[misc]
         """A BART with early exit."""

@@ -84,6 +84,12 @@ class ThresholdPolicy:
 
     Raises:
         ValueError: a threshold that is no number, or below 0.
+
+    Example:
+        ```python
+        policy = deed.ThresholdPolicy(deed.Margin(), 0.5)  # instead of the model's own measure and threshold
+        tokens = model.generate(**inputs, exit_policy=policy, max_new_tokens=8)
+        ```
     """
 
     confidence: Confidence
@@ -201,6 +207,12 @@ class FixedSchedule:
 
     Raises:
         ValueError: no depths, or one below 1 (`generate()` refuses those deeper than the decoder).
+
+    Example:
+        ```python
+        policy = deed.FixedSchedule([3, 1, 6, 2])  # token t exits at depth policy.depths[t % 4]
+        out = model.generate(**inputs, exit_policy=policy, max_new_tokens=4, return_dict_in_generate=True)
+        ```
     """
 
     depths: Sequence[int] | Sequence[Sequence[int]]

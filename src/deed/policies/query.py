@@ -101,7 +101,7 @@ class ExitDecision:
         were not computed."""
         if self.logits is None or len(exiting) == len(self.logits):
             return self.logits
-        at = torch.tensor(exiting, device=self.logits.device)
+        at = torch.tensor(exiting, dtype=torch.long, device=self.logits.device)
         return self.logits.index_select(0, at if self.rows is None else torch.searchsorted(self.rows, at))
 
 

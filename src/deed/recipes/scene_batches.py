@@ -154,7 +154,7 @@ class SceneBatches(Dataset):
         thing = rng.choice(scene.things)
         *text, end = self.processor.tokenizer(REGION).input_ids
         ids = [*text, *self.processor.encode_box(thing.box, scene.image.size), end]
-        labels = self.processor.encode_answers([f"{thing.size} {thing.colour} {thing.name}"])[0]
+        labels = self.processor.encode_answers([f"{thing.size} {thing.color} {thing.name}"])[0]
         kind = KINDS.index("region")
         return {"kind": kind, "input_ids": ids, "labels": labels, "image": np.asarray(scene.image)}
 

@@ -34,7 +34,7 @@ from .scene_batches import ScenesRecipe, enlarged, scene_source
 PATCH = 16  # pixels
 THERE, AWAY = 0.35, 0.1  # a thing is at a patch that it covers so much of; with less than the other nothing is there
 SCENES, PICTURES = 32, 8  # in a batch; the latter are easy-vqa's
-NAMES, COLORS, SIZES = list(scenes.NAMES), list(scenes.COLOURS), ["small", "large"]
+NAMES, COLORS, SIZES = list(scenes.NAMES), list(scenes.COLORS), ["small", "large"]
 
 
 class StemBatches(Dataset):
@@ -80,7 +80,7 @@ def patch_labels(scene: Any) -> tuple[torch.Tensor, torch.Tensor]:
         high = (torch.clamp(at + PATCH, max=y1) - torch.clamp(at, min=y0)).clamp(min=0)
         share = high[:, None] * wide[None] / PATCH**2
         here = share > covered
-        what = [1, NAMES.index(thing.name), COLORS.index(thing.colour), SIZES.index(thing.size)]
+        what = [1, NAMES.index(thing.name), COLORS.index(thing.color), SIZES.index(thing.size)]
         labels[here] = torch.tensor(what)
         edges[here] = ((torch.tensor(thing.box) - center) / PATCH)[here]
         covered = torch.maximum(covered, share)

@@ -7,12 +7,13 @@ The page loads nothing from anywhere: charts are matplotlib SVGs, inlined, whose
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deed.utils.files import atomic_write, write_json
+from deed.utils.files import atomic_write
 
 from . import depth_colours, depth_runs, threshold_text
 
@@ -65,12 +66,14 @@ def write_report(
         ValueError: matplotlib or jinja2 is missing.
         OSError: the folder cannot be written.
     """
-    page = render(results, pictures, thumbs)
+    files = {
+        "report.json": json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.html": render(results, pictures, thumbs),
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    # One inside the other, so that where one cannot be written, neither is.
-    with atomic_write(folder / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
-        write_json(folder / "report.json", results, indent=1, ensure_ascii=False, allow_nan=False)
+    for name, text in files.items():
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return folder / "report.html"
 
 

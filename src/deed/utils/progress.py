@@ -31,7 +31,13 @@ class Bar(Protocol):
     def update(
         self, description: str | None = None, completed: float | None = None, total: float | None = None
     ) -> None:
-        """Change what is being done, how much is done, or how much there is; None leaves it as it is."""
+        """Change what is being done, how much is done, or how much there is; None leaves it as it is.
+
+        Args:
+            description: what is being done.
+            completed: how much is done.
+            total: how much there is.
+        """
 
 
 class Progress(Protocol):
@@ -53,7 +59,11 @@ class SilentBar:
     def update(
         self, description: str | None = None, completed: float | None = None, total: float | None = None
     ) -> None:
-        """Nothing."""
+        """Nothing.
+
+        Args:
+            description, completed, total: as for `Bar`.
+        """
 
 
 class SilentProgress:
@@ -96,7 +106,7 @@ class RichProgress:
     @contextmanager
     def bar(self, description: str, total: float | None = None) -> Iterator[Bar]:
         """A bar for a piece of work."""
-        bar = _RichBar(self._bars, self._bars.add_task(description, total=total))
+        bar = RichBar(self._bars, self._bars.add_task(description, total=total))
         yield bar
         bar.finish()
 
@@ -106,19 +116,33 @@ class RichProgress:
             self._bars.console.print(line, markup=False, highlight=False)
 
 
-class _RichBar:
+class RichBar:
+    """A bar of a `rich.progress.Progress`.
+
+    Args:
+        bars: the `Progress`.
+        task: what its `add_task` gave.
+    """
+
     def __init__(self, bars: Any, task: Any) -> None:
         self._bars, self._task = bars, task
 
     def advance(self, count: float = 1) -> None:
+        """So many more are done."""
         self._bars.advance(self._task, count)
 
     def update(
         self, description: str | None = None, completed: float | None = None, total: float | None = None
     ) -> None:
+        """As `Bar.update`.
+
+        Args:
+            description, completed, total: as there.
+        """
         self._bars.update(self._task, description=description, completed=completed, total=total)
 
     def finish(self) -> None:
+        """All is done, however much it was."""
         task = next(task for task in self._bars.tasks if task.id == self._task)
         total = task.completed if task.total is None else task.total
         self.update(total=total, completed=total)

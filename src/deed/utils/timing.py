@@ -26,6 +26,12 @@ def interleave(
 ) -> dict[str, list[Run]]:
     """Runs per subject, in the order of `inputs`. Input i is answered by subject i first, then by the next ones.
 
+    Args:
+        answers: per subject a function that answers an input and returns what it measured.
+        inputs: what is answered; each subject answers all.
+        warmup: how many of them every subject answers first, unmeasured.
+        tick: called with 1 after each answer (a `Bar`'s `advance`).
+
     Raises:
         ValueError: no inputs.
     """
@@ -52,9 +58,11 @@ class EncoderClock:
         self.device, self.spent, self.started = device, 0.0, 0.0
 
     def start(self, *_: Any) -> None:
+        """Before the encoder runs."""
         self.started = now(self.device)
 
     def stop(self, *_: Any) -> None:
+        """After it has run."""
         self.spent += now(self.device) - self.started
 
     def take(self) -> float:

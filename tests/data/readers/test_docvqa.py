@@ -70,7 +70,7 @@ def test_missing_data(tmp_path):
             r"'image': expected an image file at .*gone\.png or in \d+ other places, found none",
         ),
         ("image", "x" * 5000, r"'image': expected an image file at .*, found none"),
-        ("ucsf_document_page_no", "8", r"'ucsf_document_page_no': expected the page's OCR at .*trnp0000_8\.json"),
+        ("ucsf_document_page_no", "8", r"'ucsf_document_page_no': expected the page's OCR .* at .*trnp0000_8\.json"),
         ("question_types", "form", "'question_types': expected a list"),
     ],
 )

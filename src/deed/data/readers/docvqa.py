@@ -127,7 +127,7 @@ def _parse(path: Path, is_test: bool, page_words: Any, row: Question, where: str
     page = f"{row.ucsf_document_id}_{row.ucsf_document_page_no}.json"
     places = [root / folder / page for root in roots for folder in OCR_FOLDERS]
     if (ocr := existing_file(places)) is None:
-        expected = f"the page's OCR at {' or '.join(map(str, places))}"
+        expected = f"the page's OCR (by ucsf_document_id, too) at {' or '.join(map(str, places))}"
         raise wrong(where, "ucsf_document_page_no", expected, row.ucsf_document_page_no)
     types = row.question_types or []
     yield Example(

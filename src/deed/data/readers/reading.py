@@ -7,13 +7,14 @@ at the first entry that is broken, with a `DataError` that names file, entry and
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import IO, Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -31,6 +32,7 @@ Texts = Annotated[list[str], Meta(min_length=1)]
 Box = tuple[Number, Number, Number, Number]
 
 Entries = Iterable[tuple[str, Any]]  # each with its place in the file, as errors give it
+DEEPEST = 5000  # brackets within brackets
 # msgspec's names of types in an error, and ours.
 _NAMES = {"str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false", "array": "a list"}
 _NAMES |= {"object": "an object", "int | str": "a number or a string", "null": "null"}
@@ -88,8 +90,6 @@ class Examples(Iterator[Example]):
                 first = first or str(error)
                 self.skipped += 1
                 continue
-            for example in found:
-                _check_text(example, where)
             yield from found
         if self.skipped:
             warnings.warn(
@@ -115,11 +115,13 @@ def read_entry(value: Any, kind: type[Kind], where: str) -> tuple[str, Kind]:
     if isinstance(found, (str, int)) and not isinstance(found, bool) and found != "":
         where += f" ({label} {show(found).strip(chr(39))})"
     try:
-        return where, msgspec.convert(value, kind)
+        entry = msgspec.convert(value, kind)
+        msgspec.json.encode(entry)  # lone surrogates, which JSON can hold and no tokenizer takes
+        return where, entry
     except msgspec.ValidationError as error:
         raise _explained(value, kind, str(error), where) from None
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: a field's name is not valid Unicode ({error.reason})") from None
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: {_not_unicode(value)!r}: expected valid Unicode") from None
 
 
 def wrong(where: str, field: str, expected: str, got: Any) -> DataError:
@@ -179,6 +181,11 @@ def _explained(value: Any, kind: type[Entry], message: str, where: str) -> DataE
 def answers_of(answers: list[str] | None, is_test: bool, where: str) -> list[str]:
     """An entry's field `answers`, of which there is one or more but in test splits.
 
+    Args:
+        answers: what was read; None where there is no such field.
+        is_test: whether it is a test split.
+        where: file and entry.
+
     Raises:
         DataError: there is none.
     """
@@ -229,7 +236,7 @@ def stream(path: Path, items: Callable[[Any, Any], Any], expected: str) -> Itera
     found = False
     try:
         with path.open("rb") as file:
-            for item in items(ijson, file):
+            for item in items(ijson, _Shallow(path, file, ijson)):
                 found = True
                 yield item
     # ValueError: numbers of too many digits. Which of ijson's errors it is does not tell cut short from broken.
@@ -242,6 +249,35 @@ def stream(path: Path, items: Callable[[Any, Any], Any], expected: str) -> Itera
         raise DataError(f"{path}: {error.strerror or error}") from None
     if not found:
         raise DataError(f"{path}: expected {{{expected}}} with one entry or more, found none")
+
+
+class _Shallow:
+    """An open JSON file that is not nested too deeply. ijson keeps the path to each open bracket, whose length grows with the
+    depth: a hundred thousand brackets, a file of 100 kB, take 25 GB."""
+
+    def __init__(self, path: Path, file: IO[bytes], ijson: Any) -> None:
+        self._path, self._file, self._ijson = path, file, ijson
+        self._open = 0.0  # brackets, those inside strings among them
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(min(size, 1 << 14) if size >= 0 else size)
+        opened = data.count(b"[") + data.count(b"{")
+        if self._open + opened > DEEPEST:
+            self._count()
+            self._open = -math.inf  # the whole file is counted
+        self._open += opened - data.count(b"]") - data.count(b"}")
+        return data
+
+    def _count(self) -> None:
+        """The depth itself, for which nothing is kept."""
+        depth = 0
+        with self._path.open("rb") as file:
+            for event, _ in self._ijson.basic_parse(file, use_float=True):
+                depth += event.startswith("start_") - event.startswith("end_")
+                if depth > DEEPEST:
+                    raise DataError(
+                        f"{self._path}: lists and objects nested more than {DEEPEST} deep; get the file again"
+                    )
 
 
 def find_split(
@@ -319,15 +355,22 @@ def bucket(text: str, buckets: int = 1000) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest(), 16) % buckets
 
 
-def _check_text(example: Example, where: str) -> None:
-    """Lone surrogates, which JSON can hold and no tokenizer takes."""
-    texts = {
-        "question": [example.question],
-        "answers": example.answers,
-        "words": [word.text for word in example.words],
-    }
-    for field, values in texts.items():
-        try:
-            "".join(values).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"{where}: {field!r}: expected valid Unicode, got {error.reason}") from None
+def _not_unicode(value: Any) -> str:
+    """The field whose text cannot be encoded, or whose name cannot."""
+    left = [("", value)]
+    while left:
+        name, part = left.pop()
+        if not _encodable(name) or (isinstance(part, str) and not _encodable(part)):
+            return name
+        if isinstance(part, dict):
+            left += part.items()
+        elif isinstance(part, list):
+            left += [(name, item) for item in part]
+    return ""
+
+
+def _encodable(text: Any) -> bool:
+    try:
+        return bool(str(text).encode()) or True
+    except UnicodeEncodeError:
+        return False
