@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from deed.data.base import Example
@@ -108,7 +109,7 @@ def test_a_run_writes_a_model_that_answers(tmp_path):
     assert result["steps"] == 6 and result["level"] == 1
     task = DocumentTask("pages")
     model, processor = task.load(tmp_path / "model")
-    rows = [task.encode(processor, READ)]
+    rows = [task.encode(processor, replace(READ, image=Image.fromarray(READ.image)))]
     found = answer_rows(task, model, processor, rows, exit_threshold=2.0, max_new_tokens=3)
     assert len(found.tokens) == 1 and found.mean_depth == 2.0
     log = [json.loads(line) for line in (tmp_path / "model" / "training_log.jsonl").read_text().splitlines()]
