@@ -27,6 +27,9 @@ def test_p_values():
     h = 0.01 * np.log(0.01 / 0.05) + 0.99 * np.log(0.99 / 0.95)
     assert hb == pytest.approx(min(np.exp(-100 * h), np.e * stats.binom.cdf(1, 100, 0.05)))
     assert hoeffding_bentkus(0.05, 100, 0.05) == 1.0
+    # Where Bentkus is the smaller: losses that add up to 80 count as 80, whatever rounding has left behind the point.
+    for noise in (0.0, 1e-15, -1e-15):
+        assert hoeffding_bentkus(0.08 + noise, 1000, 0.1) == pytest.approx(np.e * stats.binom.cdf(80, 1000, 0.1))
 
 
 def test_p_values_are_valid():
@@ -41,6 +44,7 @@ def test_p_values_are_valid():
 
 def test_examples_needed():
     assert examples_needed(0.01, 0.95) == 299
+    assert [examples_needed(0.5, c) for c in (0.5, 0.75, 0.8)] == [1, 2, 3], "exactly at the bound is enough"
     for risk, confidence in ((0.05, 0.95), (0.02, 0.9), (0.1, 0.99)):
         n = examples_needed(risk, confidence)
         assert p_value([0.0] * n, risk) <= 1 - confidence < p_value([0.0] * (n - 1), risk)
