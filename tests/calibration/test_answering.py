@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from conftest import deed_model
-from deed.calibration.answering import batches, collate, generate_all, label_tokens, strip_padding
+from deed.calibration.answering import collate, generate_all, label_tokens, strip_padding
 from deed.calibration.exit_features import collect
 from deed.calibration.exit_statistics import record_exits
 from deed.errors import CalibrationError
+from deed.modeling.answering import batches
 
 PROMPTS = [[0, 7, 9, 5], [0, 8], [0, 7, 9], [0, 6], [0, 11, 4, 30]]
 

@@ -13,7 +13,6 @@ from data.g2p_words import answer
 from deed import DeedConfig
 from deed.calibration import curve as curve_module
 from deed.calibration.curve import record_curve, set_target
-from deed.calibration.exit_check import FIELD
 from deed.cli.demo import CHECKPOINT
 from deed.data.readers import cmudict
 from deed.errors import ExitsCostMore
@@ -121,7 +120,7 @@ def test_exits_that_cost_more_than_they_save_are_warned_of():
 def test_a_point_brings_its_exit_check_also_from_an_earlier_curve():
     model = with_curve([point(2.0, 0.0, 1.0), point(0.9, 0.0, 2.0, {"name": "shortlist", "size": 5})])
     set_target(model, score_drop=0.0)
-    assert getattr(model.deed_config, FIELD) == {"name": "shortlist", "size": 5} and model.deed_config.threshold == 0.9
+    assert model.deed_config.exit_check == {"name": "shortlist", "size": 5} and model.deed_config.threshold == 0.9
     set_target(with_curve(POINTS), speedup=2.0)
 
 

@@ -8,7 +8,6 @@ import oracle as ref
 from conftest import VOCAB, deed_model
 from deed import DeedConfig
 from deed.calibration import exit_statistics
-from deed.calibration.exit_check import FIELD, set_exit_check
 from deed.calibration.exit_statistics import ExitStatistics, record_exits
 
 MEASURES = {"max_prob": ref.max_prob, "margin": ref.margin, "entropy": ref.entropy}
@@ -155,8 +154,11 @@ def test_other_refusals():
         record_exits(model, examples(2), tokens="labels")
     with pytest.raises(ValueError, match="tokens must be"):
         record_exits(model, examples(2), tokens="words")
-    set_exit_check(model.deed_config, {"name": "gate"})
-    with pytest.raises(ValueError, match=f"{FIELD}='gate' has a confidence of its own"):
+    model.deed_config.exit_check = {"name": "gate"}
+    with pytest.raises(ValueError, match="exit_check='gate' has a confidence of its own"):
+        record_exits(model, examples(2))
+    model.deed_config.exit_check = {"name": "screen", "reuse": True}  # a shortlist
+    with pytest.raises(ValueError, match="has a confidence of its own"):
         record_exits(model, examples(2))
     assert record_exits(model, examples(2), confidence="margin", max_new_tokens=2).measure == "margin"
 

@@ -198,3 +198,10 @@ def test_generate_does_what_was_foretold(kind):
     foretold = evaluate(statistics, choice.thresholds, Costs(exit_check=0.0, extra_position=1.0))
     assert foretold["cost"] * tokens == pytest.approx(cells)
     assert foretold["exit_checks"] * tokens == pytest.approx(asked)
+
+
+def test_agreement_is_the_share_of_tokens_that_are_right_where_they_leave():
+    """By hand: two tokens leave early, one of them wrong; two do not reach the threshold and count as right."""
+    statistics = small([[0.9, 0.8, 0.1, 0.2]], [[True, False, False, False]], [4], [1, 3])
+    found = evaluate(statistics, 0.8, Costs(exit_check=0.0))
+    assert found["agreement"] == 0.75 and found["mean_depth"] == 2.0 and found["exit_checks"] == 1.5

@@ -301,7 +301,10 @@ def read_report(path: Path) -> dict[str, Any]:
     """Raises:
     ValueError: not a result of `deed bench speed`.
     """
-    report: dict[str, Any] = read_json(path, ValueError)
+    try:
+        report: dict[str, Any] = read_json(path, ValueError)
+    except ValueError as error:
+        raise ValueError(f"--compare {error}") from None
     if report.get("kind") != "speed" or "rows" not in report:
         raise ValueError(f"--compare {path} is not a result of `deed bench speed`")
     return report

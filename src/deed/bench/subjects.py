@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from deed.calibration.exit_check import FIELD
 from deed.exits.learned import Learned
 from deed.policies.policy import FixedSchedule
 from deed.utils.timing import now
@@ -187,7 +186,7 @@ def deed(
     else:
         options = {"exit_policy": FixedSchedule(schedule, ask=exit_check is not None)}
     if exit_check is not None:
-        options[FIELD] = check_options(workload, exit_check)
+        options["exit_check"] = check_options(workload, exit_check)
         if exit_check == "gate" and "gate" not in model.deed_exits:
             exits = len(model.deed_config.exit_layers) - 1  # what gates say is not heard where depths are forced
             gates = Learned(weight=torch.zeros(exits, workload.width), bias=torch.zeros(exits))

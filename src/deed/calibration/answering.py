@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from deed.errors import CalibrationError
+from deed.modeling.answering import generate_rows
 
 Example = Mapping[str, Any]
 
@@ -39,29 +41,17 @@ def generate_all(
         CalibrationError: an example got no token, or logits were not a number: nothing can be concluded from such answers.
         ValueError: a batch size below 1, or examples that make no batch.
     """
-    answers: list[list[int]] = [[] for _ in examples]
-    depth_sum = depth_count = 0
     watched = LogitsProcessorList([*(options.get("logits_processor") or ()), _RefuseNaN()])
-    options = {**options, "logits_processor": watched, "exit_threshold": threshold, "return_dict_in_generate": True}
-    for part in batches(examples, batch_size):
-        out = model.generate(**collate(model, [examples[i] for i in part]), **options)
-        depth_sum += int(out.exit_layers.sum())
-        depth_count += int((out.exit_layers > 0).sum())
-        prompt = out.sequences.shape[1] - out.exit_layers.shape[1]
-        per_example = len(out.sequences) // len(part)
-        for n, i in enumerate(part):
-            row = n * per_example
-            kept = int((out.exit_layers[row] > 0).sum())
-            answers[i] = out.sequences[row, prompt : prompt + kept].tolist()
-        if tick is not None:
-            tick(len(part))
-    unanswered = [i for i, tokens in enumerate(answers) if not tokens]
-    if unanswered or not answers:
+    options = {**options, "logits_processor": watched, "exit_threshold": threshold}
+    options.pop("return_dict_in_generate", None)
+    answers = generate_rows(model, examples, partial(collate, model), options, batch_size, tick)
+    unanswered = [i for i, tokens in enumerate(answers.tokens) if not tokens]
+    if unanswered or not examples:
         raise CalibrationError(
-            f"{len(unanswered)} of {len(answers)} examples were not answered (the first: {unanswered[:1]}); "
+            f"{len(unanswered)} of {len(examples)} examples were not answered (the first: {unanswered[:1]}); "
             "without answers nothing can be measured: check the examples and the options of generate()"
         )
-    return answers, depth_sum / depth_count
+    return answers.tokens, answers.mean_depth
 
 
 class _RefuseNaN(LogitsProcessor):
@@ -73,40 +63,6 @@ class _RefuseNaN(LogitsProcessor):
                 "the model's logits are not a number (NaN), so its answers mean nothing; check the weights and the dtype"
             )
         return scores
-
-
-def batches(examples: Sequence[Example], batch_size: int) -> Iterator[list[int]]:
-    """Indices of examples to answer together: like lengths (less padding), and decoder prompts of one length.
-
-    Prompts of a decoder are not padded: learned positions and relative ones would start at the padding.
-
-    Raises:
-        ValueError: a batch size that is not an integer of at least 1.
-    """
-    check_batch_size(batch_size)
-
-    def lengths(i: int) -> tuple[int, int]:
-        prompt, source = (examples[i].get(k, ()) for k in ("decoder_input_ids", "input_ids"))
-        return len(prompt), len(source)
-
-    order = sorted(range(len(examples)), key=lengths)
-    at = 0
-    while at < len(order):
-        prompt = lengths(order[at])[0]
-        part = [i for i in order[at : at + batch_size] if lengths(i)[0] == prompt]
-        yield part
-        at += len(part)
-
-
-def check_batch_size(value: Any) -> int:
-    """The value, if it is a batch size.
-
-    Raises:
-        ValueError: not an integer of at least 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"batch_size must be an integer of at least 1, got {value!r}")
-    return value
 
 
 def collate(model: Any, examples: Sequence[Example]) -> dict[str, torch.Tensor]:

@@ -15,10 +15,11 @@ from typing import Any
 
 from deed.constants import NEVER_EXIT
 from deed.errors import ExitsCostMore
+from deed.modeling.answering import batches, check_batch_size
 from deed.utils.timing import Inputs, interleave, machine, now, spread, timed_encoder, versions
 
-from .answering import batches, check_batch_size, collate, generate_all
-from .exit_check import FIELD, check_name, own_exit_check, plain_values, set_exit_check, take_exit_check
+from .answering import collate, generate_all
+from .exit_check import check_name, has_own_confidence, plain_values, set_exit_check, take_exit_check
 from .exit_statistics import cannot_record, record_exits
 from .learn_then_test import GRID, Score, score_example
 from .step_costs import measure_costs
@@ -220,7 +221,7 @@ def _early(point: Mapping[str, Any]) -> bool:
 def _costs_more(where: str) -> str:
     return (
         f"this model's exits cost more than they save: {where} it decodes faster than at full depth; try fewer exits or a "
-        f"cheaper exit check (DeedConfig.{FIELD}), or leave the threshold at 2.0"
+        f"cheaper exit check (DeedConfig.exit_check), or leave the threshold at 2.0"
     )
 
 
@@ -249,16 +250,15 @@ def _settings(
     """Full depth, then every threshold and every choice of thresholds per exit under every exit check; and the costs
     measured, by the check's name."""
     config = model.deed_config
-    own, exits = own_exit_check(config), len(config.exit_layers) - 1
+    own, exits = config.exit_check, len(config.exit_layers) - 1
     checks = [own] if exit_checks is None else list(exit_checks)
     found, costs, statistics = [_Setting(NEVER_EXIT, own, {})], {}, None
-    # Other checks have a confidence of their own, which a teacher-forced pass does not show.
-    recordable = [check for check in checks if check_name(check) in ("plain", "screen")]
+    recordable = [check for check in checks if not has_own_confidence(check)]
     if budgets and exits and recordable and cannot_record(model, config.confidence) is None:
         say("what every exit says", 0.0)
         statistics = record_exits(model, tuning, confidence=config.confidence, **options)
     for check in checks:
-        name, passed = check_name(check), {} if exit_checks is None else {FIELD: check}
+        name, passed = check_name(check), {} if exit_checks is None else {"exit_check": check}
         found += [_Setting(threshold, check, passed) for threshold in grid]
         if statistics is None or check not in recordable:
             continue

@@ -1,19 +1,11 @@
-"""The exit check in configurations, options of `generate()` and saved curves: `exit_check`, or `asking` as it was called."""
+"""The exit check among options of `generate()` and in saved curves: `exit_check`, or `asking` as it was called."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from deed.config import DeedConfig
-
-NAMES = ("exit_check", "asking")
-FIELD = next(name for name in NAMES if name in DeedConfig.__dataclass_fields__)
-
-
-def own_exit_check(config: Any) -> Any:
-    """The exit check of a configuration: a name, or a dict with name and options."""
-    return getattr(config, FIELD)
+from deed.policies.exit_checks.spec import parse_exit_check
 
 
 def check_name(spec: str | Mapping[str, Any]) -> str:
@@ -21,16 +13,23 @@ def check_name(spec: str | Mapping[str, Any]) -> str:
     return spec if isinstance(spec, str) else spec["name"]
 
 
+def has_own_confidence(spec: str | Mapping[str, Any]) -> bool:
+    """Whether it decides by another confidence than the exact head's, which a teacher-forced pass does not show: a gate,
+    or a shortlist. A screen passes only what the exact head then confirms."""
+    name, options = parse_exit_check(spec)
+    return name == "gate" or bool(options.get("reuse"))
+
+
 def set_exit_check(config: Any, spec: Any) -> None:
     """Set it; None leaves it as it is."""
     if spec is not None:
-        setattr(config, FIELD, spec)
+        config.exit_check = spec
         config.validate()
 
 
 def take_exit_check(options: Mapping[str, Any]) -> Any:
     """That among options of `generate()` or in a point of a curve, under either name; None if there is none."""
-    return next((options[name] for name in NAMES if options.get(name) is not None), None)
+    return next((options[name] for name in ("exit_check", "asking") if options.get(name) is not None), None)
 
 
 def plain_values(options: Mapping[str, Any]) -> dict[str, Any]:

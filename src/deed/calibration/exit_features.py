@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from deed.constants import GREEDY
+from deed.modeling.answering import batches, check_batch_size
 
-from .answering import batches, check_batch_size, collate
+from .answering import collate
 from .teacher_forcing import Forced, evaluating, from_answers, from_labels
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from deed.modeling.answering import batches
 from deed.modeling.model import exit_states
 from deed.policies.measures import Confidence, build_confidence, needs_history
 from deed.policies.query import Ask
 from deed.utils.files import atomic_write
 
-from .answering import batches, collate
-from .exit_check import FIELD, check_name, own_exit_check
+from .answering import collate
+from .exit_check import check_name, has_own_confidence
 from .teacher_forcing import evaluating, from_answers, from_labels
 
 LOGITS_AT_ONCE = 2**23  # logits of one exit held at a time
@@ -202,11 +203,11 @@ def cannot_record(model: Any, measure: Any) -> str | None:
 
 
 def _check_exit_check(config: Any) -> None:
-    spec = own_exit_check(config)
-    if check_name(spec) not in ("plain", "screen"):  # a screen passes only what the exact head then confirms
+    spec = config.exit_check
+    if has_own_confidence(spec):
         raise ValueError(
-            f"{FIELD}={check_name(spec)!r} has a confidence of its own that this does not record; set deed_config.{FIELD} "
-            "to 'plain' or 'screen', or pass confidence=… to choose by that measure"
+            f"exit_check={check_name(spec)!r} has a confidence of its own that this does not record; set "
+            "deed_config.exit_check to 'plain' or 'screen', or pass confidence=… to choose by that measure"
         )
 
 

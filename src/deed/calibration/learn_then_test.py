@@ -19,7 +19,7 @@ from deed.constants import NEVER_EXIT
 from deed.errors import CalibrationError
 
 from .answering import generate_all, label_tokens, strip_padding
-from .exit_check import own_exit_check, plain_values, set_exit_check, take_exit_check
+from .exit_check import plain_values, set_exit_check, take_exit_check
 from .risk import examples_needed, p_value
 from .teacher_forcing import evaluating
 
@@ -109,7 +109,7 @@ def calibrate(
         **found,
         "measure": config.confidence,
         "confidence_over": config.confidence_over,
-        "exit_check": own_exit_check(config),
+        "exit_check": config.exit_check,
         "threshold_decay": config.threshold_decay,
         "exit_layers": list(config.exit_layers),
         "generate": plain_values(generate_kwargs),

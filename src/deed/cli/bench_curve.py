@@ -1,7 +1,7 @@
 """`deed bench curve`: how score and decoding time go together, measured at many thresholds and kept with the model.
 
 Held-out examples are answered at full depth and at every threshold in turns, also with thresholds of each exit's own that
-the optimiser chose on other examples. With --score-drop or --speedup the model's threshold is set by the curve, which is
+were chosen on other examples. With --score-drop or --speedup the model's threshold is set by the curve, which is
 a measurement and no promise: `deed calibrate` gives one.
 """
 
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 EXAMPLE = "Example: deed bench curve runs/g2p/model --score-drop 0.01"
-COUNT = 600  # examples, half of them for the optimiser
+COUNT = 600  # examples, half of them to choose thresholds per exit on
 SEED = 0  # of their order: dictionaries are sorted, and a page's questions follow one another
 
 
@@ -35,7 +35,9 @@ def curve(
     split: Annotated[
         str | None, typer.Option(help="Split.", show_default="calibration, or for data on disk val")
     ] = None,
-    count: Annotated[int, typer.Option(min=2, help="Examples; half of them are for the optimiser.")] = COUNT,
+    count: Annotated[
+        int, typer.Option(min=2, help="Examples; on half of them thresholds per exit are chosen.")
+    ] = COUNT,
     timed: Annotated[int, typer.Option(min=1, help="Time so many of the other half; all of it is scored.")] = 100,
     threshold: Annotated[
         list[float] | None,

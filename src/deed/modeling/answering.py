@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -46,14 +46,15 @@ def generate_rows(
         options: of `generate()`. Of several returned sequences of a row the first, which is the best, is kept.
         batch_size: rows generated at once.
         tick: called with the number of rows after each batch, for a progress bar.
+
+    Raises:
+        ValueError: a batch size below 1.
     """
     if not isinstance(model, DeedMixin):
         options = {k: v for k, v in options.items() if k not in EXIT_OPTIONS}
     tokens: list[list[int]] = [[] for _ in rows]
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]) if "input_ids" in rows[i] else 0)
     depth_sum = depth_count = 0
-    for at in range(0, len(order), batch_size):
-        part = order[at : at + batch_size]
+    for part in batches(rows, batch_size):
         inputs = {k: v.to(model.device) for k, v in collate([rows[i] for i in part]).items()}
         out = model.generate(**inputs, **options, return_dict_in_generate=True)
         per_row = len(out.sequences) // len(part)
@@ -74,7 +75,41 @@ def generate_rows(
     return Answers(tokens, depth_sum, depth_count)
 
 
-EXIT_OPTIONS = ("exit_threshold", "exit_policy", "exact", "confidence_over", "asking")
+def batches(rows: Sequence[Mapping[str, Any]], batch_size: int) -> Iterator[list[int]]:
+    """Indices of rows to answer together: like lengths (less padding), and decoder prompts of one length.
+
+    Prompts of a decoder are not padded: learned positions and relative ones would start at the padding.
+
+    Raises:
+        ValueError: a batch size that is not an integer of at least 1.
+    """
+    check_batch_size(batch_size)
+
+    def lengths(i: int) -> tuple[int, int]:
+        prompt, source = (rows[i].get(k, ()) for k in ("decoder_input_ids", "input_ids"))
+        return len(prompt), len(source)
+
+    order = sorted(range(len(rows)), key=lengths)
+    at = 0
+    while at < len(order):
+        prompt = lengths(order[at])[0]
+        part = [i for i in order[at : at + batch_size] if lengths(i)[0] == prompt]
+        yield part
+        at += len(part)
+
+
+def check_batch_size(value: Any) -> int:
+    """The value, if it is a batch size.
+
+    Raises:
+        ValueError: not an integer of at least 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"batch_size must be an integer of at least 1, got {value!r}")
+    return value
+
+
+EXIT_OPTIONS = ("exit_threshold", "exit_policy", "exact", "confidence_over", "exit_check", "asking")
 
 
 def _length(tokens: list[int], model: Any) -> int:
