@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench
+.PHONY: install demo test check bench docs
 
 # Stamped, so that a second `make` does not reinstall; touched pyproject or constraints do.
 .venv/.installed: pyproject.toml constraints.txt
@@ -30,3 +30,8 @@ check: install
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/deed bench speed $(ARGS)
+
+# The docs site in build/site; strict: a broken link is a failure.
+docs: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from .errors import CalibrationError, DeedConfigError, DeedLoadError, ExitsCostMore
     from .families import DecoderFamily, register_family
     from .modeling.loading import from_pretrained
-    from .modeling.model import get_deed_model
+    from .modeling.model import get_deed_model, unwrap
     from .modeling.quantization import quantize
     from .policies.measures import Entropy, Margin, MaxProb, Patience, StateSimilarity
     from .policies.ordered_prob import OrderedProb
     from .policies.policy import ExitPolicy, FixedSchedule, ThresholdPolicy
-    from .policies.query import Ask
+    from .policies.query import Ask, ExitDecision, ExitQuery
     from .tasks.task import Task, register_task
     from .training.trainer import DeedTrainer
 
@@ -43,7 +43,9 @@ _HOMES = {
     "DeedLoadError": "errors",
     "DeedTrainer": "training.trainer",
     "Entropy": "policies.measures",
+    "ExitDecision": "policies.query",
     "ExitPolicy": "policies.policy",
+    "ExitQuery": "policies.query",
     "ExitStatistics": "calibration.exit_statistics",
     "ExitsCostMore": "errors",
     "FixedSchedule": "policies.policy",
@@ -67,6 +69,7 @@ _HOMES = {
     "register_family": "families",
     "register_task": "tasks.task",
     "set_target": "calibration.curve",
+    "unwrap": "modeling.model",
     "use_cuda_graphs": "engine.cuda_graphs",
 }
 _ROOMS = ("families", "kernels")  # rooms that are public as modules
@@ -88,5 +91,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-_register = importlib.import_module(f"{__name__}.models").register_all
-_register()
+importlib.import_module(f"{__name__}.models.registration").register_lazily()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ class DeedConfig:
             identity), `"linear"`, `"bottleneck"` (residual, down-GELU-up) or `"none"`. The paper does not publish its
             module; these are ours.
         adapter_dim (`int`): inner width of `"bottleneck"`.
-        confidence (`str` or `dict`): measure asked at an exit: `"max_prob"`, `"margin"`, `"entropy"`,
+        confidence (`str` or `dict`): measure taken at an exit: `"max_prob"`, `"margin"`, `"entropy"`,
             `"state_similarity"`, `"patience"`; with options as `{"name": "patience", "patience": 3}`; for tokens on a
             scale `{"name": "ordered_prob", "first": 4, "count": 1000}`.
         confidence_over (`str`): `"all"` measures on the raw logits; `"allowed"` only over the tokens that constraints
@@ -34,14 +35,21 @@ class DeedConfig:
             gives one value per exit but the last (the last always answers).
         threshold_decay (`dict`, *optional*): `{"temperature": t, "length": n}` loosens the threshold with position,
             0.9 * threshold + 0.1 * exp(-t * position / n) (CALM, Schuster et al. 2022, eq. 5). Values > 1 stay put.
-        asking (`str` or `dict`): how an exit is asked (`deed.asking`). `"plain"`: the model's own head over the whole
-            vocabulary, right where the vocabulary is small. `"screen"`, `"shortlist"` and `"gate"` look at less first;
-            options as `{"name": "screen", "rank": 128}`. Calibrate with the one that will be used.
+        exit_check (`str` or `dict`): how an exit's confidence is found out (`deed.policies.exit_checks`). `"plain"`: by the
+            model's own head over the whole vocabulary, right where the vocabulary is small. `"screen"`, `"shortlist"` and
+            `"gate"` compute less first; options as `{"name": "screen", "rank": 128}`. Calibrate with the one that will be
+            used. Its former name `asking` is read everywhere, too.
         loss (`str`): `"deed"` is L_avg + L_N (the paper's), `"mean"` L_avg alone, `"last"` L_N alone (a conventional
             training, for comparison), `"distill"` self-distillation: every other exit matches the last exit's
             probabilities (for a frozen backbone, see `DeedMixin.freeze_backbone`).
         calibration (`dict`, *optional*): the report of `deed.calibrate`, kept with the model.
         curve (`dict`, *optional*): the score-latency curve of `deed.record_curve`, which `deed.set_target` reads.
+
+    Example:
+        ```python
+        config = deed.DeedConfig(exit_layers=[2, 4], confidence="margin", threshold=[0.8, 0.6])
+        assert deed.DeedConfig.from_dict(config.to_dict()) == config
+        ```
     """
 
     exit_layers: list[int] | None = None
@@ -50,7 +58,7 @@ class DeedConfig:
     confidence: str | dict[str, Any] = "max_prob"
     confidence_over: str = "all"
     threshold: float | list[float] = 0.9
-    asking: str | dict[str, Any] = "plain"
+    exit_check: str | dict[str, Any] = "plain"
     threshold_decay: dict[str, float] | None = None
     loss: str = "deed"
     calibration: dict[str, Any] | None = field(default=None, repr=False)
@@ -62,7 +70,7 @@ class DeedConfig:
     def validate(self) -> None:
         """Raises `DeedConfigError` naming the first bad field."""
         # Here, because these raise DeedConfigError.
-        from deed.policies.exit_checks.spec import check_asking
+        from deed.policies.exit_checks.spec import check_exit_check
         from deed.policies.measures import build_confidence
 
         if self.exit_layers is not None:
@@ -78,9 +86,10 @@ class DeedConfig:
         build_confidence(self.confidence)
         _one_of("confidence_over", self.confidence_over, CONFIDENCE_OVER)
         values = self.threshold if isinstance(self.threshold, (list, tuple)) else [self.threshold]
-        if not values or not all(_is_number(v) for v in values):
+        if not values or not all(_is_number(v) and v >= 0 for v in values):
             raise DeedConfigError(
-                f"threshold must be a number or a list of one number per exit, got {self.threshold!r}"
+                "threshold must be a number of at least 0 (above 1 never exits early) or a list of one per exit, got "
+                f"{self.threshold!r}"
             )
         if self.threshold_decay is not None:
             keys = set(self.threshold_decay) if isinstance(self.threshold_decay, dict) else set()
@@ -90,7 +99,7 @@ class DeedConfig:
                 )
             if self.threshold_decay["length"] <= 0 or self.threshold_decay["temperature"] < 0:
                 raise DeedConfigError("threshold_decay needs length > 0 and temperature >= 0")
-        check_asking(self.asking, self.confidence)
+        check_exit_check(self.exit_check, self.confidence)
         _one_of("loss", self.loss, LOSSES)
 
     def resolve(self, n_layers: int) -> DeedConfig:
@@ -125,11 +134,38 @@ class DeedConfig:
         """
         if not isinstance(values, dict):
             raise DeedConfigError(f"deed_config must be a mapping, got {type(values).__name__}")
+        if "asking" in values:  # the name of former versions
+            values = {"exit_check": values["asking"], **{k: v for k, v in values.items() if k != "asking"}}
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise DeedConfigError(f"deed_config has unknown fields {unknown}; this version knows {sorted(known)}")
         return cls(**values)
+
+
+def _accept_asking() -> None:
+    """Have `DeedConfig` take and show `exit_check` under its former name, too."""
+    init = DeedConfig.__init__
+
+    @functools.wraps(init)
+    def wrapped(self: DeedConfig, *args: Any, **kwargs: Any) -> None:
+        if "asking" in kwargs:
+            if "exit_check" in kwargs:
+                raise DeedConfigError("asking is the former name of exit_check; give one of the two")
+            kwargs["exit_check"] = kwargs.pop("asking")
+        init(self, *args, **kwargs)
+
+    def read(self: DeedConfig) -> Any:
+        return self.exit_check
+
+    def write(self: DeedConfig, value: Any) -> None:
+        self.exit_check = value
+
+    DeedConfig.__init__ = wrapped  # type: ignore[method-assign]
+    DeedConfig.asking = property(read, write, doc="The former name of `exit_check`.")  # type: ignore[attr-defined]
+
+
+_accept_asking()
 
 
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -142,4 +178,9 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return not math.isnan(value)
+    except OverflowError:  # an integer beyond any float
+        return False

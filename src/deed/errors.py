@@ -21,3 +21,15 @@ class ExitsCostMore(UserWarning):
 
 class DataError(ValueError):
     """Data that cannot be read; the message names file, line or field, and the fix."""
+
+
+class MissingPictureError(DataError):
+    """The picture that an example of a data set is about is not there."""
+
+
+class SkippedPictures(UserWarning):
+    """Examples of a data set were left out because their pictures are missing, as was asked."""
+
+
+class UnknownLetters(UserWarning):
+    """Answers hold letters that a tokenizer cannot write; a model cannot learn to answer them."""

@@ -6,7 +6,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 import deed
 from deed import DeedConfig, get_deed_model
-from deed.bench.compare import Comparison, Run, Subject, compare, depth_by_position, depth_histogram, latency_curve
+from deed.bench.compare import Comparison, Run, Runs, compare, depth_by_position, depth_histogram, latency_curve
 from deed.models import small_g2p
 from deed.utils.timing import interleave, machine, spread, timed_encoder, versions
 
@@ -52,8 +52,8 @@ def test_subjects_take_turns_at_going_first():
 
 
 def test_sums_medians_and_savings_by_hand():
-    full = Subject(None, [by_hand(10.0, 2.0), by_hand(20.0, 4.0), by_hand(30.0, 6.0)])
-    early = Subject(0.9, [by_hand(6.0, 2.0, [1, 2, 1]), by_hand(8.0, 4.0, [2, 2, 2]), by_hand(30.0, 6.0, [1, 1, 1])])
+    full = Runs(None, [by_hand(10.0, 2.0), by_hand(20.0, 4.0), by_hand(30.0, 6.0)])
+    early = Runs(0.9, [by_hand(6.0, 2.0, [1, 2, 1]), by_hand(8.0, 4.0, [2, 2, 2]), by_hand(30.0, 6.0, [1, 1, 1])])
     early.runs[2].tokens = [5, 7, 1]
     row = full.summary()
     assert (row["inputs"], row["tokens"]) == (3, 9)

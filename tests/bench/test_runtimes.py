@@ -3,7 +3,7 @@
 import pytest
 
 from deed.bench import runtimes as peers
-from deed.bench.shapes import NotAvailable, make_scene
+from deed.bench.shapes import NotAvailable, make_workload
 from deed.bench.subjects import BASELINE
 
 
@@ -11,8 +11,8 @@ from deed.bench.subjects import BASELINE
 @pytest.mark.parametrize("compute_type", ["float32", "int8"])
 def test_ctranslate2_decodes_the_same_weights(name, compute_type, tmp_path):
     pytest.importorskip("ctranslate2")
-    scene = make_scene(name, 2, 6, tmp_path)
-    subject = peers.ctranslate2(scene, compute_type)
+    workload = make_workload(name, 2, 6, tmp_path)
+    subject = peers.ctranslate2(workload, compute_type)
     parity = subject.check(subject.run().tokens)
     assert parity["tokens"] == 12 and parity["against"] == BASELINE
     assert parity["equal"] == 1.0 if compute_type == "float32" else parity["equal"] > 0
@@ -21,19 +21,19 @@ def test_ctranslate2_decodes_the_same_weights(name, compute_type, tmp_path):
 def test_ctranslate2_does_not_know_latr(tmp_path):
     pytest.importorskip("ctranslate2")
     with pytest.raises(NotAvailable, match=r"^No conversion is registered for the model configuration LatrConfig$"):
-        peers.ctranslate2(make_scene("tiny-latr", 1, 4, tmp_path), "float32")
+        peers.ctranslate2(make_workload("tiny-latr", 1, 4, tmp_path), "float32")
 
 
 def test_onnxruntime_decodes_the_same_weights(tmp_path):
     pytest.importorskip("onnx")
-    subject = peers.onnxruntime(make_scene("tiny-t5", 2, 6, tmp_path))
+    subject = peers.onnxruntime(make_workload("tiny-t5", 2, 6, tmp_path))
     assert subject.check(subject.run().tokens)["equal"] == 1.0
     with pytest.raises(NotAvailable, match="knows T5 only"):
-        peers.onnxruntime(make_scene("tiny-bart", 1, 4, tmp_path))
+        peers.onnxruntime(make_workload("tiny-bart", 1, 4, tmp_path))
 
 
 def test_real_words_are_read_without_their_padding(tmp_path):
-    scene = make_scene("g2p", 3, 4, tmp_path)
-    rows = peers.unpadded(scene)
-    assert [len(r) for r in rows] == scene.mask.sum(1).tolist() and all(r[-1] == 1 for r in rows)
-    assert scene.model.deed_config.threshold <= 1, "the shipped model's own configuration"
+    workload = make_workload("g2p", 3, 4, tmp_path)
+    rows = peers.unpadded(workload)
+    assert [len(r) for r in rows] == workload.mask.sum(1).tolist() and all(r[-1] == 1 for r in rows)
+    assert workload.model.deed_config.threshold <= 1, "the shipped model's own configuration"

@@ -8,7 +8,7 @@ import torch
 from deed import FixedSchedule
 from deed.bench import scaling
 from deed.bench.plots import scaling_figure, write_result
-from deed.bench.scaling import EARLY, FULL, Point, cache_memory, measure_scaling, scene_of, stored, tensors_of
+from deed.bench.scaling import EARLY, FULL, Point, cache_memory, measure_scaling, stored, tensors_of, workload_of
 from deed.bench.subjects import BASELINE, generate
 
 SMALL = Point(source=8, answer=6, batch=1, layers=4, vocab=60, width=32)
@@ -54,7 +54,7 @@ def test_work_is_never_more_than_full_depths(report):
 
 
 def test_more_work_than_full_depth_is_an_error(monkeypatch, tmp_path):
-    scene = scene_of(SMALL, tmp_path, None)
+    workload = workload_of(SMALL, tmp_path, None)
     real = scaling.deed
 
     def inflated(*arguments, **options):
@@ -65,21 +65,21 @@ def test_more_work_than_full_depth_is_an_error(monkeypatch, tmp_path):
 
     monkeypatch.setattr(scaling, "deed", inflated)
     with pytest.raises(RuntimeError, match="computed more than full depth has"):
-        scaling.measure_point(scene, 1)
+        scaling.measure_point(workload, 1)
 
 
 def test_models_are_used_again_where_they_are_the_same(tmp_path):
-    first = scene_of(SMALL, tmp_path, None)
-    longer = scene_of(Point(**{**vars(SMALL), "source": 16}), tmp_path, first)
-    deeper = scene_of(Point(**{**vars(SMALL), "layers": 2}), tmp_path, longer)
+    first = workload_of(SMALL, tmp_path, None)
+    longer = workload_of(Point(**{**vars(SMALL), "source": 16}), tmp_path, first)
+    deeper = workload_of(Point(**{**vars(SMALL), "layers": 2}), tmp_path, longer)
     assert longer.base is first.base and longer.mask.shape == (1, 16)
     assert deeper.base is not first.base and deeper.n_layers == 2
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_bytes_of_caches(batch, tmp_path):
-    scene = scene_of(Point(**{**vars(SMALL), "batch": batch}), tmp_path, None)
-    memory = cache_memory(scene)
+    workload = workload_of(Point(**{**vars(SMALL), "batch": batch}), tmp_path, None)
+    memory = cache_memory(workload)
     # A key and a value of 32 fp32 numbers per layer, row and position: 6 decoded (the newest token is in no cache), 8 read.
     cells = 2 * 4 * batch * 32 * 4
     assert memory["transformers_bytes"] == cells * (6 + 8)
@@ -95,9 +95,9 @@ def test_bytes_of_caches(batch, tmp_path):
 
 
 def test_every_tensor_of_a_cache_is_counted_once(tmp_path):
-    scene = scene_of(SMALL, tmp_path, None)
+    workload = workload_of(SMALL, tmp_path, None)
     options = {"exit_policy": FixedSchedule([2]), "return_dict_in_generate": True}
-    cache = generate(scene, scene.model, 6, **options).past_key_values
+    cache = generate(workload, workload.model, 6, **options).past_key_values
     found = {t.untyped_storage().data_ptr() for t in tensors_of(cache, set())}
     assert all(k.untyped_storage().data_ptr() in found for k in cache.stairs.keys[:2])
     assert cache.stairs.keys[2] is None, "a layer nobody reached takes nothing"

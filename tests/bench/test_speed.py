@@ -9,15 +9,14 @@ import pytest
 import torch
 
 from deed.bench import costs
+from deed.bench.catalogue import Maker, catalogue
 from deed.bench.plots import speed_figure, write_result
-from deed.bench.shapes import SHAPES, NotAvailable, build, make_scene, twin
-from deed.bench.speed import Settings, asking_costs, compare_reports, measure_speed, read_report
+from deed.bench.shapes import SHAPES, NotAvailable, build, make_workload, twin
+from deed.bench.speed import Settings, compare_reports, exit_check_costs, measure_speed, read_report
 from deed.bench.subjects import (
     BASELINE,
-    Maker,
     Subject,
     Timing,
-    catalogue,
     check_slowly,
     compiled,
     deed,
@@ -35,8 +34,8 @@ def workplace(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["tiny-t5", "tiny-bart", "tiny-latr"])
-def scene(request, workplace):
-    return make_scene(request.param, 2, 6, workplace / request.param)
+def workload(request, workplace):
+    return make_workload(request.param, 2, 6, workplace / request.param)
 
 
 @pytest.fixture(scope="module")
@@ -47,31 +46,31 @@ def report():
     return {**measure_speed(settings, lambda line, share: told.append((line, share))), "told": told}
 
 
-def test_the_plain_and_the_deed_model_share_their_tensors_and_stay_themselves(scene):
-    assert type(scene.base) is not type(scene.model) and isinstance(scene.model, type(scene.base))
-    ours = dict(scene.model.named_parameters())
-    for name, weight in scene.base.named_parameters():
+def test_the_plain_and_the_deed_model_share_their_tensors_and_stay_themselves(workload):
+    assert type(workload.base) is not type(workload.model) and isinstance(workload.model, type(workload.base))
+    ours = dict(workload.model.named_parameters())
+    for name, weight in workload.base.named_parameters():
         assert ours[name].data_ptr() == weight.data_ptr(), name
 
 
-def test_answers_of_random_weights_vary(scene):
-    tokens = generate(scene, scene.base, 6)[:, 1:]
+def test_answers_of_random_weights_vary(workload):
+    tokens = generate(workload, workload.base, 6)[:, 1:]
     assert len(set(tokens.flatten().tolist())) > 2, "else a wrong cache would not show"
 
 
 # -- the reference, bytes, asks ---------------------------------------------------------------------------------------
 
 
-def test_the_slow_reference_is_what_the_engine_decodes(scene):
+def test_the_slow_reference_is_what_the_engine_decodes(workload):
     depths = [[1, 4, 2, 3, 1, 4], [2, 1, 1, 4, 3, 2]]
-    tokens = generate(scene, scene.model, 6, exit_policy=deed_schedule(depths))[:, 1:]
-    assert check_slowly(scene, scene.model, depths, tokens) == {
+    tokens = generate(workload, workload.model, 6, exit_policy=deed_schedule(depths))[:, 1:]
+    assert check_slowly(workload, workload.model, depths, tokens) == {
         "against": "itself without a cache",
         "equal": 1.0,
         "tokens": 12,
     }
-    full = slow_tokens(scene, scene.model, None, 2, 6)
-    assert torch.equal(full, generate(scene, scene.base, 6)[:, 1:])
+    full = slow_tokens(workload, workload.model, None, 2, 6)
+    assert torch.equal(full, generate(workload, workload.base, 6)[:, 1:])
     assert not torch.equal(full, tokens), "depths matter"
 
 
@@ -82,11 +81,11 @@ def deed_schedule(depths):
 
 
 def test_bytes_by_hand():
-    scene = make_scene("tiny-t5", 2, 3, None)
+    workload = make_workload("tiny-t5", 2, 3, None)
     own, cross, feed, norms = 4 * 32 * 32, 2 * 32 * 32, 2 * 32 * 64, 3 * 32
     bias = 32 * 4 / 4  # the first layer's relative bias, shared among four
     layer = own + cross + feed + norms + bias
-    assert costs.layer_weights(scene) == layer
+    assert costs.layer_weights(workload) == layer
     head, adapter = 32 * 100, 32 * 32 + 32
     position = 2 * 32 * 4
     # Steps 1 and 2; row 0 leaves at 2 and 1, row 1 at 1 and 1; 12 tokens read, 2 and 3 positions decoded.
@@ -94,15 +93,15 @@ def test_bytes_by_hand():
     assert costs.step_counts(depths) == [{"layers": 2, "exits": 2}, {"layers": 1, "exits": 1}]
     caches = ((2 + 1) * (12 + 2) + (1 + 1) * (12 + 3)) * position
     asked = (3 * layer + 3 * (head + adapter)) * 4 + caches
-    assert costs.step_bytes(scene, depths, "plain", 4, 4) == pytest.approx(asked / 2)
-    assert costs.step_bytes(scene, depths, "plain", 1, 1) == pytest.approx((asked - caches) / 8 + caches / 2)
+    assert costs.step_bytes(workload, depths, "plain", 4, 4) == pytest.approx(asked / 2)
+    assert costs.step_bytes(workload, depths, "plain", 1, 1) == pytest.approx((asked - caches) / 8 + caches / 2)
     shared = asked - head * 4
-    assert costs.step_bytes(scene, depths, None, 4, 4) == pytest.approx(shared / 2), "both exits are also left by"
+    assert costs.step_bytes(workload, depths, None, 4, 4) == pytest.approx(shared / 2), "both exits are also left by"
     deep = [[4, 4, 4], [4, 4, 4]]
-    silent, plain = (costs.step_bytes(scene, deep, a, 4, 4) for a in (None, "plain"))
+    silent, plain = (costs.step_bytes(workload, deep, a, 4, 4) for a in (None, "plain"))
     assert plain - silent == pytest.approx(3 * (head + adapter) * 4)
-    assert costs.step_bytes(scene, None, None, 4, 4) == silent
-    assert costs.asks_on_the_way(deep) == 3 and costs.asks_on_the_way(depths) == 0
+    assert costs.step_bytes(workload, None, None, 4, 4) == silent
+    assert costs.checks_on_the_way(deep) == 3 and costs.checks_on_the_way(depths) == 0
 
 
 def test_memory_is_measured():
@@ -111,7 +110,7 @@ def test_memory_is_measured():
 
 
 def test_the_cost_of_an_ask_by_hand():
-    scene = make_scene("tiny-t5", 1, 3, None)
+    workload = make_workload("tiny-t5", 1, 3, None)
 
     def timing(ms):
         return [Timing(1.0, ms, torch.zeros(1, 3)), Timing(1.0, 2 * ms, torch.zeros(1, 3))]
@@ -120,12 +119,12 @@ def test_the_cost_of_an_ask_by_hand():
     names = {"full": 5.0, "depth 1 not asked": 2.0, "mean 3/12 not asked": 3.0, "mean 3/12 plain": 6.0}
     timings = {f"deed fp32 {name}": timing(ms) for name, ms in names.items()}
     made = {name: Subject("deed fp32", None, None, depths=depths) for name in timings}
-    (row,) = asking_costs(scene, made, timings)
+    (row,) = exit_check_costs(workload, made, timings)
     # A layer is (5 - 2) / 3 = 1 ms. Two asks at step 1 and one at step 2 make 1.5 per step: (6 - 3) / 1.5 = 2 ms each.
-    assert (row["precision"], row["asking"], row["asks_per_step"]) == ("fp32", "plain", 1.5)
-    assert row["layer_ms"]["p25"] == pytest.approx(1.25) and row["ask_ms"]["median"] == pytest.approx(3.0)
+    assert (row["precision"], row["exit_check"], row["checks_per_step"]) == ("fp32", "plain", 1.5)
+    assert row["layer_ms"]["p25"] == pytest.approx(1.25) and row["check_ms"]["median"] == pytest.approx(3.0)
     assert row["of_a_layer"] == {k: pytest.approx(2.0) for k in ("median", "p25", "p75")}, "round by round"
-    assert asking_costs(scene, {}, {}) == []
+    assert exit_check_costs(workload, {}, {}) == []
 
 
 # -- subjects ---------------------------------------------------------------------------------------------------------
@@ -155,21 +154,21 @@ def test_the_catalogue():
         catalogue(["vllm"])
 
 
-def test_what_fails_elsewhere_is_a_finding_and_here_an_error(scene):
+def test_what_fails_elsewhere_is_a_finding_and_here_an_error(workload):
     def broken(_):
         raise ImportError("no such thing\nat all")
 
     with pytest.raises(NotAvailable, match=r"^ImportError: no such thing$"):
-        Maker(broken, optional=True)(scene)
+        Maker(broken, optional=True)(workload)
     with pytest.raises(ImportError):
-        Maker(broken)(scene)
+        Maker(broken)(workload)
 
 
 def test_compiling_may_take_too_long(tmp_path, monkeypatch):
-    scene = make_scene("tiny-t5", 1, 4, tmp_path)
+    workload = make_workload("tiny-t5", 1, 4, tmp_path)
     monkeypatch.setattr(torch, "compile", lambda f, **options: lambda *a, **k: time.sleep(30))
     with pytest.raises(NotAvailable, match=r"compiling took longer than 0\.2 s"):
-        compiled(scene, 0.2)
+        compiled(workload, 0.2)
 
 
 def test_a_time_limit_gets_through_handlers():
@@ -184,25 +183,29 @@ def test_a_time_limit_gets_through_handlers():
 
 
 def test_int8_is_a_copy_and_checked_against_itself(tmp_path, monkeypatch):
-    scene = make_scene("tiny-t5", 1, 5, tmp_path)
+    workload = make_workload("tiny-t5", 1, 5, tmp_path)
     with pytest.raises(NotAvailable, match="int8 is slower"):  # so small that nothing is quantised: that is not int8
-        deed(scene, "int8")
-    scene.made.clear()
+        deed(workload, "int8")
+    workload.made.clear()
     module = importlib.import_module("deed.modeling.quantization")
     monkeypatch.setattr(module, "quantize", partial(module.quantize, min_weights=0))
-    subject = deed(scene, "int8", mean=6, asking="plain")
+    subject = deed(workload, "int8", mean=6, exit_check="plain")
     parity = subject.check(subject.run().tokens)
     assert subject.weight_bytes == 1 and parity["against"] == "itself without a cache" and parity["equal"] > 0.7
-    assert scene.made["int8 decoder head"].deed_quantized["replaced"] and not hasattr(scene.model, "deed_quantized")
-    assert torch.equal(generate(scene, scene.model, 5, exit_threshold=2.0), generate(scene, scene.base, 5))
+    assert workload.made["int8 decoder head"].deed_quantized["replaced"] and not hasattr(
+        workload.model, "deed_quantized"
+    )
+    assert torch.equal(generate(workload, workload.model, 5, exit_threshold=2.0), generate(workload, workload.base, 5))
 
 
 def test_real_pages_need_no_ocr_engine(tmp_path):
     pytest.importorskip("PIL")
-    scene = make_scene("latr", 1, 3, tmp_path)
-    assert "pixel_values" in scene.inputs and scene.mask.shape[1] > scene.inputs["input_ids"].shape[1], "patches too"
-    tokens = generate(scene, scene.model, 3, exit_threshold=2.0)
-    assert torch.equal(tokens, generate(scene, scene.base, 3))
+    workload = make_workload("latr", 1, 3, tmp_path)
+    assert "pixel_values" in workload.inputs and workload.mask.shape[1] > workload.inputs["input_ids"].shape[1], (
+        "patches too"
+    )
+    tokens = generate(workload, workload.model, 3, exit_threshold=2.0)
+    assert torch.equal(tokens, generate(workload, workload.base, 3))
 
 
 # -- the whole run ----------------------------------------------------------------------------------------------------
@@ -211,7 +214,7 @@ def test_real_pages_need_no_ocr_engine(tmp_path):
 def test_every_subject_has_a_row(report):
     assert report["kind"] == "speed" and report["settings"]["new_tokens"] == 6
     assert {"deed", "torch", "transformers", "ctranslate2", "onnxruntime"} <= set(report["versions"])
-    assert [(s["shape"], s["batch"], s["layers"], s["source"]) for s in report["scenes"]] == [
+    assert [(s["shape"], s["batch"], s["layers"], s["source"]) for s in report["workloads"]] == [
         ("tiny-t5", 1, 4, [12]),
         ("tiny-t5", 3, 4, [12] * 3),
     ]

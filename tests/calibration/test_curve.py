@@ -11,14 +11,13 @@ import deed
 from conftest import VOCAB, deed_model
 from data.g2p_words import answer
 from deed import DeedConfig
-from deed.calibration import curve as targets
+from deed.calibration import curve as curve_module
 from deed.calibration.curve import record_curve, set_target
+from deed.calibration.exit_check import FIELD
 from deed.cli.demo import CHECKPOINT
 from deed.data.readers import cmudict
 from deed.errors import ExitsCostMore
 from deed.tasks.loading import load_saved
-
-FIELDS = DeedConfig.__dataclass_fields__
 
 
 def examples(n, seed=0):
@@ -119,11 +118,10 @@ def test_exits_that_cost_more_than_they_save_are_warned_of():
     assert model.deed_config.threshold == 0.3
 
 
-@pytest.mark.skipif("asking" not in FIELDS, reason="DeedConfig has no asking yet")
-def test_a_point_brings_its_way_of_asking():
+def test_a_point_brings_its_exit_check_also_from_an_earlier_curve():
     model = with_curve([point(2.0, 0.0, 1.0), point(0.9, 0.0, 2.0, {"name": "shortlist", "size": 5})])
     set_target(model, score_drop=0.0)
-    assert model.deed_config.asking == {"name": "shortlist", "size": 5} and model.deed_config.threshold == 0.9
+    assert getattr(model.deed_config, FIELD) == {"name": "shortlist", "size": 5} and model.deed_config.threshold == 0.9
     set_target(with_curve(POINTS), speedup=2.0)
 
 
@@ -132,11 +130,11 @@ def test_points_are_what_generate_does(kind, monkeypatch):
     model, data = deed_model(kind, dtype=torch.float32), examples(9)
     given = {}
 
-    def times(model, timed, subjects, *rest):
-        given.update(timed=timed, subjects=subjects)
-        return [[4.0, 8.0] if i == 0 else [2.0, 2.0] for i in range(len(subjects))]
+    def times(model, timed, settings, *rest):
+        given.update(timed=timed, settings=settings)
+        return [[4.0, 8.0] if i == 0 else [2.0, 2.0] for i in range(len(settings))]
 
-    monkeypatch.setattr(targets, "_times", times)
+    monkeypatch.setattr(curve_module, "_times", times)
     thresholds = [0.5, 0.8]
     curve = record_curve(model, data, thresholds=thresholds, budgets=(0.1, 0.5), timed=3, max_new_tokens=6)
     assert model.deed_config.curve is curve and json.loads(json.dumps(curve)) == curve
@@ -146,7 +144,7 @@ def test_points_are_what_generate_does(kind, monkeypatch):
     assert [p["threshold"] for p in early[:2]] == [0.8, 0.5] and [p["budget"] for p in early[:2]] == [None, None]
     assert all(len(p["threshold"]) == 4 and p["budget"] in (0.1, 0.5) for p in early[2:])
     assert (curve["examples"], curve["timed"], curve["tuning_examples"]) == (4, 3, 5)
-    assert given["timed"] == data[1::2][:3] and len(given["subjects"]) == len(curve["points"])
+    assert given["timed"] == data[1::2][:3] and len(given["settings"]) == len(curve["points"])
     for row in early:
         same, depths = [], []
         for example in data[1::2]:
@@ -165,37 +163,41 @@ def test_points_are_what_generate_does(kind, monkeypatch):
 
 
 def test_slow_exits_are_warned_of_when_recorded(monkeypatch):
-    monkeypatch.setattr(targets, "_times", lambda m, e, subjects, *r: [[1.0 + i] for i in range(len(subjects))])
+    monkeypatch.setattr(curve_module, "_times", lambda m, e, settings, *r: [[1.0 + i] for i in range(len(settings))])
     model = deed_model("t5_tied", dtype=torch.float32)
     with pytest.warns(ExitsCostMore, match="exits cost more than they save: at no threshold"):
         record_curve(model, examples(4), thresholds=[0.5], budgets=(), max_new_tokens=3)
 
 
 def test_where_exits_cannot_be_chosen_one_by_one_there_are_global_points_only(monkeypatch):
-    monkeypatch.setattr(targets, "_times", lambda m, e, subjects, *r: [[2.0 - (i > 0)] for i in range(len(subjects))])
+    monkeypatch.setattr(
+        curve_module, "_times", lambda m, e, settings, *r: [[2.0 - (i > 0)] for i in range(len(settings))]
+    )
     model = deed_model("t5_tied", DeedConfig(confidence={"name": "patience", "patience": 2}), dtype=torch.float32)
     curve = record_curve(model.train(), examples(4), thresholds=[0.5, 1.0], max_new_tokens=3)
     assert [p["threshold"] for p in curve["points"]] == [2.0, 1.0, 0.5] and model.training
     assert set_target(model, speedup=1.5)["threshold"] in (0.5, 1.0)
 
 
-@pytest.mark.skipif("asking" not in FIELDS, reason="DeedConfig has no asking yet")
-def test_every_way_of_asking_is_measured(monkeypatch):
-    monkeypatch.setattr(targets, "_times", lambda m, e, subjects, *r: [[2.0 - (i > 0)] for i in range(len(subjects))])
+def test_every_exit_check_is_measured(monkeypatch):
+    monkeypatch.setattr(
+        curve_module, "_times", lambda m, e, settings, *r: [[2.0 - (i > 0)] for i in range(len(settings))]
+    )
     model, ways = deed_model("t5_tied", dtype=torch.float32), ["plain", {"name": "shortlist", "size": 8}]
-    curve = record_curve(model, examples(4), thresholds=[0.6], askings=ways, budgets=(0.3,), max_new_tokens=3)
-    assert [p["asking"] for p in curve["points"] if p["threshold"] == 0.6] == ways
-    assert all(p["asking"] == "plain" for p in curve["points"] if p["budget"] is not None)
+    curve = record_curve(model, examples(4), thresholds=[0.6], exit_checks=ways, budgets=(0.3,), max_new_tokens=3)
+    assert [p["exit_check"] for p in curve["points"] if p["threshold"] == 0.6] == ways
+    assert all(p["exit_check"] == "plain" for p in curve["points"] if p["budget"] is not None)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"thresholds": [0.5, 1.5]}, r"thresholds must be numbers in \(0, 1\]"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
         ({"timed": 0}, "timed must be at least 1"),
         ({"repeats": 0}, "repeats must be at least 1"),
-        ({"asking": "plain"}, "pass askings="),
+        ({"asking": "plain"}, "pass exit_checks="),
+        ({"exit_threshold": 0.5}, "exit_threshold is what a curve is measured over"),
         ({"budgets": (-0.1,)}, "budgets must be"),
         ({"score": lambda tokens, example: 2.0}, r"score must return a value in \[0, 1\]"),
     ],
@@ -246,7 +248,6 @@ def test_the_shipped_model_gets_faster(tmp_path):
     assert model.deed_config.threshold == point["threshold"] and point["speedup"]["median"] >= 1
 
 
-@pytest.mark.skipif("curve" not in FIELDS, reason="DeedConfig has no curve yet")
 def test_the_curve_is_saved_with_the_model(tmp_path):
     model = with_curve(POINTS)
     model.save_pretrained(tmp_path)

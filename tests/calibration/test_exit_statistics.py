@@ -8,6 +8,7 @@ import oracle as ref
 from conftest import VOCAB, deed_model
 from deed import DeedConfig
 from deed.calibration import exit_statistics
+from deed.calibration.exit_check import FIELD, set_exit_check
 from deed.calibration.exit_statistics import ExitStatistics, record_exits
 
 MEASURES = {"max_prob": ref.max_prob, "margin": ref.margin, "entropy": ref.entropy}
@@ -136,7 +137,7 @@ def test_of_several_sequences_the_first_counts():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"confidence": {"name": "patience", "patience": 2}}, "'patience' depends on which exits were asked before"),
+        ({"confidence": {"name": "patience", "patience": 2}}, "'patience' depends on which exits were checked before"),
         ({"threshold_decay": {"temperature": 1.0, "length": 5}}, "threshold_decay moves thresholds"),
         ({"confidence_over": "allowed"}, 'confidence_over="allowed" needs the constraints'),
     ],
@@ -154,8 +155,8 @@ def test_other_refusals():
         record_exits(model, examples(2), tokens="labels")
     with pytest.raises(ValueError, match="tokens must be"):
         record_exits(model, examples(2), tokens="words")
-    model.deed_config.asking = {"name": "gate"}
-    with pytest.raises(ValueError, match="asking='gate' has a confidence of its own"):
+    set_exit_check(model.deed_config, {"name": "gate"})
+    with pytest.raises(ValueError, match=f"{FIELD}='gate' has a confidence of its own"):
         record_exits(model, examples(2))
     assert record_exits(model, examples(2), confidence="margin", max_new_tokens=2).measure == "margin"
 

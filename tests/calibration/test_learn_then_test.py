@@ -8,6 +8,8 @@ from scipy import stats
 import deed
 from conftest import batch, deed_model
 from deed import CalibrationError
+from deed.calibration import learn_then_test
+from deed.calibration.exit_check import FIELD
 from deed.calibration.learn_then_test import GRID, calibrate
 from deed.calibration.risk import binomial_cdf, examples_needed, hoeffding_bentkus, p_value
 
@@ -68,11 +70,21 @@ def test_too_few_examples_are_refused(kind):
         ({"thresholds": []}, "thresholds"),
         ({"thresholds": [0.5, 1.1]}, "thresholds"),
         ({"score": lambda tokens, example: 3.0}, r"score must return a value in \[0, 1\]"),
+        ({"score": lambda tokens, example: float("nan")}, r"score must return a value in \[0, 1\]"),
+        ({"batch_size": -1}, "batch_size must be an integer of at least 1, got -1"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be an integer of at least 1"),
+        ({"exit_threshold": 0.5}, "exit_threshold is what calibrate chooses"),
+        ({"exit_policy": deed.FixedSchedule([1])}, "exit_policy is what calibrate chooses"),
+        ({"risk": float("nan")}, "risk must lie"),
     ],
 )
 def test_bad_arguments(options, message):
+    model = deed_model("t5_tied")
+    before = model.deed_config.to_dict()
     with pytest.raises(ValueError, match=message):
-        calibrate(deed_model("t5_tied"), examples(60), **{"risk": 0.3, "max_new_tokens": 2, **options})
+        calibrate(model, examples(60), **{"risk": 0.3, "max_new_tokens": 2, **options})
+    assert model.deed_config.to_dict() == before, "nothing is stored that was not found"
 
 
 def agreement_model(strength):
@@ -165,3 +177,120 @@ def test_the_report_is_saved_with_the_model(tmp_path):
     loaded = deed.from_pretrained(tmp_path)
     assert loaded.deed_config.calibration == model.deed_config.calibration
     assert loaded.deed_config.threshold == model.deed_config.threshold
+
+
+def scripted(monkeypatch, answers):
+    """`generate_all` gives what the script says for a threshold: the same token for every example."""
+
+    def generate_all(model, examples, threshold, batch_size, options, tick):
+        return [[token] for token in answers[threshold]], 3.0
+
+    monkeypatch.setattr(learn_then_test, "generate_all", generate_all)
+
+
+def test_the_sequence_ends_at_the_first_threshold_that_is_not_accepted(monkeypatch):
+    """A looser threshold that would pass again is never looked at: on that the bound rests, without a correction for
+    several tests."""
+    n = 60
+    scripted(monkeypatch, {2.0: [7] * n, 0.9: [7] * n, 0.8: [8] * n, 0.7: [7] * n})
+    model = deed_model("t5_tied")
+    report = calibrate(model, examples(n), risk=0.1, thresholds=[0.7, 0.9, 0.8])
+    assert [(row["threshold"], row["accepted"]) for row in report["tested"]] == [(0.9, True), (0.8, False)]
+    assert report["threshold"] == model.deed_config.threshold == 0.9
+
+
+def test_gains_do_not_pay_for_losses(monkeypatch):
+    """Early exit is better on half of the examples and worse on a quarter: the mean score rises, but a quarter is lost."""
+    n = 80
+    full = [1] * 40 + [0] * 40
+    early = [1] * 20 + [0] * 20 + [1] * 40
+    scripted(monkeypatch, {2.0: full, 0.5: early})
+    report = calibrate(
+        deed_model("t5_tied"), examples(n), risk=0.1, thresholds=[0.5], score=lambda tokens, example: float(tokens[0])
+    )
+    (row,) = report["tested"]
+    assert row["score"] == 0.75 > report["full_depth_score"] == 0.5
+    assert row["loss"] == 0.25 and not row["accepted"] and report["threshold"] == 2.0
+    assert row["p_value"] == pytest.approx(stats.binom.cdf(20, 80, 0.1))
+
+
+def test_a_model_that_gives_nan_is_not_calibrated():
+    model = deed_model("t5_tied", dtype=torch.float32)
+    with torch.no_grad():
+        model.decoder.block[-1].layer[-1].DenseReluDense.wo.weight.fill_(float("nan"))
+    with pytest.raises(CalibrationError, match=r"logits are not a number \(NaN\)"):
+        calibrate(model, examples(60), risk=0.3, max_new_tokens=3)
+    assert model.deed_config.threshold == 0.9 and model.deed_config.calibration is None
+
+
+@pytest.mark.parametrize("risk", [1e-17, 5e-324])
+def test_a_tiny_risk_needs_very_many_examples(risk):
+    with pytest.raises(CalibrationError, match=r"needs at least [\d.]+e\+\d+ examples"):
+        calibrate(deed_model("t5_tied"), examples(5), risk=risk, max_new_tokens=2)
+
+
+def test_tiny_risks_lose_no_digits():
+    assert examples_needed(1e-12, 0.95) == pytest.approx(-np.log(0.05) / 1e-12)
+    assert binomial_cdf(0, 1000, 1e-17) == pytest.approx(1 - 1e-14)
+    assert hoeffding_bentkus(0.0, 10**16, 1e-16) == pytest.approx(np.exp(-1.0))
+
+
+@pytest.mark.parametrize("losses", [[], [0.5, 1.5], [-0.1], [float("nan")]])
+def test_no_p_value_without_evidence(losses):
+    with pytest.raises(ValueError, match="a p-value needs losses"):
+        p_value(losses, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "value"),
+    [
+        ({"asking": {"name": "shortlist", "size": 8}}, FIELD, {"name": "shortlist", "size": 8}),
+        ({"confidence_over": "allowed"}, "confidence_over", "allowed"),
+        ({}, "confidence_over", "all"),
+    ],
+)
+def test_what_the_promise_depends_on_is_stored(options, field, value, tmp_path):
+    """Saved, loaded, and without further options `generate()` does what was calibrated."""
+    model = agreement_model(0.1)
+    data = examples(40)
+    report = calibrate(model, data, risk=0.3, confidence=0.9, thresholds=[0.4], max_new_tokens=4, **options)
+    assert getattr(model.deed_config, field) == value
+    assert report["exit_check" if field == FIELD else field] == value and report["generate"]["max_new_tokens"] == 4
+    assert report["measure"] == "max_prob" and report["exit_layers"] == [1, 2, 3, 4, 5]
+    model.save_pretrained(tmp_path)
+    loaded = deed.from_pretrained(tmp_path)
+    ids = torch.tensor([data[0]["input_ids"]])
+    wanted = model.generate(ids, max_new_tokens=4, exit_threshold=0.4, return_dict_in_generate=True, **options)
+    found = loaded.generate(ids, max_new_tokens=4, exit_threshold=0.4, return_dict_in_generate=True)
+    assert torch.equal(wanted.exit_layers, found.exit_layers) and torch.equal(wanted.sequences, found.sequences)
+    assert wanted.past_key_values.confidence_over == found.past_key_values.confidence_over
+
+
+def test_labels_filled_up_with_the_pad_token_count_the_same():
+    model, data = agreement_model(0.05), examples(40)
+    options = {"risk": 0.3, "confidence": 0.9, "thresholds": [0.9], "max_new_tokens": 5}
+    for x in data:
+        out = model.generate(torch.tensor([x["input_ids"]]), max_new_tokens=5, exit_threshold=2.0)
+        x["labels"] = out[0, 1:].tolist()
+    reports = []
+    for fill in ([], [-100] * 3, [0] * 3, [0, 0, -100]):
+        reports.append(calibrate(model, [{**x, "labels": [*x["labels"], *fill]} for x in data], **options))
+    assert all(report == reports[0] for report in reports) and reports[0]["full_depth_score"] == 1.0
+
+
+def test_lines_say_what_the_p_value_is_for():
+    lines = []
+    calibrate(agreement_model(0.05), examples(40), risk=0.3, thresholds=[0.9], max_new_tokens=3, progress=lines.append)
+    assert len(lines) == 2 and lines[0] == "full depth: score 1.0000"
+    assert "for losing more than 0.3: accepted (limit 0.05)" in lines[1] and "p-value " in lines[1]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_shows_by_default_on_a_terminal_only(terminal, monkeypatch, capsys):
+    import sys
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    calibrate(agreement_model(0.05), examples(40), risk=0.3, thresholds=[0.9], max_new_tokens=3)
+    shown = capsys.readouterr()
+    assert ("threshold 0.9" in shown.err) == terminal and not shown.out

@@ -1,5 +1,7 @@
 """What a step costs: known costs are found again by the clock of a model that takes exactly so long; a real run."""
 
+import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +11,7 @@ from conftest import deed_model
 from deed import DeedConfig
 from deed.calibration import step_costs
 from deed.calibration.step_costs import Costs, measure_costs
+from deed.cli.demo import CHECKPOINT
 from deed.utils import timing
 
 
@@ -48,8 +51,8 @@ def test_finds_the_costs_again(monkeypatch, exits):
         monkeypatch.setattr(module, "now", lambda device: model.time)
     found = measure_costs(model, {"input_ids": torch.zeros(1, 3)}, repeats=1)
     assert found.layer_ms == pytest.approx(2.0)
-    assert found.ask == pytest.approx(2.5) and found.fixed == pytest.approx(1.5)
-    assert found.first == pytest.approx(3.5) and found.width == pytest.approx(0.14)
+    assert found.exit_check == pytest.approx(2.5) and found.fixed == pytest.approx(1.5)
+    assert found.first_use == pytest.approx(3.5) and found.extra_position == pytest.approx(0.14)
     assert not model.encoder._forward_hooks and not model.encoder._forward_pre_hooks
 
 
@@ -57,8 +60,8 @@ def test_finds_the_costs_again(monkeypatch, exits):
 def test_a_real_model(kind, exits):
     model = deed_model(kind, DeedConfig(exit_layers=exits), dtype=torch.float32).train()
     found = measure_costs(model, steps=16, repeats=1)
-    assert found.layer_ms > 0 and found.layer == 1.0 and 0 <= found.width <= 1
-    assert min(found.ask, found.fixed, found.first) >= 0 and model.training
+    assert found.layer_ms > 0 and found.layer == 1.0 and 0 <= found.extra_position <= 1
+    assert min(found.exit_check, found.fixed, found.first_use) >= 0 and model.training
     assert set(model.deed_config.to_dict()) == set(DeedConfig(exit_layers=exits).resolve(5).to_dict())
 
 
@@ -67,8 +70,18 @@ def test_refusals():
         measure_costs(deed_model("t5_tied", DeedConfig(exit_layers=[5])))
     with pytest.raises(ValueError, match="steps must be a multiple of 8"):
         measure_costs(deed_model("t5_tied"), steps=20)
-    with pytest.raises(ValueError, match="costs: ask must be"):
-        Costs(ask=-1.0)
+    with pytest.raises(ValueError, match="costs: exit_check must be"):
+        Costs(exit_check=-1.0)
     with pytest.raises(ValueError, match="layer is the unit"):
-        Costs(ask=1.0, layer=0.0)
-    assert Costs(layer=2.0, ask=5.0, fixed=3.0) == Costs(ask=2.5, fixed=1.5)
+        Costs(exit_check=1.0, layer=0.0)
+    assert Costs(layer=2.0, exit_check=5.0, fixed=3.0) == Costs(exit_check=2.5, fixed=1.5)
+
+
+def test_costs_of_earlier_curves_are_still_read():
+    """The shipped models' curves were recorded with the names `ask`, `first` and `width`."""
+    recorded = json.loads((CHECKPOINT / "config.json").read_text())["deed_config"]["curve"]["costs"]["plain"]
+    found = Costs.from_dict(recorded)
+    assert (found.exit_check, found.first_use, found.extra_position) == tuple(
+        recorded[name] for name in ("ask", "first", "width")
+    )
+    assert Costs.from_dict(asdict(found)) == found

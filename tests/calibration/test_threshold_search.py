@@ -1,7 +1,6 @@
 """Choosing exits: against brute force, where the answer is known, and against what `generate()` then does."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 from conftest import VOCAB, deed_model
 from deed.calibration.exit_statistics import ExitStatistics, record_exits
 from deed.calibration.step_costs import Costs
-from deed.calibration.threshold_search import GRID_SIZE, _Search, candidates, evaluate, optimise, optimise_all
+from deed.calibration.threshold_search import GRID_SIZE, candidates, evaluate, search_thresholds
 from deed.constants import NEVER_EXIT
 
 BUDGETS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -44,19 +43,26 @@ def cost_step_by_step(statistics, thresholds, costs):
             depth = statistics.exit_layers[-1]
             for e, threshold in enumerate(thresholds):
                 if threshold <= 1:
-                    total += costs.ask
+                    total += costs.exit_check
                     if statistics.confidence[e, start + step] >= threshold:
                         depth = statistics.exit_layers[e]
                         break
             else:
-                total += costs.ask  # the last exit gives its logits without being asked for confidence
+                total += costs.exit_check  # the last exit gives its logits without being asked for confidence
             for layer in range(depth):
-                total += 1 + costs.width * (step - filled[layer]) + costs.first * (filled[layer] == 0)
+                total += 1 + costs.extra_position * (step - filled[layer]) + costs.first_use * (filled[layer] == 0)
                 filled[layer] = step + 1
     return costs.fixed + total / statistics.tokens
 
 
-@pytest.mark.parametrize("costs", [Costs(ask=0.3), Costs(ask=2.7, fixed=1.5, first=2.0), Costs(ask=0.0, width=0.0)])
+@pytest.mark.parametrize(
+    "costs",
+    [
+        Costs(exit_check=0.3),
+        Costs(exit_check=2.7, fixed=1.5, first_use=2.0),
+        Costs(exit_check=0.0, extra_position=0.0),
+    ],
+)
 def test_cost_is_that_of_walking_through_the_answers(costs):
     statistics = made_up(30, [1, 2, 4, 6])
     for thresholds in ([0.9] * 3, [0.5, NEVER_EXIT, 0.8], [NEVER_EXIT] * 3, [0.0, 0.0, 0.0], [0.95, 0.6, 0.3]):
@@ -68,20 +74,18 @@ def test_cost_is_that_of_walking_through_the_answers(costs):
         evaluate(statistics, [0.5, 0.5], costs)
 
 
-@pytest.mark.parametrize("costs", [Costs(ask=0.3), Costs(ask=1.5, first=2.0)])
+@pytest.mark.parametrize("costs", [Costs(exit_check=0.3), Costs(exit_check=1.5, first_use=2.0)])
 def test_close_to_brute_force(costs):
     """Never over a budget; the least cost in most cases, and never far from it."""
     ratios = []
     for seed, (exits, examples) in itertools.product(range(5), (([1, 2, 4, 6], 14), ([1, 3, 6], 25))):
         statistics = made_up(examples, exits, seed, mean=5)
-        search = _Search(statistics, costs)
-        search.run()
-        every = [search.measure(list(cuts)) for cuts in itertools.product(*[range(len(g) + 1) for g in search.grids])]
-        for budget in BUDGETS:
-            least = min(cost for cost, wrong in every if wrong <= budget * statistics.tokens + 1e-9)
-            found = evaluate(statistics, search.best(budget), costs)
-            ratios.append(found["cost"] * statistics.tokens / least)
-            assert 1 - found["agreement"] <= budget + 1e-9
+        grids = [candidates(c, a) for c, a in zip(statistics.confidence, statistics.agrees, strict=True)]
+        every = [evaluate(statistics, x, costs) for x in itertools.product(*[(*g, NEVER_EXIT) for g in grids])]
+        for choice in search_thresholds(statistics, costs, BUDGETS, hold_out=False):
+            least = min(found["cost"] for found in every if 1 - found["agreement"] <= choice.budget + 1e-9)
+            ratios.append(choice.tuning["cost"] / least)
+            assert 1 - choice.tuning["agreement"] <= choice.budget + 1e-9
     assert min(ratios) > 1 - 1e-9 and max(ratios) < 1.06
     assert np.mean(np.array(ratios) < 1.001) > 0.9
 
@@ -89,14 +93,14 @@ def test_close_to_brute_force(costs):
 def test_a_larger_budget_never_costs_more_and_none_is_overdrawn():
     for seed, ask in itertools.product(range(3), (0.0, 0.3, 2.7)):
         statistics = made_up(200, [1, 2, 3, 5, 8], seed)
-        chosen = optimise_all(statistics, {"ask": ask, "first": 1.0}, BUDGETS)
+        chosen = search_thresholds(statistics, Costs(exit_check=ask, first_use=1.0), BUDGETS)
         costs = [choice.tuning["cost"] for choice in chosen]
         assert costs == sorted(costs, reverse=True) and costs[-1] < costs[0]
         assert all(1 - c.tuning["agreement"] <= c.budget + 1e-9 for c in chosen)
         assert chosen[0].tuning["agreement"] == 1.0
         for choice in chosen:  # no single threshold of the grid is better
             for threshold in (0.5, 0.8, 0.9, 0.95, 0.99, NEVER_EXIT):
-                single = evaluate(statistics.halves()[0], threshold, Costs(ask=ask, first=1.0))
+                single = evaluate(statistics.halves()[0], threshold, Costs(exit_check=ask, first_use=1.0))
                 if 1 - single["agreement"] <= choice.budget:
                     assert choice.tuning["cost"] <= single["cost"] * 1.001
 
@@ -105,7 +109,7 @@ def test_an_exit_that_is_never_right_is_not_asked():
     statistics = made_up(100, [1, 2, 3, 4, 6])
     statistics.agrees[1] = False
     statistics.confidence[1] = 0.999
-    for choice in optimise_all(statistics, Costs(ask=0.0), [0.0, 0.01, 0.05]):
+    for choice in search_thresholds(statistics, Costs(exit_check=0.0), [0.0, 0.01, 0.05]):
         assert choice.thresholds[1] == NEVER_EXIT and min(choice.thresholds) <= 1
 
 
@@ -115,10 +119,10 @@ def test_asking_for_nothing_keeps_every_exit_that_helps_and_asking_dearly_none()
     for e in range(3):
         confidence[e, e * 10 : e * 10 + 10], agrees[e, e * 10 : e * 10 + 10] = 0.9, 1
     statistics = small(confidence, agrees, [40], [1, 2, 3, 4])
-    free = optimise(statistics, Costs(ask=0.0), 1.0, hold_out=False)
+    free = search_thresholds(statistics, Costs(exit_check=0.0), [0.0], hold_out=False)[0]
     assert all(0.2 < t <= 0.9 for t in free.thresholds) and free.tuning["agreement"] == 1.0
     assert free.tuning["mean_depth"] == 2.5
-    dear = optimise(statistics, Costs(ask=50.0), 1.0, hold_out=False)
+    dear = search_thresholds(statistics, Costs(exit_check=50.0), [0.0], hold_out=False)[0]
     assert dear.thresholds == [NEVER_EXIT] * 3
     assert dear.tuning["cost"] == dear.tuning["full_depth_cost"] == 54.0
 
@@ -128,7 +132,7 @@ def test_an_exit_whose_asks_cost_more_than_it_saves_is_dropped():
     first = np.array([0.9] * 5 + [0.1] * 5)
     second = np.array([0.9] * 6 + [0.1] * 4)
     statistics = small([first, second], [first > 0.5, second > 0.5], [1] * 10, [1, 2, 3])
-    found = {ask: optimise(statistics, Costs(ask=ask), 1.0, hold_out=False) for ask in (0.1, 0.3)}
+    found = {ask: search_thresholds(statistics, Costs(exit_check=ask), [0.0], hold_out=False)[0] for ask in (0.1, 0.3)}
     # Five tokens pay for asking the second exit; one of them saves a layer and the last ask: 4 asks against a layer.
     assert found[0.1].thresholds[1] <= 1 and found[0.3].thresholds[1] == NEVER_EXIT
     assert all(choice.thresholds[0] <= 1 for choice in found.values())
@@ -147,45 +151,28 @@ def test_thresholds_lie_between_wrong_tokens_and_surer_ones():
 
 def test_the_other_half_is_reported_and_nothing_is_random():
     statistics = made_up(300, [1, 2, 4, 6])
-    first, again = (optimise(statistics, Costs(ask=0.5), 0.98) for _ in range(2))
-    assert first == again and json.loads(json.dumps(first.to_dict())) == first.to_dict()
+    first, again = (search_thresholds(statistics, Costs(exit_check=0.5), [0.02])[0] for _ in range(2))
+    assert first == again
     tuning, rest = statistics.halves()
-    assert first.tuning == evaluate(tuning, first.thresholds, Costs(ask=0.5))
-    assert first.held_out == evaluate(rest, first.thresholds, Costs(ask=0.5))
-    whole = optimise(statistics, Costs(ask=0.5), 0.98, hold_out=False)
-    assert whole.held_out is None and whole.tuning == evaluate(statistics, whole.thresholds, Costs(ask=0.5))
-
-
-def test_tokens_lost_per_example_are_a_budget_too():
-    statistics = made_up(100, [1, 2, 4, 6])
-    per_token = 0.1 * 100 / statistics.tokens
-    lost = optimise(statistics, {"ask": 0.5}, lost_tokens=0.1)
-    assert lost.budget == pytest.approx(per_token)
-    assert lost.thresholds == optimise(statistics, {"ask": 0.5}, 1 - per_token).thresholds
-    assert optimise(statistics, {"ask": 0.5}).budget == pytest.approx(0.01)
+    assert first.tuning == evaluate(tuning, first.thresholds, Costs(exit_check=0.5))
+    assert first.held_out == evaluate(rest, first.thresholds, Costs(exit_check=0.5))
+    whole = search_thresholds(statistics, Costs(exit_check=0.5), [0.02], hold_out=False)[0]
+    assert whole.held_out is None and whole.tuning == evaluate(statistics, whole.thresholds, Costs(exit_check=0.5))
 
 
 def test_refusals():
     statistics = made_up(4, [1, 2])
-    for arguments, message in (
-        ({"agreement": 0.9, "lost_tokens": 1}, "not both"),
-        ({"agreement": 0}, r"agreement must lie in \(0, 1\]"),
-        ({"agreement": 1.1}, "agreement must lie"),
-        ({"lost_tokens": -1}, "lost_tokens must be"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            optimise(statistics, {"ask": 1.0}, **arguments)
     with pytest.raises(ValueError, match="budgets must be"):
-        optimise_all(statistics, {"ask": 1.0}, [-0.1])
+        search_thresholds(statistics, Costs(exit_check=1.0), [-0.1])
     with pytest.raises(ValueError, match="takes two or more"):
-        optimise(made_up(1, [1, 2]), {"ask": 1.0})
+        search_thresholds(made_up(1, [1, 2]), Costs(exit_check=1.0), [0.1])
     with pytest.raises(ValueError, match="nothing to choose"):
-        optimise(small(np.zeros((0, 3)), np.zeros((0, 3)), [1, 2], [5]), {"ask": 1.0})
+        search_thresholds(small(np.zeros((0, 3)), np.zeros((0, 3)), [1, 2], [5]), Costs(exit_check=1.0), [0.1])
 
 
 def test_generate_does_what_was_foretold(kind):
     """With no token allowed to differ, `generate()` on the same examples gives full depth's tokens at the foretold depths,
-    and at `width=1` the foretold cost is the number of positions that layers ran on, plus the exits asked."""
+    and at `extra_position=1` the foretold cost is the number of positions that layers ran on, plus the exits asked."""
     model = deed_model(kind)
     with torch.no_grad():  # exits that agree often: upper layers change little, adapters nothing
         for name, weight in model.named_parameters():
@@ -196,7 +183,7 @@ def test_generate_does_what_was_foretold(kind):
     generator = torch.Generator().manual_seed(1)
     data = [{"input_ids": torch.randint(3, VOCAB, (5,), generator=generator).tolist()} for _ in range(10)]
     statistics = record_exits(model, data, max_new_tokens=8)
-    choice = optimise(statistics, Costs(ask=0.2, width=1.0), 1.0, hold_out=False)
+    choice = search_thresholds(statistics, Costs(exit_check=0.2, extra_position=1.0), [0.0], hold_out=False)[0]
     assert choice.tuning["mean_depth"] < 5, "the case is vacuous: nothing leaves early"
     cells = asked = depths = tokens = 0
     for example in data:
@@ -208,6 +195,6 @@ def test_generate_does_what_was_foretold(kind):
         cells, asked = cells + work["computed_cells"], asked + work["asked_rows"]
         depths, tokens = depths + int(out.exit_layers.sum()), tokens + int((out.exit_layers > 0).sum())
     assert tokens == statistics.tokens and depths / tokens == pytest.approx(choice.tuning["mean_depth"])
-    foretold = evaluate(statistics, choice.thresholds, Costs(ask=0.0, width=1.0))
+    foretold = evaluate(statistics, choice.thresholds, Costs(exit_check=0.0, extra_position=1.0))
     assert foretold["cost"] * tokens == pytest.approx(cells)
-    assert foretold["asks"] * tokens == pytest.approx(asked)
+    assert foretold["exit_checks"] * tokens == pytest.approx(asked)

@@ -307,7 +307,7 @@ def test_the_shipped_model_on_scenes_it_never_saw(tmp_path, monkeypatch):
             t for t in example.scene.things if sum(o.combination == t.combination for o in example.scene.things) == 1
         ]
         example.image.save("scene.png")
-        done = run("scene.png", *(f"the {t.colour} {t.name}" for t in things), "--task", "refer", "--json")
+        done = run("scene.png", *(f"the {t.color} {t.name}" for t in things), "--task", "refer", "--json")
         report = json.loads(done.stdout)
         right += sum(
             a["box"] is not None and iou(a["box"], t.box) >= 0.5

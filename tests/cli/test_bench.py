@@ -41,7 +41,9 @@ def test_speed_writes_and_shows(run, tmp_path):
     assert done.exit_code == 0, done.output
     assert max(map(len, done.stdout.split("Written:")[0].splitlines())) <= 80
     assert "tiny-t5, batch 1: 4 layers, 12 tokens read, 5 written" in " ".join(done.stdout.split())
-    assert "transformers dynamic" in done.stdout and "deed fp32 mean 3/12 plain" in done.stdout
+    assert "transformers dynamic" in done.stdout and "deed fp32 mean 1/4 plain" in done.stdout, (
+        "in layers of this decoder"
+    )
     report = json.loads((tmp_path / "speed.json").read_text())
     assert report["settings"]["new_tokens"] == 5 and report["compared"] is None
 

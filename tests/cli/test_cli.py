@@ -2,20 +2,23 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
 
-from deed import DeedConfig, get_deed_model
+import deed as deed_package
+from deed import DeedConfig, __version__, get_deed_model
 from deed.cli.demo import CHECKPOINT
 from deed.cli.train import recipe_of
 from deed.models import small_g2p
-from deed.recipes.scenes import ScenesRecipe
+from deed.recipes.page_batches import PagesRecipe
+from deed.recipes.scene_batches import ScenesRecipe
+from deed.utils.files import read_json
 
 VERBS = ["demo", "ask", "train", "tune", "calibrate", "evaluate", "bench", "convert"]
 
@@ -41,6 +44,37 @@ def model_folder(tmp_path_factory):
 def test_help_lists_the_verbs():
     done = deed("--help")
     assert done.returncode == 0 and all(verb in done.stdout for verb in VERBS)
+
+
+def test_version():
+    done = deed("--version")
+    assert done.returncode == 0 and done.stdout.strip() == f"deed {__version__}"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], [], ["evaluate", "--help"], ["bench", "speed", "--help"]]
+)
+def test_help_starts_without_torch(arguments):
+    """Loading PyTorch and Transformers takes seconds; help and version must not wait for them."""
+    program = (
+        "import atexit, sys; import deed.cli; sys.argv = ['deed', *sys.argv[1:]]\n"
+        "heavy = ('torch', 'transformers', 'numpy', 'PIL', 'matplotlib', 'tokenizers')\n"
+        "atexit.register(lambda: print('loaded', [name for name in heavy if name in sys.modules]))\n"
+        "deed.cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.stdout.strip().splitlines()[-1] == "loaded []", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("verb", ["speed", "scaling"])
+def test_where_a_result_goes_is_called_output_everywhere(verb):
+    shown = deed("bench", verb, "--help").stdout
+    assert "--output" in shown and "--out " in shown, "the former name still works"
+
+
+def test_public_names_are_listed_and_found():
+    assert dir(deed_package) == sorted(deed_package.__all__)
+    assert all(hasattr(deed_package, name) for name in deed_package.__all__)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -71,18 +105,41 @@ def test_calibrate_is_saved(tmp_path):
 def test_a_recorded_recipe_is_followed(tmp_path):
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(asdict(ScenesRecipe(steps=7, naming_share=0.05, start="elsewhere"))))
-    given = {"recipe": path, "steps": 9, "start": Path("here")}
-    assert recipe_of(ScenesRecipe, "scenes", given) == ScenesRecipe(steps=9, naming_share=0.05, start="here")
+    options = ["--steps", "9", "--from", "here"]
+    expected = ScenesRecipe(steps=9, naming_share=0.05, start="here")
+    assert recipe_of(ScenesRecipe, "scenes", options, read_json(path, ValueError)) == expected
     for text, message in (
-        ("[1]", "a JSON object is needed"),
-        ('{"steps": "many"}', "steps cannot be 'many'"),
-        ('{"seed": true}', "seed cannot be True"),
-        ('{"seed": false}', "seed cannot be False"),
-        ('{"conventional": 1}', "conventional cannot be 1"),
+        ("[1]", "expected a JSON object, got list"),
+        ("{", "cannot be read"),
+        ('{"steps": "many"}', "steps: Expected `int`, got `str`: 'many'"),
+        ('{"steps": 0}', "steps: Expected `int` >= 1: 0"),
+        ('{"seed": true}', "seed: Expected `int`, got `bool`"),
+        ('{"learning_rate": NaN}', "learning_rate: Expected `float` >= 0.0: nan"),
+        ('{"conventional": 1}', "conventional: Expected `bool`, got `int`"),
+        ('{"start": ["x"]}', "start: Expected `str | null`, got `array`"),
+        ('{"unheard_of": 1}', "ScenesRecipe has no field unheard_of"),
     ):
         path.write_text(text)
-        with pytest.raises(ValueError, match=message):
-            recipe_of(ScenesRecipe, "scenes", {"recipe": path})
+        with pytest.raises(ValueError, match=re.escape(message)):
+            recipe_of(ScenesRecipe, "scenes", [], read_json(path, ValueError))
+    path.write_text('{"mastery": 0.3, "note": "what happened", "base": null}')  # as older versions wrote them
+    assert recipe_of(PagesRecipe, "pages", [], read_json(path, ValueError)).curriculum_loss == 0.3
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("g2p", ["--layers", "--d-model", "--dropout-start", "--from", "--no-bf16", "--conventional"]),
+        ("pages", ["--layers", "--d-model", "--picture-share", "--from", "--seed"]),
+        ("scenes", ["--layers", "--d-model", "--stem-steps", "--from"]),
+        ("docvqa", ["--base", "--vit", "--train-vit", "--objective", "--ocr"]),
+        ("refcoco", ["--from", "--adapter", "--loss", "--save-every", "--warmup-steps"]),
+    ],
+)
+def test_help_lists_the_options_of_a_recipe(task, options):
+    done = deed("train", "--task", task, "--help")
+    assert done.returncode == 0 and all(f"{option}" in done.stdout for option in [*options, "--steps", "--output"])
+    assert "Example: deed train" in done.stdout and "optimizer steps" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -110,10 +167,10 @@ def test_a_recorded_recipe_is_followed(tmp_path):
         (["train", "--output", "OUT", "--data", "/no/file"], "/no/file: no such file"),
         (["train", "--output", "OUT", "--d-model", "40"], "multiple of 32"),
         (["train", "--output", "OUT", "--adapter", "lora", "--limit", "5"], "adapter must be one of"),
-        (["train", "--output", "OUT", "--recipe", "/none.json"], "--recipe /none.json cannot be read"),
+        (["train", "--output", "OUT", "--recipe", "/none.json"], "/none.json cannot be read"),
         (
             ["train", "--task", "pages", "--output", "OUT", "--recipe", "MODEL/config.json"],
-            "no recipe of --task pages",
+            "PagesRecipe has no field",
         ),
         (["tune", "/nowhere", "--output", "OUT"], "is not a folder with a saved model"),
         (["tune", "MODEL", "--output", "OUT", "--adapter", "none"], "needs an exit before the last and an adapter"),

@@ -50,7 +50,6 @@ def test_a_model_with_its_tokenizer(deed, checkpoint, tmp_path):
     assert report["parameters"] == sum(p.numel() for p in model.parameters()) + sum(
         b.numel() for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))
     )
-    ofa.register()
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
     inputs = processor.vqa(None, "what is the dog?")
     assert inputs["input_ids"].tolist() == [[0, *encode(" what is the dog?"), 2]]

@@ -10,7 +10,7 @@ from small_model import save_small_model
 from typer.testing import CliRunner
 
 from deed import DeedConfig, get_deed_model
-from deed.bench.compare import Comparison, Run, Subject
+from deed.bench.compare import Comparison, Run, Runs
 from deed.cli import demo, demo_measure, demo_scenes
 from deed.cli.shared import progress_bars
 from deed.data.synthetic import scenes
@@ -101,7 +101,7 @@ def told(processor, sample, model_folder, tmp_path_factory):
         ]
         for one in runs[0]:
             one.depths, one.overall_ms = None, one.overall_ms + 20
-        both = Comparison(Subject(None, runs[0]), Subject(threshold, runs[1]))
+        both = Comparison(Runs(None, runs[0]), Runs(threshold, runs[1]))
         curve = {"timed_inputs": 7, "scored_inputs": 14, "full_depth": {}, "points": []}
         machine = {"processor": "any", "usable_cpus": 1}
         return demo_measure.Measured(both, both.full, both.deed, score(full), score(deed), curve, machine)

@@ -63,18 +63,18 @@ def test_sampling_draws_the_same(tape):
     assert tape.run
 
 
-@pytest.mark.parametrize("asking", [{"name": "screen", "bound": True}, {"name": "gate"}], ids=["screen", "gate"])
-def test_cheap_asking_goes_with_it(asking, tape):
+@pytest.mark.parametrize("exit_check", [{"name": "screen", "bound": True}, {"name": "gate"}], ids=["screen", "gate"])
+def test_exit_checks_go_with_it(exit_check, tape):
     model = deed_model("t5_tied").to(DEVICE)
-    if asking["name"] == "gate":
+    if exit_check["name"] == "gate":
         weight = torch.randn(4, 32, dtype=torch.float64)
         model.deed_exits["gate"] = deed.exits.learned.Learned(
             weight=weight, bias=torch.zeros(4, dtype=torch.float64)
         ).to(DEVICE)
-    expected = decode(model, asking=asking)
+    expected = decode(model, exit_check=exit_check)
     using(model)
     for _ in range(3):
-        same(decode(model, asking=asking), expected)
+        same(decode(model, exit_check=exit_check), expected)
     assert tape.run
 
 

@@ -42,7 +42,7 @@ def test_equals_the_cache_free_reference(kind, mode):
     seen = set()
     for threshold in (0.0, 0.3, 0.45, 0.6, 0.75, 0.9, 1.01):
         got = compare(model, inputs, threshold, **MODES[mode])
-        seen |= {d for step in got.past_key_values.depths for d in step}
+        seen |= {d for step in got.past_key_values.state.depths for d in step}
     assert len(seen - {0}) >= 4, "the case is vacuous: too few depths were taken"
 
 
@@ -327,6 +327,70 @@ def test_a_row_with_nothing_to_read(kind, implementation):
     inputs["attention_mask"][2] = 0
     compare(model, inputs, 0.5)
     compare(model, inputs, 0.5, num_beams=2)
+
+
+def test_a_dead_end_is_measured_over_everything(kind):
+    """Where constraints leave nothing open, confidence is that over all tokens: not that over none, which is no number."""
+
+    class DeadEnd(LogitsProcessor):
+        is_constraint = True
+
+        def __call__(self, input_ids, scores):
+            if input_ids.shape[1] == 3:
+                return torch.full_like(scores, -float("inf"))
+            return scores.masked_fill(torch.arange(VOCAB) % 2 == 1, -float("inf"))
+
+    model, inputs, seen = deed_model(kind), batch(), set()
+
+    def allowed(ids):
+        open_tokens = (torch.arange(VOCAB) % 2 == 0).expand(len(ids), VOCAB)
+        return torch.ones_like(open_tokens) if ids.shape[1] == 3 else open_tokens
+
+    for threshold in (0.5, 0.7, 0.9):
+        processors = LogitsProcessorList([DeadEnd()])
+        options = {"max_new_tokens": 6, "min_new_tokens": 6, "logits_processor": processors}
+        expected, trace = ref.Oracle(model, threshold, allowed=allowed).generate(inputs, **options)
+        got = model.generate(
+            **inputs,
+            **options,
+            exit_threshold=threshold,
+            confidence_over="allowed",
+            return_dict_in_generate=True,
+        )
+        assert torch.equal(got.sequences, expected.sequences)
+        assert torch.equal(got.exit_layers, trace.T)
+        seen |= set(got.exit_layers[:, 2].tolist())
+    assert len(seen) > 1 and min(seen) < 5
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_a_decoder_row_that_is_fully_masked(kind, implementation):
+    """Degenerate as well: a prompt of which a row's mask keeps nothing."""
+    model, inputs = deed_model(kind), batch()
+    model.set_attn_implementation(implementation)
+    start = model.config.decoder_start_token_id
+    prefix = torch.tensor([[start, 7], [start, 10], [1, 1], [1, start]])
+    mask = torch.tensor([[1, 1], [1, 1], [0, 0], [0, 1]])
+    for threshold in (0.6, 0.85):
+        compare(
+            model, inputs, threshold, prompt=2, decoder_input_ids=prefix, decoder_attention_mask=mask, min_new_tokens=5
+        )
+
+
+def test_rows_ended_by_a_criterion_without_an_end_token_go_on_being_run(kind):
+    """Nothing pads them then: Transformers appends their tokens until all have ended, and so the rows are decoded."""
+    model = deed_model(kind)
+    model.generation_config.eos_token_id = None
+    g = model.generate(
+        **batch(),
+        max_new_tokens=9,
+        stopping_criteria=StoppingCriteriaList([Odd()]),
+        exit_threshold=1.5,
+        return_dict_in_generate=True,
+    )
+    stats, new = g.past_key_values.stats(), g.sequences.shape[1] - 1
+    assert stats["computed_cells"] == 5 * 4 * new and stats["full_depth_cells"] == 5 * int((g.exit_layers > 0).sum())
+    assert int((g.exit_layers > 0).sum()) < 4 * new
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import deed.engine.attention as attention_module
 import deed.engine.cache as cache_module
 import deed.engine.masks as masks_module
 import deed.engine.staircase as staircase_module
@@ -62,9 +63,9 @@ def cross_rows_not_selected(patch):
         self.block.__dict__["runs"] = [(0, len(self.block.rows), 0)]
         return attend(self, q, scale)
 
-    attend = cache_module.StaircaseCache.attend_cross
+    attend = attention_module.BlockAttention.attend_cross
     patch.setattr(cache_module._CrossAttentionSide, "__getitem__", first_rows)
-    patch.setattr(cache_module.StaircaseCache, "attend_cross", runs_from_the_first_row)
+    patch.setattr(attention_module.BlockAttention, "attend_cross", runs_from_the_first_row)
 
 
 def own_rows_not_selected(patch):
@@ -80,13 +81,13 @@ def own_rows_not_selected(patch):
 
 
 def cross_ready_for_all_once_ready_for_some(patch):
-    enter = cache_module.StaircaseCache.enter
+    fill_cross = cache_module.StaircaseCache.fill_cross
 
-    def mutant(self, block, layer, family, encoder_hidden):
-        enter(self, block, layer, family, encoder_hidden)
+    def mutant(self, block, layer):
+        fill_cross(self, block, layer)
         self.cross_ready[block.layer] = [True] * self.stairs.n_rows
 
-    patch.setattr(cache_module.StaircaseCache, "enter", mutant)
+    patch.setattr(cache_module.StaircaseCache, "fill_cross", mutant)
 
 
 def cross_mask_rows_not_selected(patch):
@@ -102,8 +103,8 @@ def cross_mask_rows_not_selected(patch):
 def no_catch_up_mask(patch):
     separate = masks_module.separate
 
-    def folded(model, family, cache, block, decoder_mask):
-        return family.position_bias(model, block.start, block.stop)
+    def folded(state, stairs, block, decoder_mask):
+        return state.plan.family.position_bias(state.model, block.start, block.stop)
 
     patch.setattr(masks_module, "separate", lambda *arguments: (None, separate(*arguments)[1]))
     patch.setattr(masks_module, "folded", folded)
@@ -114,7 +115,7 @@ def padding_cells_written(patch):
 
     def mutant(self, layer, rows, span_worth):
         made = block(self, layer, rows)
-        made.__dict__["spans"] = [(i, j, row, made.start) for i, j, row in made.runs]
+        made.__dict__["spans"] = [(i, j, row, made.start, made.stop) for i, j, row in made.runs]
         return made
 
     patch.setattr(staircase_module.Staircase, "block", mutant)

@@ -37,19 +37,19 @@ class Rig:
         self.tokens = torch.zeros(rows, 0, dtype=torch.long)
         self.generator = generator
         self.cache = StaircaseCache(N_LAYERS, FixedSchedule([1]), capacity=2, audit=True)
-        self.cache.begin(may_skip_finished=True)
         self.encode()
+        self.cache.begin(self.model, self.encoded, encoder_mask=self.mask, may_skip_finished=True)
 
     def encode(self):
         encoder = self.model.get_encoder()
-        self.encoded = encoder(input_ids=self.source, attention_mask=self.mask).last_hidden_state
+        self.encoded = encoder(input_ids=self.source, attention_mask=self.mask)
 
     def step(self, q, depths):
         rows = self.tokens.shape[0]
         new = torch.randint(3, VOCAB, (rows, q), generator=self.generator)
         self.tokens = torch.cat([self.tokens, new], 1)
         self.cache.policy = FixedSchedule([[d] for d in depths[:rows]])
-        self.logits = decode_step(self.model, self.cache, new, self.encoded, self.mask)
+        self.logits = decode_step(self.cache, new)
 
     def select(self, indices):
         rows = self.tokens.shape[0]
@@ -65,7 +65,7 @@ class Rig:
 
     def finish(self, row):
         rows = self.tokens.shape[0]
-        self.cache.note_finished([r == row % rows for r in range(rows)])
+        self.cache.state.note_finished([r == row % rows for r in range(rows)])
 
     def check(self):
         """Keys and values under the stair, and pending states, against a full teacher-forced pass."""
@@ -77,7 +77,7 @@ class Rig:
         decoder = model.get_decoder()
         out = decoder(
             input_ids=self.tokens,
-            encoder_hidden_states=self.encoded,
+            encoder_hidden_states=self.encoded[0],
             encoder_attention_mask=self.mask,
             past_key_values=full,
             use_cache=True,
@@ -125,9 +125,9 @@ def test_logits_after_any_history_equal_the_exit_logits(name, program, depths):
     rig.step(1, [1] * 6)
     for op, *arguments in program:
         getattr(rig, op)(*arguments)
-    rig.cache.finished = None
+    rig.cache.state.finished = None
     rig.step(2, depths)
-    z = rig.model.exit_logits(encoder_outputs=(rig.encoded,), attention_mask=rig.mask, decoder_input_ids=rig.tokens)[
+    z = rig.model.exit_logits(encoder_outputs=rig.encoded, attention_mask=rig.mask, decoder_input_ids=rig.tokens)[
         :, :, -1
     ]
     for r in range(rig.tokens.shape[0]):
@@ -142,10 +142,10 @@ def test_cells_are_counted():
         stairs.widen(block, block.hidden + 1)
     stairs.extend(torch.zeros(2, 1, 3))
     block = stairs.block(0, [0, 1])
-    assert (block.start, block.stop, block.index, block.spans) == (1, 2, None, [(0, 2, 0, 1)])
+    assert (block.start, block.stop, block.index, block.spans) == (1, 2, None, [(0, 2, 0, 1, 2)])
     stairs.widen(block, block.hidden + 1)
     block = stairs.block(1, [0, 1])  # row 0 lacks one position, row 1 two: one padding cell
-    assert block.spans == [(0, 1, 0, 1), (1, 2, 1, 0)] and block.runs == [(0, 2, 0)]
+    assert block.spans == [(0, 1, 0, 1, 2), (1, 2, 1, 0, 2)] and block.runs == [(0, 2, 0)]
     before = stairs.hidden.clone()
     stairs.widen(block, block.hidden + 1)
     assert torch.equal(stairs.hidden[0, 0], before[0, 0]), "a padding cell is not written"

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from deed.metrics import text as metrics
-from deed.metrics import vqa_normalize as vqa_normalise
+from deed.metrics import vqa_normalize as vqa_normalize
 from deed.metrics.text import (
     anls,
     anls_each,
@@ -17,7 +17,7 @@ from deed.metrics.text import (
     vqa_accuracy,
     vqa_accuracy_each,
 )
-from deed.metrics.vqa_normalize import normalise_answer, normalise_punctuation
+from deed.metrics.vqa_normalize import normalize_answer, normalize_punctuation
 
 ALL = [anls, anls_each, exact_match, exact_match_each, field_f1, field_f1_each, vqa_accuracy, vqa_accuracy_each]
 
@@ -49,8 +49,11 @@ def test_a_string_is_not_a_list_of_answers(metric):
         ("abdc", ["abcd"], 0.5),  # two edits: swapping neighbours is not one (0.75)
         ("abxd", ["abcd"], 0.75),  # replacing is one edit, not two (0.5)
         ("ab", ["zz", "ab", "ac"], 1),  # the nearest, not the first or the mean
-        ("", [""], 0),  # not a division by zero, nor 1
-        ("  ", ["", "a"], 0),
+        ("", [""], 1),  # equal; not a division by zero
+        ("  ", ["", "a"], 1),
+        ("12\nMarch", ["12 March"], 1),  # not 7/8: runs of white space are joined
+        ("12 \t March", ["12 march"], 1),
+        ("abc  d", ["abc x"], 1 - 1 / 6),  # but they count in the length: not 1 - 1/5
         ("a", [""], 0),
         ("", ["a"], 0),
         ("a b", ["ab"], 1 - 1 / 3),  # inner white space counts
@@ -64,6 +67,53 @@ def test_anls(prediction, references, expected):
 def test_anls_is_the_mean_after_the_threshold():
     predictions, references = ["ab", "abc", "x"], [["ac"], ["abxyz"], ["x"]]
     assert anls(predictions, references) == pytest.approx((0.5 + 0 + 1) / 3)  # not (0.5 + 0.4 + 1) / 3
+
+
+def test_anls_is_the_challenges_script():
+    """The distance of joined lower-case texts over the length of the raw upper-case ones, on texts of all sorts."""
+
+    def script(prediction, answers):
+        values = []
+        for answer in answers:
+            one, other = " ".join(answer.strip().lower().split()), " ".join(prediction.strip().lower().split())
+            length = max(len(answer.upper()), len(prediction.upper()))
+            values.append(distance(one, other) / length if length else 0.0)
+        return 1 - min(values) if 1 - min(values) >= 0.5 else 0
+
+    def distance(one, other):
+        row = list(range(len(one) + 1))
+        for i, letter in enumerate(other, 1):
+            row, before = [i], row
+            for j, own in enumerate(one):
+                row.append(before[j] if own == letter else 1 + min(before[j], before[j + 1], row[-1]))
+        return row[-1]
+
+    texts = [
+        "",
+        " ",
+        "a",
+        "A b",
+        "a  b",
+        "a\nb ",
+        "stra\u00dfe",
+        "STRASSE",
+        "12 March",
+        "12\nMarch",
+        "March 12",
+        "12 Marsh",
+    ]
+    for prediction in texts:
+        for reference in texts:
+            answers = [reference, "12 March 1999"]
+            assert anls_each([prediction], [answers]) == [pytest.approx(script(prediction, answers))]
+
+
+def test_ofas_vqa_score():
+    confidences = [{"no": 0.6, "yes": 0.3}, {"2": 1.0}, {"2": 1.0}]
+    assert metrics.ofa_vqa_score_each(["yes", "2", "two"], confidences) == [0.3, 1.0, 0.0]
+    assert metrics.ofa_vqa_score(["yes", "2", "two"], confidences) == pytest.approx(1.3 / 3)
+    with pytest.raises(ValueError, match="as many confidences as predictions, got 3 and 1"):
+        metrics.ofa_vqa_score(["yes"], confidences)
 
 
 def test_exact_match():
@@ -99,7 +149,7 @@ def test_vqa_accuracy_of_few_annotators():
         # punctuation of the references goes only where they differ
         ("on off", ["on/off"] * 10, 0, 1),
         ("on off", ["on/off"] * 9 + ["x"], 1, 1),
-        ("on/off", ["on/off"] * 10, 0, 1),  # the prediction is normalised all the same
+        ("on/off", ["on/off"] * 10, 0, 1),  # the prediction is normalized all the same
         # case, articles, number words and contractions of the references stay
         ("Yes", ["Yes"] * 9 + ["no"], 0, 1),
         ("two", ["two"] * 9 + ["3"], 0, 1),
@@ -110,17 +160,17 @@ def test_vqa_accuracy_of_few_annotators():
         ("don't", ["dont"] * 9 + ["x"], 0, 1),
     ],
 )
-def test_vqa_accuracy_normalises_references_as_told(prediction, gold, official, full):
+def test_vqa_accuracy_normalizes_references_as_told(prediction, gold, official, full):
     assert vqa_accuracy([prediction], [gold]) == official
-    assert vqa_accuracy([prediction], [gold], normalise_gold="full") == full
+    assert vqa_accuracy([prediction], [gold], normalize_gold="full") == full
 
 
 def test_vqa_accuracy_counts_after_normalising():
     gold = ["on/off", "on off", "x", "x", "x", "x", "x", "x", "x", "x"]
     assert vqa_accuracy_each(["on,off", "x"], [gold, gold]) == [pytest.approx(0.6), 1]
     assert vqa_accuracy(["on,off", "x"], [gold, gold]) == pytest.approx(0.8)
-    with pytest.raises(ValueError, match='normalise_gold must be "official" or "full", got \'none\''):
-        vqa_accuracy(["x"], [gold], normalise_gold="none")
+    with pytest.raises(ValueError, match='normalize_gold must be "official" or "full", got \'none\''):
+        vqa_accuracy(["x"], [gold], normalize_gold="none")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +193,7 @@ def test_vqa_accuracy_counts_after_normalising():
     ],
 )
 def test_punctuation(text, expected):
-    assert normalise_punctuation(text) == expected
+    assert normalize_punctuation(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -164,13 +214,13 @@ def test_punctuation(text, expected):
     ],
 )
 def test_words(text, expected):
-    assert normalise_answer(text) == expected
+    assert normalize_answer(text) == expected
 
 
 def test_the_contractions_are_the_official_ones():
     """114 of the 120 entries of `vqaEval.py`: four start with a capital and never match, two change nothing."""
-    listed = " ".join(f"{short}>{long}" for short, long in sorted(vqa_normalise.CONTRACTIONS.items()))
-    assert len(vqa_normalise.CONTRACTIONS) == 114
+    listed = " ".join(f"{short}>{long}" for short, long in sorted(vqa_normalize.CONTRACTIONS.items()))
+    assert len(vqa_normalize.CONTRACTIONS) == 114
     assert hashlib.sha256(listed.encode()).hexdigest() == (
         "e87fe30f0cd5e12f064b094bc48ce73e84a384642a8b1b1f442b4254950c012a"
     )

@@ -1,8 +1,12 @@
 """The contract of `get_deed_model`, `forward` and `generate()` beyond tokens and depths."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +22,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+import deed
 from conftest import batch, deed_model, plain_model
 from deed import DeedConfig, DeedConfigError, FixedSchedule, MaxProb, StaircaseCache, ThresholdPolicy, get_deed_model
 from deed.modeling.outputs import DeedGenerateBeamOutput, DeedGenerateOutput
@@ -159,6 +164,10 @@ def test_a_cache_can_be_continued(kind):
         ({"confidence_over": "some"}, ValueError, "confidence_over"),
         ({"decoder_inputs_embeds": torch.zeros(4, 1, 32)}, ValueError, "decoder_inputs_embeds"),
         ({"exit_treshold": 0.5}, ValueError, "exit_treshold"),
+        ({"exit_threshold": "0.9"}, ValueError, "exit_threshold must be a number"),
+        ({"exit_threshold": -0.5}, ValueError, "at least 0"),
+        ({"exit_policy": FixedSchedule([1, 9])}, ValueError, "asks for depth 9, but the decoder has 5 layers"),
+        ({"assistant_early_exit": 2}, ValueError, "assistant_early_exit .* use exit_threshold"),
     ],
 )
 def test_what_cannot_work_says_so(arguments, error, message):
@@ -169,6 +178,8 @@ def test_what_cannot_work_says_so(arguments, error, message):
 def test_models_that_cannot_be_wrapped():
     with pytest.raises(TypeError, match="no decoder family for BertModel"):
         get_deed_model(BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)))
+    with pytest.raises(TypeError, match=r"load it first .* or use deed.from_pretrained\('t5-small'\)"):
+        get_deed_model("t5-small")
     with pytest.raises(TypeError, match="already"):
         get_deed_model(deed_model("bart"))
     model = plain_model("t5_tied")
@@ -197,6 +208,172 @@ def test_use_cache_false_changes_nothing(kind):
     model = deed_model(kind)
     expected = model.generate(**batch(), max_new_tokens=5, exit_threshold=0.5)
     assert torch.equal(model.generate(**batch(), max_new_tokens=5, exit_threshold=0.5, use_cache=False), expected)
+
+
+@pytest.mark.parametrize("how", ["argument", "configuration"])
+def test_a_dynamic_cache_is_what_it_is(kind, how):
+    model = deed_model(kind)
+    options = {"max_new_tokens": 5, "exit_threshold": 0.5}
+    expected = model.generate(**batch(), **options)
+    if how == "argument":
+        options["cache_implementation"] = "dynamic"
+    else:
+        model.generation_config.cache_implementation = "dynamic"
+    assert torch.equal(model.generate(**batch(), **options), expected)
+
+
+def test_gradient_checkpointing_in_training_mode(kind):
+    model = deed_model(kind)
+    expected = model.generate(**batch(), max_new_tokens=5, exit_threshold=0.5, num_beams=2)
+    model.activation_checkpointing_enable()
+    assert torch.equal(model.generate(**batch(), max_new_tokens=5, exit_threshold=0.5, num_beams=2), expected)
+    model.train()
+    with pytest.raises(ValueError, match=r"call model.eval\(\) before generate"):
+        model.generate(**batch(), max_new_tokens=5)
+    model.freeze_backbone()  # which stays in evaluation mode
+    assert torch.equal(model.generate(**batch(), max_new_tokens=5, exit_threshold=0.5, num_beams=2), expected)
+
+
+def test_a_cache_continued_without_a_mask_knows_what_is_new(kind):
+    model = deed_model(kind)
+    model.generation_config.eos_token_id = None
+    options = {"exit_threshold": 0.5, "return_dict_in_generate": True}
+    for mode in ({}, {"do_sample": True, "top_k": 1}):
+        whole = model.generate(**batch(), max_new_tokens=8, **options, **mode)
+        first = model.generate(**batch(), max_new_tokens=5, **options, **mode)
+        again = model.generate(
+            **batch(),
+            decoder_input_ids=first.sequences,
+            past_key_values=first.past_key_values,
+            max_new_tokens=3,
+            **options,
+            **mode,
+        )
+        assert torch.equal(again.sequences, whole.sequences)
+        assert torch.equal(torch.cat([first.exit_layers, again.exit_layers], 1), whole.exit_layers)
+        assert again.past_key_values.get_seq_length() == whole.past_key_values.get_seq_length() == 8
+    with pytest.raises(ValueError, match="pass the whole sequence so far, or a decoder_attention_mask"):
+        model.generate(
+            **batch(), decoder_input_ids=first.sequences[:, -1:], past_key_values=first.past_key_values, **options
+        )
+
+
+def test_labels_of_a_class_that_shifts_them_itself(kind, monkeypatch):
+    model, labels = deed_model(kind), torch.tensor([[5, 6, -100]] * 4)
+    expected = model(**batch(), labels=labels)
+    base = type(model).deed_base
+    if hasattr(base, "prepare_decoder_input_ids_from_labels"):
+        monkeypatch.delattr(base, "prepare_decoder_input_ids_from_labels")
+    assert not hasattr(model, "prepare_decoder_input_ids_from_labels")
+    got = model(**batch(), labels=labels)
+    torch.testing.assert_close(got.exit_losses, expected.exit_losses)
+    torch.testing.assert_close(got.loss, expected.loss)
+
+
+def test_a_layer_that_reads_the_length_inside_a_block_gets_what_lies_before_it(kind, monkeypatch):
+    model, seen = deed_model(kind), []
+    monkeypatch.setattr(type(model.deed_family), "parts", lambda self, model: None)
+    for index, layer in enumerate(model.deed_family.layers(model)):
+
+        def heard(module, args, kwargs, index=index):
+            cache = next(x for x in (*args, *kwargs.values()) if isinstance(x, StaircaseCache))
+            hidden = args[0]
+            seen.append((index, cache.get_seq_length(index), hidden.shape[1], cache.get_mask_sizes(1, index)[0]))
+
+        layer.register_forward_pre_hook(heard, with_kwargs=True)
+    g = model.generate(
+        **{k: v[:1] for k, v in batch().items()},
+        max_new_tokens=4,
+        min_new_tokens=4,
+        exit_policy=FixedSchedule([1, 1, 5]),
+        return_dict_in_generate=True,
+    )
+    # Two tokens left at once; the third takes everything down: three positions are new to the layers above the first.
+    assert seen[:3] == [(0, 0, 1, 1), (0, 1, 1, 2), (0, 2, 1, 3)]
+    assert seen[3:7] == [(layer, 0, 3, 3) for layer in range(1, 5)]
+    assert g.past_key_values.get_seq_length() == 4
+
+
+# -- back to the plain class ------------------------------------------------------------------------------------------
+
+
+def test_unwrap_gives_the_plain_model_back(kind, tmp_path):
+    plain = plain_model(kind, enc=5)
+    weights, names, config = plain.state_dict(), set(vars(plain)), plain.config.to_dict()
+    storage = {name: weight.data_ptr() for name, weight in weights.items()}
+    expected = plain.generate(**batch(), max_new_tokens=6)
+    model = get_deed_model(plain)
+    model.generate(**batch(), max_new_tokens=3, exit_threshold=0.5, exit_check="screen")
+    model.save_pretrained(tmp_path)
+    assert "deed_config" in vars(model.config)
+    back = deed.unwrap(model)
+    assert back is plain and type(back) is (
+        BartForConditionalGeneration if kind == "bart" else T5ForConditionalGeneration
+    )
+    assert not hasattr(back, "exit_logits") and set(vars(back)) == names
+    assert {name: weight.data_ptr() for name, weight in back.state_dict().items()} == storage
+    saved = ("architectures", "dtype")  # what save_pretrained itself writes into a configuration
+    after, before = ({k: v for k, v in c.items() if k not in saved} for c in (back.config.to_dict(), config))
+    assert after == before
+    assert "exit_losses" not in (back.config.keys_to_ignore_at_inference or [])
+    assert torch.equal(back.generate(**batch(), max_new_tokens=6), expected)
+    assert get_deed_model(back).deed_config.exit_layers == [1, 2, 3, 4, 5], "and it can be wrapped again"
+
+
+def test_unwrap_trains_what_trained_before(kind):
+    plain = plain_model(kind)
+    frozen = next(iter(dict(plain.named_parameters())))
+    plain.get_parameter(frozen).requires_grad_(False)
+    before = {n: p.requires_grad for n, p in plain.named_parameters()}
+    model = get_deed_model(plain).train()
+    model.freeze_backbone()
+    model.freeze_backbone()
+    back = deed.unwrap(model)
+    assert {n: p.requires_grad for n, p in back.named_parameters()} == before
+    assert all(module.training for module in back.modules())
+
+
+def test_unwrap_keeps_keys_of_the_models_own():
+    plain = plain_model("bart")
+    plain.config.keys_to_ignore_at_inference = ["mine"]
+    assert deed.unwrap(get_deed_model(plain)).config.keys_to_ignore_at_inference == ["mine"]
+
+
+def test_only_what_is_wrapped_can_be_unwrapped(kind):
+    for other in (plain_model(kind), "t5-small", None):
+        with pytest.raises(TypeError, match="has no early exit to take off"):
+            deed.unwrap(other)
+
+
+TYPED = """
+from typing_extensions import assert_type
+from transformers import BartForConditionalGeneration, T5ForConditionalGeneration
+import torch
+import deed
+
+def check(t5: T5ForConditionalGeneration, bart: BartForConditionalGeneration) -> None:
+    model = deed.get_deed_model(t5, deed.DeedConfig(threshold=0.5))
+    as_before: T5ForConditionalGeneration = model
+    assert_type(model.exit_logits(), torch.Tensor)
+    assert_type(model.deed_config, deed.DeedConfig)
+    assert_type(deed.unwrap(model), T5ForConditionalGeneration)
+    assert_type(deed.unwrap(deed.get_deed_model(bart)), BartForConditionalGeneration)
+"""
+
+
+def test_type_checkers_know_both_sides(tmp_path):
+    pytest.importorskip("mypy")
+    file, root = tmp_path / "typed.py", Path(deed.__file__).parents[2]
+    file.write_text(TYPED)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", str(root / "pyproject.toml"), str(file)],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env={**os.environ, "MYPYPATH": str(root / "src")},
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_copies_and_pickles(kind):

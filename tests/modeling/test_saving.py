@@ -110,7 +110,7 @@ BREAKS = {
     "weights cut short": (lambda p: truncate(p / "model.safetensors"), "cannot be loaded"),
     "weights missing": (lambda p: (p / "model.safetensors").unlink(), "cannot be loaded"),
     "config not json": (lambda p: (p / "config.json").write_text("{"), "cannot be read as JSON"),
-    "config missing": (lambda p: (p / "config.json").unlink(), "cannot be read as JSON"),
+    "config missing": (lambda p: (p / "config.json").unlink(), "has no config.json"),
     "no deed_config": (lambda p: edit_config(p, lambda c: c.pop("deed_config")), "has no deed_config"),
     "unknown field": (lambda p: edit_config(p, lambda c: c["deed_config"].update(depth=3)), "unknown fields"),
     "bad field": (lambda p: edit_config(p, lambda c: c["deed_config"].update(adapter="x")), "adapter must be one of"),
@@ -154,6 +154,124 @@ def test_a_failed_save_leaves_nothing_half_written(tmp_path, monkeypatch):
         model.save_pretrained(tmp_path)
     assert (tmp_path / "deed_exits.safetensors").read_bytes() == before
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def two_models():
+    """The same shapes, every tensor and the threshold different."""
+    old = deed_model("t5_tied", DeedConfig(threshold=0.25), dtype=torch.float32, enc=5)
+    new = deed_model("t5_tied", DeedConfig(threshold=0.75), seed=7, dtype=torch.float32, enc=5)
+    return old, new
+
+
+def which(folder, old, new):
+    """Whose the model in a folder is, through and through; "refused" where there is none."""
+    try:
+        got = deed.from_pretrained(folder)
+    except DeedLoadError as error:
+        assert "deed_exits.safetensors is missing" in str(error)
+        return "refused"
+    for name, model in (("old", old), ("new", new)):
+        if got.deed_config.threshold == model.deed_config.threshold:
+            state = model.state_dict()
+            assert all(torch.equal(value, state[key]) for key, value in got.state_dict().items()), f"a mixture: {name}"
+            return name
+    raise AssertionError("neither")
+
+
+def killed_at(step, save):
+    """Run `save()` in a process that ends, without a word, before its file operation number `step`."""
+    import os
+
+    import transformers.modeling_utils as transformers_saving
+
+    import deed.modeling.saving as saving
+
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] != 0
+    done = 0
+
+    def counted(real):
+        def operation(*args, **kwargs):
+            nonlocal done
+            if done == step:
+                os._exit(9)
+            done += 1
+            return real(*args, **kwargs)
+
+        return operation
+
+    saving.os.replace, Path.unlink = counted(os.replace), counted(Path.unlink)
+    saving.save_file = counted(saving.save_file)
+    transformers_saving.safe_save_file = counted(transformers_saving.safe_save_file)
+    try:
+        save()
+    finally:
+        os._exit(0)
+
+
+@pytest.mark.parametrize("shards", ["one", "to many", "from many"])
+def test_killed_at_any_moment_a_folder_is_the_old_model_the_new_or_refused(tmp_path, shards):
+    old, new = two_models()
+    small = {"max_shard_size": "40KB"}
+    found, step = [], 0
+    while True:
+        folder = tmp_path / str(step)
+        old.save_pretrained(folder, **(small if shards == "from many" else {}))
+        killed = killed_at(step, lambda to=folder: new.save_pretrained(to, **(small if shards == "to many" else {})))
+        found.append(which(folder, old, new))
+        new.save_pretrained(folder)  # what the dead process left is no hindrance
+        assert which(folder, old, new) == "new" and not list(folder.glob(".deed_saving*"))
+        if not killed:
+            break
+        step += 1
+    assert found[0] == "old" and found[-1] == "new" and "refused" in found
+    assert found == sorted(found, key=["old", "refused", "new"].index), "in this order"
+
+
+def test_shards_over_a_whole_file_and_back(tmp_path):
+    old, new = two_models()
+    old.save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text("mine")
+    new.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert (tmp_path / "model.safetensors.index.json").is_file() and not (tmp_path / "model.safetensors").exists()
+    assert which(tmp_path, old, new) == "new"
+    old.save_pretrained(tmp_path)
+    assert which(tmp_path, old, new) == "old" and not list(tmp_path.glob("model-*"))
+    assert not (tmp_path / "model.safetensors.index.json").exists() and (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_an_error_of_the_base_leaves_the_old_model(tmp_path, monkeypatch):
+    import transformers.modeling_utils as transformers_saving
+
+    old, new = two_models()
+    old.save_pretrained(tmp_path)
+
+    def full(tensors, name, metadata=None):
+        Path(name).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(transformers_saving, "safe_save_file", full)
+    with pytest.raises(OSError, match="disk full"):
+        new.save_pretrained(tmp_path)
+    assert which(tmp_path, old, new) == "old" and not list(tmp_path.glob(".deed_saving*"))
+
+
+def test_other_processes_write_nothing(tmp_path):
+    old, new = two_models()
+    old.save_pretrained(tmp_path)
+    new.save_pretrained(tmp_path / "other", is_main_process=False)
+    assert (
+        not (tmp_path / "other" / "config.json").exists()
+        and not (tmp_path / "other" / "deed_exits.safetensors").exists()
+    )
+
+
+def test_files_are_readable_as_others_are(tmp_path):
+    (tmp_path / "usual").write_text("")
+    usual = (tmp_path / "usual").stat().st_mode
+    deed_model("t5_tied").save_pretrained(tmp_path)
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {usual}
 
 
 def test_a_wrapped_plain_checkpoint_keeps_its_weights(kind, tmp_path):

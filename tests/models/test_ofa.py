@@ -7,7 +7,7 @@ from ofa_models import SMALL, ofa_batch, plain_ofa
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from conftest import VOCAB
-from deed.models.ofa import OFAConfig, OFAForConditionalGeneration, register
+from deed.models.ofa import OFAConfig, OFAForConditionalGeneration
 from deed.models.ofa.stem import OFAStem, drop_path
 
 FLAGS = {
@@ -248,7 +248,6 @@ def test_input_errors_name_the_field():
 
 
 def test_saving_and_loading(tmp_path):
-    register()
     model, batch, ids = plain_ofa(dtype=torch.float32), ofa_batch(dtype=torch.float32), targets()
     model.save_pretrained(tmp_path)
     loaded, info = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, output_loading_info=True)

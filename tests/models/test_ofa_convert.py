@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from deed.models.ofa import OFAConfig, OFAForConditionalGeneration
 from deed.models.ofa.convert_ofa import OFAConversionError, convert
 from deed.models.ofa.names import BUFFERS, TIED, to_original, to_original_name, to_port
-from deed.models.ofa.original import read_source
+from deed.models.ofa.original import load_pickle, read_source
 from deed.models.ofa.processing_ofa import OFAProcessor
 
 RENAMED = {
@@ -397,6 +397,28 @@ def test_the_recorded_checkpoint(tmp_path):
         logits = model(input_ids=inputs["src_tokens"], decoder_input_ids=inputs["prev_output_tokens"]).logits
     valid = recorded["tgt_valid"]
     torch.testing.assert_close(logits[valid], recorded["logits"][valid], rtol=0, atol=1e-4)
+
+
+def test_positions_of_codes_end_as_the_originals_whatever_the_size(config):
+    grid = 1 + (config.code_image_size // 8) ** 2
+    table = to_original({}, config)["decoder.image_position_idx"]
+    assert config.image_bucket_size**2 < 1024 and table[grid:].tolist() == [1024] * 769 and table[:grid].max() < 1024
+
+
+def test_tensors_under_both_names_are_named(tmp_path, config, state):
+    twice = {**state, "decoder.layers.0.cross_attn_mid_layer_norm.bias": state["decoder.layers.0.cross_attn_ln.bias"]}
+    path = write_checkpoint(tmp_path / "c.pt", config, twice)
+    with pytest.raises(OFAConversionError, match=r"twice.*port's: decoder\.layers\.0\.cross_attn_ln\.bias; leave one"):
+        convert(path, tmp_path / "out")
+
+
+def test_averaged_weights_in_a_place_of_their_own_are_noted(tmp_path, config, state):
+    whole = load_pickle(write_checkpoint(tmp_path / "c.pt", config, state))
+    path = tmp_path / "d.pt"
+    torch.save({**whole, "ema": whole["model"]}, path)
+    assert any("top-level entry 'ema'" in note for note in convert(path, tmp_path / "out")["notes"])
+    with pytest.raises(ValueError, match=r"no averaged weights .*top-level entry 'ema'"):
+        convert(path, tmp_path / "other", ema=True)
 
 
 @needs_reference

@@ -13,7 +13,6 @@ from conftest import VOCAB
 from deed import DeedConfig, FixedSchedule
 from deed.engine import masks
 from deed.families.ofa import OFAWithSource
-from deed.models.ofa import register
 from recording import DEVICE, using
 from test_decode import MODES, compare
 
@@ -34,7 +33,7 @@ def test_equals_the_cache_free_reference(mode, packing):
     model, seen = ofa_model(), set()
     for threshold in (0.5, 0.75, 0.9):
         got = compare(model, ofa_batch(), threshold, **MODES[mode])
-        seen |= {d for step in got.past_key_values.depths for d in step}
+        seen |= {d for step in got.past_key_values.state.depths for d in step}
     assert len(seen - {0}) >= 4, "the case is vacuous: too few depths were taken"
     assert model.deed_family.parts(model) is not None, "layers are to be run by their parts"
 
@@ -222,7 +221,6 @@ def test_deep_supervision_reaches_every_exit():
 
 
 def test_saved_and_loaded(tmp_path):
-    register()
     model, batch = ofa_model(dtype=torch.float32), ofa_batch(dtype=torch.float32)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     model.save_pretrained(tmp_path)

@@ -97,7 +97,8 @@ def test_bad_folders(bpe, tmp_path):
         ("vocab.bpe", "#version: 0.2\na b c\n", "expected two pieces a line"),
         ("vocab.bpe", "#version: 0.2\nqq zz\n", "the merge 'qq' 'zz' has pieces that are not in the vocabulary"),
         ("encoder.json", "{", "cannot be read as JSON"),
-        ("encoder.json", "[1]", "expected an object of pieces and their ids"),
+        ("encoder.json", "[1]", "expected a JSON object, got list"),
+        ("encoder.json", '{"a": "b"}', "expected an object of pieces and their ids"),
     ]:
         before = (folder / name).read_text(encoding="utf-8")
         (folder / name).write_text(content)

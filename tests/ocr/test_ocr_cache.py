@@ -6,9 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from test_ocr import page
 
-from deed.ocr import DataError, Word, default_cache, rapid, read_page, read_words, reading
+from deed.ocr import DataError, Word, cache, default_cache, rapid, read_page, read_words, reading
+from deed.ocr.words import unit_box
 
 
 @pytest.fixture
@@ -85,3 +88,45 @@ def test_several_writers(fake, tmp_path):
         results = list(pool.map(lambda _: read_page(page(), cache=tmp_path), range(40)))
     assert len({tuple(r.words) for r in results}) == 1
     assert len(list(tmp_path.rglob("*.*"))) == 1
+
+
+WORD = st.tuples(st.just("a"), st.lists(st.integers(-5, 2000) | st.floats() | st.none() | st.just("7"), max_size=5))
+ANY = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.just(10**400)
+    | st.just([[]] * 2)
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["words", "rotation", "size", "seconds"]), ANY | st.lists(WORD | ANY, max_size=3))
+def test_whatever_an_entry_holds_it_is_whole_or_not_there(tmp_path, field, value):
+    path = tmp_path / "a.json"
+    whole = {"words": [["a", [1, 2, 3, 4]]], "rotation": 90, "size": [7, 9], "seconds": 0.5, "more": 1}
+    path.write_text(json.dumps({**whole, field: value}))
+    entry = cache.load_entry(path)
+    if entry is not None:
+        assert entry["rotation"] in (0, 90, 180, 270) and 0 <= entry["seconds"] < 1e9
+        assert all(isinstance(side, int) and side > 0 for side in entry["size"])
+        for text, box in entry["words"]:
+            assert isinstance(text, str) and all(type(edge) is int and 0 <= edge <= 1000 for edge in box)
+    path.write_text(json.dumps(whole))
+    assert cache.load_entry(path)["size"] == (7, 9)
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((0, 0, 5, 5), (0, 0, 500, 1000)),
+        ((5, 5, -1, 99), (0, 1000, 500, 1000)),
+        ((-1e15, -1e15, 1e15, 1e15), (0, 0, 1000, 1000)),
+        ((float("-inf"), 0, float("inf"), 5), (0, 0, 1000, 1000)),
+    ],
+)
+def test_boxes_are_clipped(box, expected):
+    assert unit_box(*box, width=10, height=5) == expected
+    assert unit_box(0, 0, 1e15, 1, 5e-324, 1) == (0, 0, 1000, 1000)  # more than a float holds

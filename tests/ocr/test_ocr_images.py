@@ -100,7 +100,7 @@ def test_other_modes(mode):
 
 
 def test_modes_without_a_conversion():
-    with pytest.raises(DataError, match="the image has colours of mode La, which cannot be converted"):
+    with pytest.raises(DataError, match="the image has colors of mode La, which cannot be converted"):
         load_image(Image.new("La", (2, 2)))
 
 

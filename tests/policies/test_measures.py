@@ -1,14 +1,15 @@
 """Measures and policies on their own (in decoding: test_decode.py)."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from deed import (
-    Ask,
     DeedConfigError,
     Entropy,
+    ExitQuery,
     FixedSchedule,
     Margin,
     MaxProb,
@@ -17,15 +18,24 @@ from deed import (
     StateSimilarity,
     ThresholdPolicy,
 )
-from deed.policies.measures import CONFIDENCES, build_confidence
+from deed.policies.measures import CONFIDENCES, build_confidence, needs_history
+from deed.policies.policy import decide, join, keep
+from deed.policies.query import ExitDecision
 
 
-def ask(logits, allowed=None, hidden=None, previous=None, earlier=(), **fields):
+def ask(logits, allowed=None, hidden=None, previous=None, previous_tokens=(), **fields):
     logits = torch.as_tensor(logits, dtype=torch.float64)
     rows = torch.arange(len(logits))
     hidden = torch.zeros(len(logits), 3) if hidden is None else hidden
     values = {"depth": 2, "exit_index": 1, "is_last": False, "step": 0, "rows": rows, **fields}
-    return Ask(**values, hidden=hidden, previous=previous, head=lambda: logits, allowed=allowed, earlier=list(earlier))
+    return ExitQuery(
+        **values,
+        hidden=hidden,
+        previous=previous,
+        head=lambda: logits,
+        allowed=allowed,
+        previous_tokens=list(previous_tokens),
+    )
 
 
 P = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.5, 0.0]], dtype=torch.float64)
@@ -65,7 +75,7 @@ def test_state_similarity_starts_at_the_second_layer():
 
 def test_patience_counts_the_run_that_ends_here():
     t = torch.tensor
-    agree = Patience(2)(ask(P.log(), earlier=[t([0, 0]), t([0, 1]), t([0, 0])]))
+    agree = Patience(2)(ask(P.log(), previous_tokens=[t([0, 0]), t([0, 1]), t([0, 0])]))
     assert agree.tolist() == [1.0, 0.5]  # row 1: 0, 1, 0 and now 0: one agreement
     assert Patience(2)(ask(P.log())).tolist() == [0.0, 0.0]
 
@@ -73,7 +83,7 @@ def test_patience_counts_the_run_that_ends_here():
 def test_thresholds_above_one_look_at_nothing():
     a = ask(P.log())
     policy = ThresholdPolicy(MaxProb(), 1.5)
-    assert policy.leaves(a).tolist() == [False, False] and not a.looked and not policy.exits_early
+    assert policy.leaves(a).tolist() == [False, False] and not a.computed and not policy.exits_early
 
 
 def test_thresholds_per_exit_per_row_and_decaying():
@@ -150,31 +160,42 @@ def counting(rows=4):
         return table[h[:, 0].long()]
 
     rows = torch.arange(rows) + 10
-    earlier, allowed = [rows * 2], table > -1
-    return Ask(2, 1, False, 0, rows, hidden, hidden + 1, head, allowed, earlier), table, runs
+    previous_tokens, allowed = [rows * 2], table > -1
+    return ExitQuery(2, 1, False, 0, rows, hidden, hidden + 1, head, allowed, previous_tokens), table, runs
 
 
 def test_an_ask_of_some_rows():
     whole, table, runs = counting()
     some = whole.only(torch.tensor([1, 3]))
-    assert some.rows.tolist() == [11, 13] and some.earlier[0].tolist() == [22, 26] and runs == []
-    assert torch.equal(some.logits, table[[1, 3]]) and runs == [2] and not whole.looked
+    assert some.rows.tolist() == [11, 13] and some.previous_tokens[0].tolist() == [22, 26] and runs == []
+    assert torch.equal(some.logits, table[[1, 3]]) and runs == [2] and not whole.computed
     assert torch.equal(some.masked_logits, whole.masked_logits[[1, 3]]) and runs == [2, 4]
     assert torch.equal(some.previous, whole.previous[[1, 3]])
     assert torch.equal(some.only(torch.tensor([1])).logits, table[[3]])
 
 
-def test_rows_that_leave_take_no_more_work_than_was_not_yet_done():
-    some = [False, True, False, True]
-    ask, table, runs = counting()
-    assert torch.equal(ask.leaving(some), table[[1, 3]]) and runs == [2]
-    assert torch.equal(ask.leaving([True] * 4), table) and runs == [2, 4]
-    assert torch.equal(ask.leaving(some), table[[1, 3]]) and runs == [2, 4]
-    for positions in ([1, 3], [0, 1, 3], [0, 1, 2, 3]):
-        ask, table, runs = counting()
-        ask.narrowed = torch.tensor(positions), table[positions] + 1
-        assert torch.equal(ask.leaving(some), table[[1, 3]] + 1) and runs == []
-    assert torch.equal(ask.leaving([True] * 4), table + 1)
+def test_a_decision_gives_the_logits_of_those_who_leave():
+    table = torch.randn(4, 6)
+    leave = torch.tensor([False, True, False, True])
+    assert ExitDecision(leave).logits_of([1, 3]) is None and ExitDecision(leave).computed_rows == 0
+    assert torch.equal(ExitDecision(leave, None, table).logits_of([1, 3]), table[[1, 3]])
+    for rows in ([1, 3], [0, 1, 3], [0, 1, 2, 3]):
+        found = ExitDecision(leave, torch.tensor(rows), table[rows])
+        assert torch.equal(found.logits_of([1, 3]), table[[1, 3]]) and found.computed_rows == len(rows)
+
+
+def test_a_policy_that_only_says_who_leaves_is_understood():
+    class Own:
+        exits_early, needs_history = True, False
+
+        def leaves(self, query):
+            return query.logits.amax(-1) > 0.5 if query.depth == 2 else query.rows > 11
+
+    query, table, runs = counting()
+    found = decide(Own(), query)
+    assert torch.equal(found.leave, table.amax(-1) > 0.5) and torch.equal(found.logits, table) and runs == [4]
+    unseen = decide(Own(), replace(counting()[0], depth=3))
+    assert unseen.leave.tolist() == [False, False, True, True] and unseen.logits is None
 
 
 def test_policies_begin_anew_for_their_rows():
@@ -190,17 +211,101 @@ def test_policies_begin_anew_for_their_rows():
 
 
 def test_a_schedule_that_asks_computes_its_measure():
-    ask_, _, runs = counting()
-    assert FixedSchedule([3]).leaves(ask_).tolist() == [False] * 4 and runs == []
+    query, _, runs = counting()
+    assert FixedSchedule([3]).leaves(query).tolist() == [False] * 4 and runs == []
     seen = []
 
     class Own:
-        remembers = False
+        needs_history = False
+
+        def __call__(self, query):
+            seen.append(query)
+
+    FixedSchedule([3], ask=True, measure=Own()).leaves(query)
+    assert seen[0] is query
+    FixedSchedule([3], ask=True).leaves(query)
+    assert runs == [4]
+
+
+def test_the_former_names_are_still_read():
+    import deed
+
+    assert deed.Ask is ExitQuery
+
+    class Old:
+        remembers = True
 
         def __call__(self, ask):
-            seen.append(ask)
+            return ask.earlier[0]
 
-    FixedSchedule([3], ask=True, measure=Own()).leaves(ask_)
-    assert seen[0] is ask_
-    FixedSchedule([3], ask=True).leaves(ask_)
-    assert runs == [4]
+    query, _, _ = counting()
+    assert needs_history(Old()) and needs_history(ThresholdPolicy(Old(), 0.5)) and not needs_history(object())
+    assert torch.equal(Old()(query), query.previous_tokens[0])
+
+
+DECAY = {"temperature": 4.0, "length": 10}
+
+
+@pytest.mark.parametrize("threshold", [1.0001, 1.5, torch.tensor([1.0001, 1.5])], ids=["just", "above", "tensor"])
+@pytest.mark.parametrize("decay", [None, DECAY])
+def test_above_one_never_exits_with_or_without_decay(threshold, decay):
+    certain = [[1e4, 0.0, 0.0], [1e4, 0.0, 0.0]]
+    for step in (0, 5, 1000):
+        query = ask(certain, step=step)
+        policy = ThresholdPolicy(MaxProb(), threshold, decay)
+        assert MaxProb()(query).tolist() == [1.0, 1.0] and policy.leaves(query).tolist() == [False, False]
+    steps = ask(certain, steps=[0, 1000])
+    assert ThresholdPolicy(MaxProb(), threshold, decay).leaves(steps).tolist() == [False, False]
+
+
+def test_decay_goes_by_each_rows_own_step():
+    policy = ThresholdPolicy(MaxProb(), 0.7, DECAY)
+    alone = [policy.at(ask(P, step=step)) for step in (0, 5)]
+    assert policy.at(ask(P, steps=[0, 5])).tolist() == pytest.approx(alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("given", [torch.float16, torch.float32, torch.float64])
+def test_a_tensor_threshold_acts_as_the_number_does(dtype, given):
+    """Equal to the confidence it lets a row leave, whatever the two dtypes are."""
+
+    class Fixed:
+        needs_history = False
+
+        def __call__(self, query):
+            return torch.tensor([0.1, 0.9], dtype=dtype)
+
+    numbers = torch.tensor([0.1, 0.9], dtype=given)
+    for value in (numbers, numbers + 0.01, numbers - 0.01):
+        as_numbers = [bool(torch.tensor(c, dtype=dtype) >= float(v)) for c, v in zip([0.1, 0.9], value, strict=True)]
+        got = ThresholdPolicy(Fixed(), value).leaves(ask(P.log())).tolist()
+        assert got == as_numbers
+    assert ThresholdPolicy(Fixed(), torch.tensor([0.1, 0.9], dtype=dtype)).leaves(ask(P.log())).tolist() == [
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("bad", ["0.9", None, -0.1, [0.5, -1], torch.tensor([0.5, -1.0]), 10**400, [[0.5]], {}])
+def test_thresholds_that_are_none(bad):
+    with pytest.raises(ValueError, match="exit_threshold must be a number of at least 0"):
+        ThresholdPolicy(MaxProb(), bad)
+
+
+def test_policies_follow_their_rows():
+    one, two = ThresholdPolicy(MaxProb(), 0.5), ThresholdPolicy(MaxProb(), torch.tensor([0.2, 0.9]))
+    assert join(one, one, 2, 3) is one
+    both = join(one, two, 1, 2)
+    assert both.threshold.tolist() == pytest.approx([0.5, 0.2, 0.9])
+    assert keep(both, [2, 0]).threshold.tolist() == pytest.approx([0.9, 0.5])
+    fixed = join(FixedSchedule([3]), FixedSchedule([[1, 2], [4]]), 2, 2)
+    assert fixed == FixedSchedule([[3], [3], [1, 2], [4]]) and keep(fixed, [3]) == FixedSchedule([[4]])
+    for other in (ThresholdPolicy(Margin(), 0.5), FixedSchedule([1]), ThresholdPolicy(MaxProb(), [0.5, 0.6])):
+        with pytest.raises(ValueError, match=r"rows of one batch need the same|has to be the same"):
+            join(one, other, 1, 1)
+
+
+def test_a_schedule_deeper_than_the_decoder():
+    FixedSchedule([[1], [4]]).check_layers(4)
+    with pytest.raises(ValueError, match="asks for depth 9, but the decoder has 4 layers"):
+        FixedSchedule([1, 9]).check_layers(4)

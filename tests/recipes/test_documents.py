@@ -20,7 +20,7 @@ from data.formats import write_docvqa, write_ocrvqa, write_stvqa, write_textvqa
 from deed.errors import DataError
 from deed.models.latr import LatrForConditionalGeneration
 from deed.models.latr import small as small_latr
-from deed.recipes.documents import DocumentRecipe, Stream, start_documents, train_documents
+from deed.recipes.documents import DocumentRecipe, document_stream, start_documents, train_documents
 from deed.tasks.loading import load_saved
 
 WRITERS = {"docvqa": write_docvqa, "textvqa": write_textvqa, "stvqa": write_stvqa, "ocrvqa": write_ocrvqa}
@@ -126,7 +126,7 @@ def test_denoising_and_then_answering_from_the_pretrained_model(checkpoints, tmp
     data = write_docvqa(tmp_path / "data")
     first = DocumentRecipe(task="docvqa", data=str(data), objective="denoise", **checkpoints, **QUICK)
     _, processor = start_documents(first)
-    row = next(iter(Stream(first, processor)))
+    row = next(iter(document_stream(first, processor)))
     text, target = processor.tokenizer.decode(row["input_ids"]), processor.tokenizer.decode(row["labels"])
     assert text.startswith("question: read context:") and "<extra_id_0>" in text and target.startswith("<extra_id_0>")
     assert train_documents(tmp_path / "first", first)["validation"] == {}
@@ -147,11 +147,11 @@ def test_answers_are_drawn_and_pages_reshuffled(checkpoints, tmp_path):
     data = write_docvqa(tmp_path / "data", n=6)
     recipe = DocumentRecipe(task="docvqa", data=str(data), **checkpoints, **QUICK)
     _, processor = start_documents(recipe)
-    stream = iter(Stream(recipe, processor))
+    stream = iter(document_stream(recipe, processor))
     rounds = [[processor.tokenizer.decode(next(stream)["labels"]) for _ in range(6)] for _ in range(6)]
     assert len({tuple(r) for r in rounds}) > 1
     assert len({answer for r in rounds for answer in r}) == 12, "each of the two answers to each question"
-    again = iter(Stream(recipe, processor))
+    again = iter(document_stream(recipe, processor))
     assert [processor.tokenizer.decode(next(again)["labels"]) for _ in range(6)] == rounds[0], "fixed by the seed"
 
 
@@ -159,7 +159,7 @@ def test_answers_are_drawn_and_pages_reshuffled(checkpoints, tmp_path):
     "change, message",
     [
         ({"task": "vizwiz"}, "task must be one of"),
-        ({"objective": "guess"}, "objective must be"),
+        ({"objective": "guess"}, "objective: Invalid enum value 'guess'"),
         ({"data": "/nowhere"}, "/nowhere"),
         ({"base": "/nowhere"}, "cannot be loaded"),
         ({"vit": "/nowhere"}, "cannot be loaded"),

@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from deed.data.base import Example
 from deed.data.synthetic import pages
 from deed.ocr.words import Word
-from deed.recipes.page_batches import PageBatches, turned
-from deed.recipes.pages import PagesRecipe, start_pages, train_pages
+from deed.recipes.easy_vqa import turned
+from deed.recipes.page_batches import PageBatches, PagesRecipe
+from deed.recipes.pages import start_pages, train_pages
 from deed.tasks.answering import answer_rows
 from deed.tasks.documents import DocumentTask
-from deed.training.curriculum import Mastery
+from deed.training.curriculum import LossGatedCurriculum
 
 TINY = PagesRecipe(
     steps=6,
@@ -46,7 +47,7 @@ def batches():
         np.arange(2 * 64 * 64 * 3, dtype=np.uint8).reshape(2, 64, 64, 3),
         [("is it red?", "no", 0), ("what?", "no", 1)],
     )
-    data = PageBatches(recipe, processor, Mastery(top=8).level, lambda: [READ], pictures)
+    data = PageBatches(recipe, processor, LossGatedCurriculum(top=8).level, lambda: [READ], pictures)
     return data, processor
 
 
@@ -138,7 +139,7 @@ def test_going_on_from_a_finished_model(tmp_path, conventional):
     first, second = tmp_path / "first", tmp_path / "second"
     recipe = replace(TINY, conventional=conventional)
     train_pages(first, recipe, lambda: [READ], limit=3)
-    Mastery(top=8).save(first / "model")
+    LossGatedCurriculum(top=8).save(first / "model")
     state = json.loads((first / "model" / "curriculum.json").read_text())
     (first / "model" / "curriculum.json").write_text(json.dumps({**state, "level": 8, "risen": [[8, 5]]}))
     onward = replace(recipe, start=str(first / "model"), learning_rate=0.0, weight_decay=0.0)

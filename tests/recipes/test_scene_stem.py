@@ -1,4 +1,4 @@
-"""The stem's schooling: what its patches are told is what the scene says, and it learns; a resumed run has the same stem."""
+"""The stem's pretraining: the patches' labels are what the scene says, and it learns; a resumed run has the same stem."""
 
 import json
 from types import SimpleNamespace
@@ -13,8 +13,9 @@ from deed.constants import IGNORE_INDEX
 from deed.data.synthetic import scenes
 from deed.models.ofa import small as small_ofa
 from deed.recipes import scene_stem
-from deed.recipes.scene_stem import COLOURS, NAMES, SIZES, StemBatches, patch_labels, school_stem, schooled
-from deed.recipes.scenes import ScenesRecipe, start_scenes
+from deed.recipes.scene_batches import ScenesRecipe
+from deed.recipes.scene_stem import COLORS, NAMES, SIZES, StemBatches, patch_labels, pretrain_stem, pretrained_stem
+from deed.recipes.scenes import start_scenes
 
 RECIPE = SimpleNamespace(seed=0, stem_steps=6, stem_learning_rate=3e-3, workers=0)
 
@@ -31,17 +32,17 @@ def pictures():
     ]
 
 
-def test_patches_are_told_what_the_scene_says():
+def test_labels_of_patches_are_what_the_scene_says():
     scene = scenes.scene("labels", (3, 3))
     labels, edges = patch_labels(scene)
     assert labels.shape == (64, 4) and edges.shape == (64, 4)
     grid, edges = labels.view(8, 8, 4), edges.view(8, 8, 4)
     for thing in scene.things:
-        x, y = (int(c // 16) for c in thing.centre)
+        x, y = (int(c // 16) for c in thing.center)
         there, name, colour, size = grid[y, x].tolist()
         if there == IGNORE_INDEX:  # a small thing may lie over the corner of four patches
             continue
-        assert (there, NAMES[name], COLOURS[colour], SIZES[size]) == (1, thing.name, thing.colour, thing.size)
+        assert (there, NAMES[name], COLORS[colour], SIZES[size]) == (1, thing.name, thing.color, thing.size)
         box = edges[y, x] * 16 + torch.tensor([16 * x + 8, 16 * y + 8] * 2)
         assert box.tolist() == pytest.approx(list(thing.box), abs=1e-4)
     for y, x in torch.nonzero(grid[..., 0] == 0).tolist():
@@ -68,13 +69,13 @@ class Stem(nn.Conv2d):
 def test_it_learns(pictures, monkeypatch):
     monkeypatch.setattr(scene_stem, "SCENES", 4)
     stem = Stem()
-    rows = list(school_stem(stem, 8, SimpleNamespace(**{**vars(RECIPE), "stem_steps": 200}), pictures))
+    rows = list(pretrain_stem(stem, 8, SimpleNamespace(**{**vars(RECIPE), "stem_steps": 200}), pictures))
     assert [row["stem_step"] for row in rows] == [100, 200]
-    assert rows[1]["stem_colour_right"] > 0.4 > 1.5 / len(COLOURS)
+    assert rows[1]["stem_color_accuracy"] > 0.4 > 1.5 / len(COLORS)
     assert rows[1]["stem_there_loss"] < rows[0]["stem_there_loss"]
 
 
-def test_a_stem_is_schooled_once_and_stays_as_it_is(pictures, tmp_path, monkeypatch):
+def test_a_stem_is_pretrained_once_and_stays_as_it_is(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(scene_stem, "SCENES", 2)
     tokenizer = small_ofa.build_tokenizer(["the red apple"] * 20, 340)
 
@@ -82,10 +83,10 @@ def test_a_stem_is_schooled_once_and_stays_as_it_is(pictures, tmp_path, monkeypa
         return small_ofa.build_model(tokenizer, 1, 1, 32, 32, stem=(8, 8, 8, 8), freeze_resnet=True)
 
     first, again = model(), model()
-    rows = schooled(first, tmp_path, RECIPE, pictures)
+    rows = pretrained_stem(first, tmp_path, RECIPE, pictures)
     assert rows == json.loads((tmp_path / "stem_log.json").read_text()) and rows[-1]["stem_step"] == 6
-    monkeypatch.setattr(scene_stem, "school_stem", lambda *_: pytest.fail("schooled again"))
-    assert schooled(again, tmp_path, RECIPE, pictures) == rows
+    monkeypatch.setattr(scene_stem, "pretrain_stem", lambda *_: pytest.fail("pretrained again"))
+    assert pretrained_stem(again, tmp_path, RECIPE, pictures) == rows
     stems = [m.get_encoder().embed_images for m in (first, again)]
     for name, value in stems[0].state_dict().items():
         assert torch.equal(value, stems[1].state_dict()[name]), name

@@ -14,11 +14,12 @@ from deed.data.synthetic import scenes
 from deed.data.synthetic.scenes import examples
 from deed.models.ofa import small as small_ofa
 from deed.recipes import scene_batches
-from deed.recipes.scene_batches import KINDS, SceneBatches, enlarged
-from deed.recipes.scenes import ScenesRecipe, start_scenes, train_scenes
+from deed.recipes.easy_vqa import load_pictures
+from deed.recipes.scene_batches import KINDS, SceneBatches, ScenesRecipe, enlarged
+from deed.recipes.scenes import start_scenes, train_scenes
 from deed.tasks.answering import evaluate_task
 from deed.tasks.loading import load_saved
-from deed.tasks.pictures import PictureTask
+from deed.tasks.task import tasks_of
 
 TINY = ScenesRecipe(
     steps=6,
@@ -175,9 +176,12 @@ def test_a_resumed_run_is_the_unbroken_one(tmp_path, conventional):
     assert all(("exit_loss_1" in row) == (not conventional) for row in logged)
 
     model, processor = load_saved(tmp_path / "whole" / "model", plain=conventional)
-    for task in map(PictureTask, ("scenes-refer", "scenes-caption", "scenes-vqa", "easyvqa")):
-        used, [row] = evaluate_task(task, model, processor, task.examples("validation", 3))
-        assert used == 3 and row[task.metric] >= 0 and row["mean_depth"] == (None if conventional else 2.0)
+    tasks = tasks_of(tmp_path / "whole" / "model")
+    assert [task.name for task in tasks] == ["scenes-refer", "scenes-caption", "scenes-vqa", "easyvqa"]
+    for task in tasks:
+        count, [report] = evaluate_task(task, model, processor, task.examples("validation", 3))
+        assert count == 3 and report[task.metric] >= 0
+        assert report["mean_depth"] == (None if conventional else 2.0)
 
 
 def test_losses_of_tasks_are_of_their_own_tokens(tmp_path):
@@ -185,7 +189,7 @@ def test_losses_of_tasks_are_of_their_own_tokens(tmp_path):
     train_scenes(tmp_path, replace(TINY, steps=1, log_every=1, learning_rate=0.0, conventional=True), limit=3)
     first = json.loads((tmp_path / "model" / "training_log.jsonl").read_text().splitlines()[0])
     model, processor = load_saved(tmp_path / "model", plain=True)
-    batch = SceneBatches(TINY, processor, _pictures(3))[0]
+    batch = SceneBatches(TINY, processor, load_pictures(3))[0]
     kinds = batch.pop("kinds")
     with torch.no_grad():
         logits = model.train()(**batch).logits
@@ -195,12 +199,6 @@ def test_losses_of_tasks_are_of_their_own_tokens(tmp_path):
         assert (f"{kind}_loss" in first) == bool(mine.any())
         if mine.any():
             assert first[f"{kind}_loss"] == pytest.approx(each[mine].mean().item(), abs=1e-3)
-
-
-def _pictures(limit):
-    from deed.recipes.page_batches import load_pictures
-
-    return load_pictures(limit)
 
 
 def test_going_on_from_a_finished_model(tmp_path):

@@ -44,8 +44,8 @@ class Run:
 
 
 @dataclass
-class Subject:
-    """All runs of one subject, in the order of the inputs. `threshold` is None for the plain model."""
+class Runs:
+    """All runs of one model at one threshold (None: the plain model), in the order of the inputs."""
 
     threshold: float | list[float] | None
     runs: list[Run]
@@ -78,8 +78,8 @@ class Subject:
 class Comparison:
     """The plain model at full depth and the deed model at a threshold, on the same inputs in one run."""
 
-    full: Subject
-    deed: Subject
+    full: Runs
+    deed: Runs
 
     def saving(self) -> dict[str, Any]:
         """Shares of latency saved, of the sums and as spread over the inputs; share of inputs answered alike."""
@@ -124,7 +124,7 @@ def compare(
             for name, (m, options) in subjects.items()
         }
         runs = interleave(answers, inputs, warmup, tick)
-    return Comparison(Subject(None, runs["full"]), Subject(threshold, runs["deed"]))
+    return Comparison(Runs(None, runs["full"]), Runs(threshold, runs["deed"]))
 
 
 def latency_curve(
@@ -137,8 +137,12 @@ def latency_curve(
     warmup: int = 1,
     tick: Tick | None = None,
     **generate_kwargs: Any,
-) -> tuple[Subject, list[Subject]]:
-    """The plain model and the deed model at each of `thresholds`, all interleaved; arguments as in `compare`.
+) -> tuple[Runs, list[Runs]]:
+    """The plain model and the deed model at each of `thresholds`, all interleaved.
+
+    Args:
+        base, model, inputs, decode, warmup, tick, generate_kwargs: as in `compare`.
+        thresholds: the deed model's, one after the other.
 
     Returns:
         The plain model's subject, and one per threshold in the order given.
@@ -148,7 +152,7 @@ def latency_curve(
         for i, threshold in enumerate(thresholds):
             answers[str(i)] = _answerer(model, deed_clock, decode, {**generate_kwargs, "exit_threshold": threshold})
         runs = interleave(answers, inputs, warmup, tick)
-    return Subject(None, runs["full"]), [Subject(t, runs[str(i)]) for i, t in enumerate(thresholds)]
+    return Runs(None, runs["full"]), [Runs(t, runs[str(i)]) for i, t in enumerate(thresholds)]
 
 
 def _answerer(model: Any, clock: EncoderClock, decode: Decode, options: dict[str, Any]) -> Callable[[Inputs], Run]:

@@ -1,7 +1,7 @@
 """What a decoding step should cost: the bytes it has to read, and how fast this machine reads them.
 
 At batch 1 a decoder multiplies matrices by single vectors, so a step takes at least as long as reading every weight it
-uses once. Counted are the layers run, the heads asked, and the caches attended to; whatever else is read comes on top.
+uses once. Counted are the layers run, the heads run, and the caches attended to; whatever else is read comes on top.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from .shapes import Scene
-from .subjects import ASKINGS
+from .shapes import Workload
+from .subjects import check_options
 
 READ = 2**28  # bytes: far more than any cache holds
 ENCODER_SIDE = ("EncDecAttention.k.", "EncDecAttention.v.", "encoder_attn.k_proj.", "encoder_attn.v_proj.")
@@ -39,9 +39,9 @@ class Memory:
         return {"read": read, "copy": copy, "best": max(read, copy)}
 
 
-def layer_weights(scene: Scene) -> float:
+def layer_weights(workload: Workload) -> float:
     """Weights that a decoder layer reads at a step, on average: all but the projections of the encoder's states."""
-    layers = scene.base_layers
+    layers = workload.base_layers
     counted = (
         weight.numel()
         for layer in layers
@@ -57,68 +57,69 @@ def step_counts(depths: Depths) -> list[dict[str, int]]:
     return [{"layers": max(step), "exits": len(set(step))} for step in steps]
 
 
-def asks_on_the_way(depths: Depths) -> float:
+def checks_on_the_way(depths: Depths) -> float:
     """Exits per step, the first apart, that were passed without anybody leaving there."""
     counts = step_counts(depths)
     return sum(c["layers"] - c["exits"] for c in counts) / len(counts)
 
 
-def head_bytes(scene: Scene, asking: str | None, layers: int, exits: int, layer: int, head: int) -> float:
-    """Bytes read at a step's exits: adaptation modules (the last exit has none), heads, and what asks in their place.
+def head_bytes(workload: Workload, exit_check: str | None, layers: int, exits: int, layer: int, head: int) -> float:
+    """Bytes read at a step's exits: adaptation modules (the last exit has none), heads, and what is checked in their place.
 
     Args:
         layers: exits passed, those that somebody left by included.
         exits: those that somebody left by.
         layer, head: bytes of a weight in adaptation modules and in the head.
     """
-    width, vocab = scene.width, scene.vocab
-    first = next(iter(scene.model.deed_exits.values()), None)
+    width, vocab = workload.width, workload.vocab
+    first = next(iter(workload.model.deed_exits.values()), None)
     adapter = 0 if first is None else sum(p.numel() for p in first.parameters()) * layer
-    last = int(layers == scene.n_layers)
+    last = int(layers == workload.n_layers)
     left = exits * width * vocab * head  # heads that gave a token
-    if asking in (None, "gate"):  # a gate is a vector, and rows that leave unseen share one product
+    if exit_check in (None, "gate"):  # a gate is a vector, and rows that leave unseen share one product
         return width * vocab * head + (exits - last) * adapter
     adapters = (layers - last) * adapter
-    if asking == "plain":
+    if exit_check == "plain":
         return layers * width * vocab * head + adapters
-    look = ASKINGS[asking]["rank"] * (4 * width + vocab)  # the low-rank copy is in int8, the way to it in float32
-    if asking == "screen":
+    options = check_options(workload, exit_check)
+    look = options["rank"] * (4 * width + vocab)  # the low-rank copy is in int8, the way to it in float32
+    if exit_check == "screen":
         return left + (layers - last) * look + adapters
-    assert asking == "shortlist", asking
-    return left + look + max(0, layers - last - 1) * ASKINGS["shortlist"]["size"] * 4 * width + adapters
+    assert exit_check == "shortlist", exit_check
+    return left + look + max(0, layers - last - 1) * options["size"] * 4 * width + adapters
 
 
-def step_bytes(scene: Scene, depths: Depths | None, asking: str | None, layer: int, head: int) -> float:
+def step_bytes(workload: Workload, depths: Depths | None, exit_check: str | None, layer: int, head: int) -> float:
     """Bytes that a step reads, on average over the steps after the first.
 
     Args:
         depths: `[rows][steps]`; None: all at the last layer.
         layer, head: bytes of a weight in layers and in the head; keys and values have four.
     """
-    table = depths if depths is not None else [[scene.n_layers] * scene.new_tokens] * scene.rows
-    heads, head_width = scene.model.deed_family.heads(scene.model)
+    table = depths if depths is not None else [[workload.n_layers] * workload.new_tokens] * workload.rows
+    heads, head_width = workload.model.deed_family.heads(workload.model)
     position = 2 * heads * head_width * 4  # a key and a value
-    lengths = scene.mask.sum(1).tolist()
-    per_layer = layer_weights(scene) * layer
+    lengths = workload.mask.sum(1).tolist()
+    per_layer = layer_weights(workload) * layer
     total = 0.0
     for t, count in enumerate(step_counts(table), 1):
         total += count["layers"] * per_layer
-        total += head_bytes(scene, asking, count["layers"], count["exits"], layer, head)
+        total += head_bytes(workload, exit_check, count["layers"], count["exits"], layer, head)
         total += sum(row[t] * (t + 1 + source) * position for row, source in zip(table, lengths, strict=True))
     return total / (len(table[0]) - 1)
 
 
-def describe(scene: Scene) -> dict[str, Any]:
-    """Sizes of a scene, for the record."""
+def describe(workload: Workload) -> dict[str, Any]:
+    """Sizes of a workload, for the record."""
     return {
-        "shape": scene.shape,
-        "batch": scene.rows,
-        "model": type(scene.base).__name__,
-        "layers": scene.n_layers,
-        "d_model": scene.width,
-        "vocab": scene.vocab,
-        "source": scene.mask.sum(1).tolist(),
-        "new_tokens": scene.new_tokens,
-        "layer_mb": layer_weights(scene) * 4 / 1e6,
-        "head_mb": scene.width * scene.vocab * 4 / 1e6,
+        "shape": workload.shape,
+        "batch": workload.rows,
+        "model": type(workload.base).__name__,
+        "layers": workload.n_layers,
+        "d_model": workload.width,
+        "vocab": workload.vocab,
+        "source": workload.mask.sum(1).tolist(),
+        "new_tokens": workload.new_tokens,
+        "layer_mb": layer_weights(workload) * 4 / 1e6,
+        "head_mb": workload.width * workload.vocab * 4 / 1e6,
     }

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
+
+from deed.utils.files import atomic_write, write_json
 
 from .subjects import BASELINE
 
@@ -35,23 +34,15 @@ def write_result(report: dict[str, Any], folder: Path, name: str, draw: Callable
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.json"]
-    _whole(paths[0], lambda path: path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8"))
+    write_json(paths[0], report, indent=1)
     if importlib.util.find_spec("matplotlib") is not None:
         figure = draw(report)
         for kind in ("png", "svg"):
             path = folder / f"{name}.{kind}"
-            _whole(path, partial(figure.savefig, format=kind, dpi=150))
+            with atomic_write(path) as temporary:
+                figure.savefig(temporary, format=kind, dpi=150)
             paths.append(path)
     return paths
-
-
-def _whole(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def speed_figure(report: dict[str, Any]) -> Any:

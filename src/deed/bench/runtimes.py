@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import multiprocessing
 import time
 import warnings
@@ -19,7 +18,9 @@ from typing import Any
 
 import torch
 
-from .shapes import NotAvailable, Scene
+from deed.utils.files import read_json, write_json
+
+from .shapes import NotAvailable, Workload
 from .subjects import Subject, Timing, check_baseline
 
 Answer = tuple[float, float, list[list[int]]]  # ms to the first token, ms per further step, tokens
@@ -27,25 +28,25 @@ Answer = tuple[float, float, list[list[int]]]  # ms to the first token, ms per f
 INSTALL = 'pip install "deed-transformers[bench]"'
 
 
-def ctranslate2(scene: Scene, compute_type: str) -> Subject:
+def ctranslate2(workload: Workload, compute_type: str) -> Subject:
     """CTranslate2, converted by its own converter; quantised when it is loaded. Tokens are timed as they come."""
     try:
         import ctranslate2 as ct2
     except ImportError:
         raise NotAvailable(f"not installed: {INSTALL}") from None
-    folder = scene.workplace / "ctranslate2"
+    folder = workload.workplace / "ctranslate2"
     if not folder.exists():
-        converter = ct2.converters.TransformersConverter(str(plain_folder(scene)))
+        converter = ct2.converters.TransformersConverter(str(plain_folder(workload)))
         try:
             converter.convert(str(folder))
         except ValueError as error:  # it lists all it knows in brackets
             raise NotAvailable(str(error).split(" (")[0]) from None
-    source = [[f"t{i}" for i in row] for row in unpadded(scene)]
-    end = f"t{scene.base.config.pad_token_id}"  # what the minimal length forbids: nothing a model says
-    answer = Apart(_ctranslate2, str(folder), compute_type, torch.get_num_threads(), source, end, scene.new_tokens)
+    source = [[f"t{i}" for i in row] for row in unpadded(workload)]
+    end = f"t{workload.base.config.pad_token_id}"  # what the minimal length forbids: nothing a model says
+    answer = Apart(_ctranslate2, str(folder), compute_type, torch.get_num_threads(), source, end, workload.new_tokens)
     size = {"float32": 4, "int8": 1}[compute_type]
     name = f"ctranslate2 {'int8' if size == 1 else 'fp32'}"
-    check = partial(check_baseline, scene)
+    check = partial(check_baseline, workload)
     return Subject(name, answer, check, weight_bytes=size, head_bytes=size, with_encoder=True)
 
 
@@ -76,7 +77,7 @@ def _ctranslate2(
     return run
 
 
-def onnxruntime(scene: Scene) -> Subject:
+def onnxruntime(workload: Workload) -> Subject:
     """ONNX Runtime with the exporter it brings along, whose graph holds the generation loop. That exporter knows T5.
 
     The other well-kept one, optimum-onnx (0.1.0), does not import beside Transformers 5.
@@ -87,18 +88,18 @@ def onnxruntime(scene: Scene) -> Subject:
         from onnxruntime.transformers import convert_generation as exporter
     except ImportError as error:
         raise NotAvailable(f"{error.name} is not installed: {INSTALL}") from None
-    if type(scene.base.config).__name__ != "T5Config":
+    if type(workload.base.config).__name__ != "T5Config":
         raise NotAvailable("its exporter with a generation loop knows T5 only; optimum-onnx needs Transformers 4")
-    path = scene.workplace / "onnx" / "model.onnx"
+    path = workload.workplace / "onnx" / "model.onnx"
     if not path.exists():
         path.parent.mkdir()
-        given = ["-m", str(plain_folder(scene)), "--model_type", "t5", "--output", str(path), "--num_beams", "1"]
+        given = ["-m", str(plain_folder(workload)), "--model_type", "t5", "--output", str(path), "--num_beams", "1"]
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             exporter.convert_generation_model(exporter.parse_arguments(given))
-    ids = scene.inputs["input_ids"].tolist()
-    answer = Apart(_onnxruntime, str(path), torch.get_num_threads(), ids, scene.new_tokens)
-    return Subject("onnxruntime fp32", answer, partial(check_baseline, scene), with_encoder=True)
+    ids = workload.inputs["input_ids"].tolist()
+    answer = Apart(_onnxruntime, str(path), torch.get_num_threads(), ids, workload.new_tokens)
+    return Subject("onnxruntime fp32", answer, partial(check_baseline, workload), with_encoder=True)
 
 
 def _onnxruntime(path: str, threads: int, ids: list[list[int]], n: int) -> Callable[[], Answer]:
@@ -170,16 +171,16 @@ def _serve(pipe: Any, make: Callable[..., Callable[[], Answer]], arguments: tupl
         pipe.send(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
-def plain_folder(scene: Scene) -> Path:
+def plain_folder(workload: Workload) -> Path:
     """The plain model saved as converters want it: with a tokenizer, which calls id 7 "t7", and attention in the open."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    folder = scene.workplace / "plain"
+    folder = workload.workplace / "plain"
     if folder.exists():
         return folder
-    scene.base.save_pretrained(folder)
-    config = scene.base.config
+    workload.base.save_pretrained(folder)
+    config = workload.base.config
     ids = {f"t{i}": i for i in range(config.vocab_size)}
     special = {
         f"{kind}_token": f"t{getattr(config, f'{kind}_token_id')}"
@@ -193,10 +194,11 @@ def plain_folder(scene: Scene) -> Path:
     extra = {"attn_implementation": "eager", "normalize_before": False}
     # Its loop forbids the end token up to the length asked for; so let that be one that no model says.
     ends = {"eos_token_id": config.pad_token_id}
-    path.write_text(json.dumps({**extra, **json.loads(path.read_text(encoding="utf-8")), **ends}), encoding="utf-8")
+    write_json(path, {**extra, **read_json(path), **ends})
     return folder
 
 
-def unpadded(scene: Scene) -> list[list[int]]:
-    ids, mask = scene.inputs["input_ids"], scene.inputs["attention_mask"]
+def unpadded(workload: Workload) -> list[list[int]]:
+    """The ids of every row without their padding."""
+    ids, mask = workload.inputs["input_ids"], workload.inputs["attention_mask"]
     return [row[: int(keep.sum())].tolist() for row, keep in zip(ids, mask, strict=True)]

@@ -19,7 +19,7 @@ from torch import nn
 
 from deed.utils.timing import interleave, machine, spread
 
-from .shapes import Scene, Shape, make_scene, random_ids, t5
+from .shapes import Shape, Workload, make_workload, random_ids, t5
 from .speed import Progress, header
 from .subjects import BASELINE, Subject, Timing, deed, generate, transformers
 
@@ -80,15 +80,15 @@ def measure_scaling(
     report["machine"] = machine()
     measured: dict[Point, dict[str, Any]] = {}
     rows = []
-    scene = None
+    workload = None
     try:
         with tempfile.TemporaryDirectory(prefix="deed-bench-") as folder:
             for i, (name, value, point) in enumerate(points):
                 if progress is not None:
                     progress(f"{name} {value}", i / len(points))
                 if point not in measured:
-                    scene = scene_of(point, Path(folder), scene)
-                    measured[point] = measure_point(scene, rounds)
+                    workload = workload_of(point, Path(folder), workload)
+                    measured[point] = measure_point(workload, rounds)
                 rows.append({"sweep": name, "value": value, **measured[point]})
     finally:
         torch.set_num_threads(before)
@@ -96,8 +96,13 @@ def measure_scaling(
 
 
 def check(sweeps: Mapping[str, Sequence[int]], rounds: int, threads: int | None = None) -> None:
-    """Raises:
-    ValueError: a field that `Point` does not have, or a value too small for it.
+    """Checks what `deed bench scaling` was given.
+
+    Args:
+        sweeps, rounds, threads: as for `measure_scaling`.
+
+    Raises:
+        ValueError: a field that `Point` does not have, or a value too small for it.
     """
     least = {"source": 1, "answer": 2, "batch": 1, "layers": 2, "vocab": 16}
     if rounds < 1 or (threads is not None and threads < 1):
@@ -109,8 +114,14 @@ def check(sweeps: Mapping[str, Sequence[int]], rounds: int, threads: int | None 
             raise ValueError(f"--sweep {name} needs values of at least {least[name]}, got {list(values)}")
 
 
-def scene_of(point: Point, folder: Path, last: Scene | None) -> Scene:
-    """The point's model (that of the scene before, where it is the same) and inputs."""
+def workload_of(point: Point, folder: Path, last: Workload | None) -> Workload:
+    """The point's model and inputs.
+
+    Args:
+        point: sizes.
+        folder: what other runtimes may convert into.
+        last: the workload before, whose model is used again where it is the same.
+    """
     heads = max(1, point.width // 64)
     shape = Shape(
         f"{point.layers} layers, vocabulary {point.vocab}, width {point.width}",
@@ -120,21 +131,21 @@ def scene_of(point: Point, folder: Path, last: Scene | None) -> Scene:
     like = last if last is not None and last.shape == shape.name else None
     if like is None:
         gc.collect()
-    return make_scene(shape, point.batch, point.answer, folder, like)
+    return make_workload(shape, point.batch, point.answer, folder, like)
 
 
-def measure_point(scene: Scene, rounds: int) -> dict[str, Any]:
+def measure_point(workload: Workload, rounds: int) -> dict[str, Any]:
     """Times, ratios, work and memory of the three subjects."""
     subjects: dict[str, Subject] = {
-        BASELINE: transformers(scene),
-        FULL: deed(scene, "fp32"),
-        EARLY: deed(scene, "fp32", mean=3, asking="plain"),
+        BASELINE: transformers(workload),
+        FULL: deed(workload, "fp32"),
+        EARLY: deed(workload, "fp32", mean=3, exit_check="plain"),
     }
     work = {name: subject.look() for name, subject in subjects.items() if subject.look is not None}
-    memory = cache_memory(scene)  # with the looks, every subject has been run and is warm
+    memory = cache_memory(workload)  # with the looks, every subject has been run and is warm
     turns: Any = {name: lambda _, s=s: s.run() for name, s in subjects.items()}
     found: dict[str, list[Timing]] = interleave(turns, [{}] * rounds, warmup=0)  # type: ignore[assignment]
-    whole = {name: [t.first_ms + t.step_ms * (scene.new_tokens - 1) for t in ts] for name, ts in found.items()}
+    whole = {name: [t.first_ms + t.step_ms * (workload.new_tokens - 1) for t in ts] for name, ts in found.items()}
     for name, counts in work.items():
         if counts["computed_cells"] > counts["full_depth_cells"]:
             raise RuntimeError(f"{name} computed more than full depth has: {counts}")
@@ -142,7 +153,7 @@ def measure_point(scene: Scene, rounds: int) -> dict[str, Any]:
         "times": {
             name: {
                 "decoder_ms": spread(ms),
-                "token_ms": spread([m / scene.new_tokens for m in ms]),
+                "token_ms": spread([m / workload.new_tokens for m in ms]),
                 "step_ms": spread([t.step_ms for t in found[name]]),
                 "times_faster_than_transformers": spread([a / b for a, b in zip(whole[BASELINE], ms, strict=True)]),
             }
@@ -156,28 +167,28 @@ def measure_point(scene: Scene, rounds: int) -> dict[str, Any]:
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
-def cache_memory(scene: Scene) -> dict[str, Any]:
+def cache_memory(workload: Workload) -> dict[str, Any]:
     """Bytes of the caches after an answer: Transformers' and deed's at full depth, the latter by part.
 
     `over` is what deed takes beyond Transformers' caches and one hidden buffer `[rows, answer, d_model]`, as a share of
     the former.
     """
     options: dict[str, Any] = {"return_dict_in_generate": True}
-    plain = generate(scene, scene.base, scene.new_tokens, **options).past_key_values
-    ours = generate(scene, scene.model, scene.new_tokens, exit_threshold=2.0, **options).past_key_values
+    plain = generate(workload, workload.base, workload.new_tokens, **options).past_key_values
+    ours = generate(workload, workload.model, workload.new_tokens, exit_threshold=2.0, **options).past_key_values
     theirs = sum(
         stored(layer.keys, layer.values)
         for side in (plain.self_attention_cache, plain.cross_attention_cache)
         for layer in side.layers
     )
-    weights = {p.untyped_storage().data_ptr() for p in [*scene.model.parameters(), *scene.model.buffers()]}
+    weights = {p.untyped_storage().data_ptr() for p in [*workload.model.parameters(), *workload.model.buffers()]}
     total = stored(*(t for t in tensors_of(ours, set()) if t.untyped_storage().data_ptr() not in weights))
     parts = {
         "self_attention": stored(*ours.stairs.keys, *ours.stairs.values),
         "cross_attention": stored(*ours.cross_keys, *ours.cross_values),
         "hidden": stored(ours.stairs.hidden),
     }
-    hidden = scene.rows * scene.new_tokens * scene.width * ours.stairs.hidden.element_size()
+    hidden = workload.rows * workload.new_tokens * workload.width * ours.stairs.hidden.element_size()
     return {
         "transformers_bytes": theirs,
         "deed_bytes": total,

@@ -36,7 +36,14 @@ def truncated_geometric(mean: float, n_layers: int) -> list[float]:
 
 
 def geometric_schedule(mean: float, n_layers: int, rows: int, steps: int, seed: int = 0) -> list[list[int]]:
-    """`[rows][steps]` independent depths of `truncated_geometric`."""
+    """`[rows][steps]` independent depths of `truncated_geometric`.
+
+    Args:
+        mean: of the depths, 1 to (n_layers + 1) / 2.
+        n_layers: of the decoder.
+        rows, steps: size of the table.
+        seed: of the draw.
+    """
     probabilities = truncated_geometric(mean, n_layers)
     draw = random.Random(seed).choices(range(1, n_layers + 1), probabilities, k=rows * steps)
     return [draw[r * steps : (r + 1) * steps] for r in range(rows)]
@@ -59,7 +66,14 @@ def recorded_answers(name: str, count: int = 32) -> tuple[list[list[int]], int]:
 
 
 def replayed(answers: Sequence[Sequence[int]], of: int, n_layers: int, rows: int, steps: int) -> list[list[int]]:
-    """`[rows][steps]` recorded depths, answer after answer, stretched from decoders of `of` layers to `n_layers`."""
+    """`[rows][steps]` recorded depths, answer after answer.
+
+    Args:
+        answers: depths of recorded answers.
+        of: layers of the decoder that they were recorded from.
+        n_layers: of the decoder that they are stretched to.
+        rows, steps: size of the table.
+    """
     schedule: list[list[int]] = []
     for r in range(rows):
         depths: list[int] = []

@@ -49,7 +49,7 @@ class Shape:
 
 
 @dataclass
-class Scene:
+class Workload:
     """One shape at one batch size, encoded once: every subject decodes from the same states.
 
     Attributes:
@@ -59,7 +59,7 @@ class Scene:
         encoded: the encoder's output for them.
         mask: `[rows, source]`, 1 where there is something to read.
         new_tokens: every answer is forced to so many.
-        workplace: an empty folder for what other runtimes convert; whoever makes the scene removes it.
+        workplace: an empty folder for what other runtimes convert; whoever makes the workload removes it.
     """
 
     shape: str
@@ -75,36 +75,43 @@ class Scene:
 
     @property
     def rows(self) -> int:
+        """Batch size."""
         return self.mask.shape[0]
 
     @property
     def n_layers(self) -> int:
+        """Layers of the decoder."""
         return len(self.model.deed_family.layers(self.model))
 
     @property
     def width(self) -> int:
+        """d_model."""
         return self.model.deed_family.d_model(self.model)
 
     @property
     def vocab(self) -> int:
+        """Size of the vocabulary."""
         return self.model.deed_family.vocab_size(self.model)
 
     @property
     def base_layers(self) -> Any:
+        """The plain model's decoder layers."""
         return self.model.deed_family.layers(self.base)
 
     def decoder_inputs(self, rows: int | None = None) -> dict[str, Any]:
-        """Arguments of `generate()` that leave the encoder out of it; those of the first `rows` only, if asked for."""
+        """Arguments of `generate()` that leave the encoder out of it; of the first `rows` only, if given."""
         hidden = type(self.encoded)(last_hidden_state=self.encoded[0][:rows])
         return {"encoder_outputs": hidden, "attention_mask": self.mask[:rows]}
 
 
-def make_scene(shape: str | Shape, rows: int, new_tokens: int, workplace: Path, like: Scene | None = None) -> Scene:
+def make_workload(
+    shape: str | Shape, rows: int, new_tokens: int, workplace: Path, like: Workload | None = None
+) -> Workload:
     """A shape's models and inputs, encoded.
 
     Args:
         shape: one of your own, or the name of one of `SHAPES`.
-        like: a scene with the same models, which are used again, and so is what was made of them.
+        like: a workload with the same models, which are used again, and so is what was made of them.
 
     Raises:
         ValueError: no such shape.
@@ -118,7 +125,7 @@ def make_scene(shape: str | Shape, rows: int, new_tokens: int, workplace: Path, 
     mask = getattr(encoded, "attention_mask", None)
     mask = inputs["attention_mask"] if mask is None else mask
     made = {} if like is None else like.made
-    return Scene(chosen.name, base, model, inputs, encoded, mask, new_tokens, workplace, made)
+    return Workload(chosen.name, base, model, inputs, encoded, mask, new_tokens, workplace, made)
 
 
 def shape_of(name: str) -> Shape:
@@ -157,7 +164,13 @@ def copied(model: Any) -> Any:
 
 
 def t5(layers: int, width: int, feed: int, heads: int, vocab: int = 32128, head_width: int = 64) -> Any:
-    """A T5 of as many encoder as decoder layers, tied and ReLU as the published v1.0 checkpoints are, seed 0."""
+    """A T5 of as many encoder as decoder layers, tied and ReLU as the published v1.0 checkpoints are, seed 0.
+
+    Args:
+        layers: of the encoder, and of the decoder.
+        width, feed: d_model and the inner width of feed-forward layers.
+        heads, vocab, head_width: attention heads, size of the vocabulary, width of a head.
+    """
     from transformers import T5Config, T5ForConditionalGeneration
 
     config = T5Config(**_sizes(layers, width, feed, heads, vocab, head_width))
@@ -165,7 +178,13 @@ def t5(layers: int, width: int, feed: int, heads: int, vocab: int = 32128, head_
 
 
 def latr(layers: int, width: int, feed: int, heads: int, vocab: int = 32128, head_width: int = 64) -> Any:
-    """A LaTr++ without ViT: words and boxes; seed 0."""
+    """A LaTr++ without ViT: words and boxes; seed 0.
+
+    Args:
+        layers: of the encoder, and of the decoder.
+        width, feed: d_model and the inner width of feed-forward layers.
+        heads, vocab, head_width: attention heads, size of the vocabulary, width of a head.
+    """
     from deed.models.latr import LatrConfig, LatrForConditionalGeneration
 
     config = LatrConfig(**_sizes(layers, width, feed, heads, vocab, head_width), vision_config=None)
@@ -200,7 +219,12 @@ def _varied_t5(kind: Any, config: Any) -> Any:
 
 @torch.no_grad()
 def bart(layers: int, width: int, feed: int, heads: int, vocab: int = 50265) -> Any:
-    """A BART of as many encoder as decoder layers, seed 0."""
+    """A BART of as many encoder as decoder layers, seed 0.
+
+    Args:
+        layers: of the encoder, and of the decoder.
+        width, feed, heads, vocab: d_model, inner width of feed-forward layers, attention heads, vocabulary.
+    """
     from transformers import BartConfig, BartForConditionalGeneration
 
     torch.manual_seed(0)
@@ -258,7 +282,14 @@ def shipped(name: str) -> Any:
 
 
 def real_words(model: Any, rows: int, generator: torch.Generator) -> Inputs:
-    """Words of CMUdict's test split."""
+    """Words of CMUdict's test split.
+
+    Args:
+        model, rows, generator: as for `Shape.inputs`; the words do not depend on the first and last.
+
+    Raises:
+        NotAvailable: the dictionary is not installed.
+    """
     from transformers import AutoTokenizer
 
     from deed.data.readers import cmudict
@@ -274,7 +305,14 @@ def real_words(model: Any, rows: int, generator: torch.Generator) -> Inputs:
 
 def real_pages(model: Any, rows: int, generator: torch.Generator) -> Inputs:
     """The question for all main fields (long answers) of pages of the test split, with the picture and the words as OCR
-    might read them: no OCR engine needed."""
+    might read them: no OCR engine needed.
+
+    Args:
+        model, rows, generator: as for `Shape.inputs`; the pages do not depend on the first and last.
+
+    Raises:
+        NotAvailable: fonts or libraries are missing.
+    """
     from dataclasses import replace
 
     from deed.tasks import documents as document_run

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
-import json
 import shlex
 import sys
 import tempfile
@@ -19,11 +18,13 @@ from typing import Any
 
 import torch
 
+from deed.utils.files import read_json
 from deed.utils.timing import interleave, machine, now, spread, versions
 
-from .costs import Memory, asks_on_the_way, describe, step_bytes, step_counts
-from .shapes import NotAvailable, Scene, make_scene, shape_of
-from .subjects import ASK_MEAN, ASKINGS, BASELINE, PRECISIONS, Subject, Timing, catalogue, mean_name
+from .catalogue import CHECK_MEAN, catalogue, mean_name
+from .costs import Memory, checks_on_the_way, describe, step_bytes, step_counts
+from .shapes import NotAvailable, Workload, make_workload, shape_of
+from .subjects import BASELINE, EXIT_CHECKS, PRECISIONS, Subject, Timing
 
 PEER = "ctranslate2 int8"  # a ratio to it is recorded beside the one to Transformers
 PEERS = ("ctranslate2", "onnxruntime")
@@ -66,23 +67,23 @@ class Settings:
 
 
 def measure_speed(settings: Settings, progress: Progress | None = None) -> dict[str, Any]:
-    """Everything asked for, one shape and batch size after the other.
+    """Every subject of the settings, one shape and batch size after the other.
 
     Returns:
-        JSON values: `settings`, `command`, `versions`, `machine`; `scenes` (sizes, encoder, memory), `rows` (one per scene
-        and subject) and `asking` (what one ask costs).
+        JSON values: `settings`, `command`, `versions`, `machine`; `workloads` (sizes, encoder, memory), `rows` (one per
+        workload and subject) and `exit_checks` (what one costs).
     """
     report = header("speed", asdict(settings))
     threads = torch.get_num_threads()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     report["machine"] = machine()
-    report.update({"scenes": [], "rows": [], "asking": []})
+    report.update({"workloads": [], "rows": [], "exit_checks": []})
     parts = len(settings.shapes) * len(settings.batches)
     done = 0
     try:
         for shape in settings.shapes:
-            scene = None
+            workload = None
             with tempfile.TemporaryDirectory(prefix="deed-bench-") as folder:
                 for rows in settings.batches:
                     base = done / parts
@@ -96,14 +97,14 @@ def measure_speed(settings: Settings, progress: Progress | None = None) -> dict[
                     done += 1
                     tell("building", 0.0)
                     try:
-                        scene = make_scene(shape, rows, settings.new_tokens, Path(folder), scene)
+                        workload = make_workload(shape, rows, settings.new_tokens, Path(folder), workload)
                     except NotAvailable as missing:
                         report["rows"].append(absent(shape, rows, BASELINE, str(missing)))
                         continue
-                    found = measure_scene(scene, settings, tell)
+                    found = measure_workload(workload, settings, tell)
                     for key, values in found.items():
                         report[key] += values
-            del scene
+            del workload
             forget_compiled()
     finally:
         torch.set_num_threads(threads)
@@ -127,8 +128,14 @@ def header(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def measure_scene(scene: Scene, settings: Settings, tell: Progress) -> dict[str, list[dict[str, Any]]]:
-    """`{"scenes", "rows", "asking"}` of one shape at one batch size."""
+def measure_workload(workload: Workload, settings: Settings, tell: Progress) -> dict[str, list[dict[str, Any]]]:
+    """`{"workloads", "rows", "exit_checks"}` of one shape at one batch size.
+
+    Args:
+        workload: the shape.
+        settings: of the whole run.
+        tell: takes what is being done, and the share of the workload that is done.
+    """
     makers = catalogue(settings.subjects, settings.compile_limit)
     subjects: dict[str, Subject] = {}
     missing: dict[str, str] = {}
@@ -136,12 +143,12 @@ def measure_scene(scene: Scene, settings: Settings, tell: Progress) -> dict[str,
     for i, name in enumerate(sorted(makers, key=lambda n: "compiled" in n)):
         tell(f"preparing {name}", 0.4 * i / len(makers))
         try:
-            subjects[name] = makers[name](scene)
+            subjects[name] = makers[name](workload)
         except NotAvailable as why:
             missing[name] = str(why)
     memory = Memory()
     turns: dict[str, Any] = {name: lambda _, s=s: s.run() for name, s in subjects.items()}
-    turns["encoder"] = lambda _: encoder_ms(scene)
+    turns["encoder"] = lambda _: encoder_ms(workload)
     turns["memory"] = lambda _: memory.measure()
     taken = 0
 
@@ -156,7 +163,7 @@ def measure_scene(scene: Scene, settings: Settings, tell: Progress) -> dict[str,
     speeds = timings.pop("memory")
     speed = spread([s["best"] for s in speeds])["median"]
     size = {
-        **describe(scene),
+        **describe(workload),
         "encoder_ms": spread(timings.pop("encoder")),
         "memory_gb_s": {k: spread([s[k] / 1e9 for s in speeds]) for k in ("read", "copy")},
     }
@@ -164,27 +171,32 @@ def measure_scene(scene: Scene, settings: Settings, tell: Progress) -> dict[str,
     for i, name in enumerate(makers):
         tell(f"checking {name}", 0.9 + 0.1 * i / len(makers))
         if name in missing:
-            rows.append(absent(scene.shape, scene.rows, name, missing[name]))
+            rows.append(absent(workload.shape, workload.rows, name, missing[name]))
         else:
-            rows.append(result_row(scene, name, subjects[name], timings, speed))
-    return {"scenes": [size], "rows": rows, "asking": asking_costs(scene, subjects, timings)}
+            rows.append(result_row(workload, name, subjects[name], timings, speed))
+    return {"workloads": [size], "rows": rows, "exit_checks": exit_check_costs(workload, subjects, timings)}
 
 
-def encoder_ms(scene: Scene) -> float:
+def encoder_ms(workload: Workload) -> float:
     """Milliseconds of the plain model's encoder."""
     with torch.no_grad():
-        start = now(scene.base.device)
-        scene.base.get_encoder()(**scene.inputs)
-        return (now(scene.base.device) - start) * 1e3
+        start = now(workload.base.device)
+        workload.base.get_encoder()(**workload.inputs)
+        return (now(workload.base.device) - start) * 1e3
 
 
 def absent(shape: str, batch: int, subject: str, reason: str) -> dict[str, Any]:
-    """The row of a subject that could not be measured."""
+    """The row of a subject that could not be measured.
+
+    Args:
+        shape, batch, subject: what it was to decode, and its name.
+        reason: why not.
+    """
     return {"shape": shape, "batch": batch, "subject": subject, "available": False, "reason": reason}
 
 
 def result_row(
-    scene: Scene, name: str, subject: Subject, timings: dict[str, list[Timing]], speed: float
+    workload: Workload, name: str, subject: Subject, timings: dict[str, list[Timing]], speed: float
 ) -> dict[str, Any]:
     """Times, ratios, work, bytes and parity of one subject.
 
@@ -194,39 +206,35 @@ def result_row(
     own = timings[name]
     steps = [t.step_ms for t in own]
     others = {BASELINE: BASELINE, "full depth of its runtime": f"{subject.runtime} full", PEER: PEER}
-    ratios = {
-        label: spread([t.step_ms / s for t, s in zip(timings[other], steps, strict=True)])
-        for label, other in others.items()
-        if other in timings
-    }
-    # The whole answer: what deed puts off to later steps, others do before the first token.
-    answers = [t.first_ms + (scene.new_tokens - 1) * t.step_ms for t in own]
-    whole = {
-        label: spread(
-            [
-                (t.first_ms + (scene.new_tokens - 1) * t.step_ms) / a
-                for t, a in zip(timings[other], answers, strict=True)
-            ]
-        )
-        for label, other in others.items()
-        if other in timings and label != PEER and not subject.with_encoder
-    }
-    touched = step_bytes(scene, subject.depths, subject.asking, subject.weight_bytes, subject.head_bytes)
+    others = {label: other for label, other in others.items() if other in timings}
+
+    def answer_ms(timing: Timing) -> float:
+        """The whole answer: what deed puts off to later steps, others do before the first token."""
+        return timing.first_ms + (workload.new_tokens - 1) * timing.step_ms
+
+    def ratios(other: str, ms: Callable[[Timing], float]) -> dict[str, float]:
+        return spread([ms(t) / ms(o) for t, o in zip(timings[other], own, strict=True)])
+
+    touched = step_bytes(workload, subject.depths, subject.exit_check, subject.weight_bytes, subject.head_bytes)
     floor = touched / speed * 1e3
     counts = step_counts(subject.depths) if subject.depths is not None else None
     return {
-        "shape": scene.shape,
-        "batch": scene.rows,
+        "shape": workload.shape,
+        "batch": workload.rows,
         "subject": name,
         "available": True,
         "runtime": subject.runtime,
         "step_ms": spread(steps),
         "first_token_ms": {**spread([t.first_ms for t in own]), "with_encoder": subject.with_encoder},
-        "tokens_per_s": spread([scene.rows * scene.new_tokens * 1e3 / a for a in answers]),
-        "times_faster_than": ratios,
-        "answer_times_faster_than": whole,
-        "asking": subject.asking,
-        "layers_per_step": scene.n_layers if counts is None else sum(c["layers"] for c in counts) / len(counts),
+        "tokens_per_s": spread([workload.rows * workload.new_tokens * 1e3 / answer_ms(t) for t in own]),
+        "times_faster_than": {label: ratios(other, lambda t: t.step_ms) for label, other in others.items()},
+        "answer_times_faster_than": {
+            label: ratios(other, answer_ms)
+            for label, other in others.items()
+            if label != PEER and not subject.with_encoder
+        },
+        "exit_check": subject.exit_check,
+        "layers_per_step": workload.n_layers if counts is None else sum(c["layers"] for c in counts) / len(counts),
         "work": subject.work,
         "mb_per_step": touched / 1e6,
         "floor_ms": floor,
@@ -235,36 +243,45 @@ def result_row(
     }
 
 
-def asking_costs(scene: Scene, subjects: dict[str, Subject], timings: dict[str, list[Timing]]) -> list[dict[str, Any]]:
-    """What one ask costs, in ms and as a fraction of a layer, per precision and way of asking: from three subjects of the
-    same run, the same depths asked and not asked, and full depth against depth 1 for a layer."""
+def exit_check_costs(
+    workload: Workload, subjects: dict[str, Subject], timings: dict[str, list[Timing]]
+) -> list[dict[str, Any]]:
+    """What one exit check costs, in ms and as a fraction of a layer, per precision and kind of check: from subjects of the
+    same run, the same depths with and without checks, and full depth against depth 1 for a layer.
+
+    Args:
+        workload: what they decoded.
+        subjects: by name.
+        timings: of all rounds, by subject.
+
+    Returns:
+        `of_a_layer` is None where a layer or the check cost less than times wavered: there is nothing to compare.
+    """
     found = []
     for precision in PRECISIONS:
-        silent = mean_name(precision, ASK_MEAN, None)
+        silent = mean_name(precision, CHECK_MEAN, None)
         needed = (f"deed {precision} full", f"deed {precision} depth 1 not asked", silent)
-        if not all(name in timings for name in needed) or scene.n_layers < 2:
+        if not all(name in timings for name in needed) or workload.n_layers < 2:
             continue
-        full, shallow, unasked = ([t.step_ms for t in timings[name]] for name in needed)
-        layer = [(a - b) / (scene.n_layers - 1) for a, b in zip(full, shallow, strict=True)]
-        asks = asks_on_the_way(subjects[silent].depths or [])
-        for asking in ASKINGS:
-            name = mean_name(precision, ASK_MEAN, asking)
-            if name not in timings or not asks:
+        full, shallow, without = ([t.step_ms for t in timings[name]] for name in needed)
+        layer = [(a - b) / (workload.n_layers - 1) for a, b in zip(full, shallow, strict=True)]
+        checks = checks_on_the_way(subjects[silent].depths or [])
+        for exit_check in EXIT_CHECKS:
+            name = mean_name(precision, CHECK_MEAN, exit_check)
+            if name not in timings or not checks:
                 continue
-            cost = [(t.step_ms - u) / asks for t, u in zip(timings[name], unasked, strict=True)]
+            cost = [(t.step_ms - u) / checks for t, u in zip(timings[name], without, strict=True)]
+            told_apart = min(layer) > 0 and spread(cost)["p25"] > 0
             found.append(
                 {
-                    "shape": scene.shape,
-                    "batch": scene.rows,
+                    "shape": workload.shape,
+                    "batch": workload.rows,
                     "precision": precision,
-                    "asking": asking,
-                    "asks_per_step": asks,
+                    "exit_check": exit_check,
+                    "checks_per_step": checks,
                     "layer_ms": spread(layer),
-                    "ask_ms": spread(cost),
-                    # Where layers cost less than times waver, there is nothing to compare with.
-                    "of_a_layer": spread([c / m for c, m in zip(cost, layer, strict=True)])
-                    if min(layer) > 0
-                    else None,
+                    "check_ms": spread(cost),
+                    "of_a_layer": spread([c / m for c, m in zip(cost, layer, strict=True)]) if told_apart else None,
                 }
             )
     return found
@@ -284,11 +301,8 @@ def read_report(path: Path) -> dict[str, Any]:
     """Raises:
     ValueError: not a result of `deed bench speed`.
     """
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--compare {path} cannot be read: {error}") from None
-    if not isinstance(report, dict) or report.get("kind") != "speed" or "rows" not in report:
+    report: dict[str, Any] = read_json(path, ValueError)
+    if report.get("kind") != "speed" or "rows" not in report:
         raise ValueError(f"--compare {path} is not a result of `deed bench speed`")
     return report
 

@@ -17,19 +17,19 @@ from deed.constants import NEVER_EXIT
 from deed.errors import ExitsCostMore
 from deed.utils.timing import Inputs, interleave, machine, now, spread, timed_encoder, versions
 
-from .answering import collate, generate_all
+from .answering import batches, check_batch_size, collate, generate_all
+from .exit_check import FIELD, check_name, own_exit_check, plain_values, set_exit_check, take_exit_check
 from .exit_statistics import cannot_record, record_exits
-from .learn_then_test import GRID, score_example
+from .learn_then_test import GRID, Score, score_example
 from .step_costs import measure_costs
 from .teacher_forcing import evaluating
-from .threshold_search import optimise_all
+from .threshold_search import search_thresholds
 
-BUDGETS = (0.0, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05)  # shares of tokens that the optimiser may let differ
+BUDGETS = (0.0, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05)  # shares of tokens that thresholds per exit may let differ
 SCORED_AT_ONCE = 32  # rows; scores do not depend on it, times are taken apart
 EXACTLY = 1e-9  # a drop of 3 in 300 is one of 0.01
 
 
-Score = Callable[[list[int], dict[str, Any]], float]
 Progress = Callable[[str, float], None]
 
 
@@ -39,7 +39,7 @@ def record_curve(
     *,
     score: Score | None = None,
     thresholds: Sequence[float] | None = None,
-    askings: Sequence[str | dict[str, Any]] | None = None,
+    exit_checks: Sequence[str | dict[str, Any]] | None = None,
     budgets: Sequence[float] = BUDGETS,
     batch_size: int = 1,
     timed: int = 100,
@@ -49,17 +49,17 @@ def record_curve(
 ) -> dict[str, Any]:
     """Measure how score and decoding time go together, and keep it in `model.deed_config.curve`.
 
-    The examples at even places are what `deed.optimise` chooses thresholds per exit on; every point is measured on the
-    others. All of those are scored; the first `timed` are timed, full depth and all points taking turns on each batch.
-    A model whose exits cannot be chosen one by one (patience, a gate) gets no points with thresholds per exit. Shuffle a
-    data set whose order means something first.
+    Thresholds per exit are chosen on the examples at even places; every point is measured on the others. All of those are
+    scored; the first `timed` are timed, full depth and all points taking turns on each batch. A model whose exits cannot
+    be chosen one by one (patience, a gate) gets no points with thresholds per exit. Shuffle a data set whose order means
+    something first.
 
     Args:
         model: a deed model.
         dataset: examples as in `deed.calibrate`.
         score: maps generated tokens and the example to [0, 1], as in `deed.calibrate`.
         thresholds: each a point, one threshold for all exits; default: the grid of `deed.calibrate`. Values in (0, 1].
-        askings: ways of asking (`DeedConfig.asking`) to measure each threshold with; default: the model's own.
+        exit_checks: exit checks (as `DeedConfig` has one) to measure each threshold with; default: the model's own.
         budgets: shares of tokens that may differ, each a point with thresholds per exit; () for none.
         batch_size: rows decoded at once in the timed runs.
         timed: examples timed.
@@ -68,7 +68,7 @@ def record_curve(
         generate_kwargs: passed to `generate()`; record with what you will use.
 
     Returns:
-        The curve. `points`, full depth first, each with `threshold`, `asking`, `budget` (None for one threshold),
+        The curve. `points`, full depth first, each with `threshold`, `exit_check`, `budget` (None for one threshold),
         `score`, `score_drop` (full depth's mean score less the point's) and its standard error `score_drop_error`,
         `mean_depth`, `decoder_ms` (per batch: median and quartiles), `speedup` (full depth's decoding time over the
         point's, batch by batch: median and quartiles) and `speedup_total` (of the sums). Beside them numbers of
@@ -79,15 +79,27 @@ def record_curve(
 
     Warns:
         ExitsCostMore: early exit is no faster than full depth at any point.
+
+    Example:
+        ```python
+        deed.record_curve(model, held_out, thresholds=[0.9, 0.5], timed=4, max_new_tokens=8)
+        model.save_pretrained("my-model")  # the curve is kept in config.json
+        ```
     """
     grid = sorted({float(t) for t in (GRID if thresholds is None else thresholds)}, reverse=True)
     if not all(0 < t <= 1 for t in grid):
         raise ValueError(f"thresholds must be numbers in (0, 1], got {list(thresholds or ())!r}")
-    for name, value in (("batch_size", batch_size), ("timed", timed), ("repeats", repeats)):
+    check_batch_size(batch_size)
+    for name, value in (("timed", timed), ("repeats", repeats)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if "asking" in generate_kwargs:
-        raise ValueError("pass askings=[…], one or more ways of asking, instead of asking=…")
+    if exit_checks is None:
+        exit_checks = generate_kwargs.pop("askings", None)
+    if take_exit_check(generate_kwargs) is not None:
+        raise ValueError("pass exit_checks=[…], one or more, instead of a single one for generate()")
+    for name in ("exit_threshold", "exit_policy"):
+        if name in generate_kwargs:
+            raise ValueError(f"{name} is what a curve is measured over; leave it out, or pass thresholds=[…]")
     examples = list(dataset)
     if len(examples) < 2:
         raise ValueError(f"a curve needs at least two examples, and hundreds to mean much; got {len(examples)}")
@@ -95,9 +107,9 @@ def record_curve(
     tuning, rest = examples[0::2], examples[1::2]
     before = machine()  # its load is that before the run
     with evaluating(model):
-        subjects, costs = _subjects(model, tuning, grid, askings, budgets, say, generate_kwargs)
-        points = _scored(model, rest, subjects, score, say, generate_kwargs)
-        times = _times(model, rest[:timed], subjects, batch_size, repeats, say, generate_kwargs)
+        settings, costs = _settings(model, tuning, grid, exit_checks, budgets, say, generate_kwargs)
+        points = _scored(model, rest, settings, score, say, generate_kwargs)
+        times = _times(model, rest[:timed], settings, batch_size, repeats, say, generate_kwargs)
     for point, ms in zip(points, times, strict=True):
         point["decoder_ms"] = spread(ms)
         point["speedup"] = spread([full / own for full, own in zip(times[0], ms, strict=True)])
@@ -112,7 +124,7 @@ def record_curve(
         "confidence": config.confidence,
         "batch_size": batch_size,
         "repeats": repeats,
-        "generate": {k: v for k, v in generate_kwargs.items() if isinstance(v, (bool, int, float, str))},
+        "generate": plain_values(generate_kwargs),
         "machine": before,
         "versions": versions(),
     }
@@ -123,7 +135,7 @@ def record_curve(
 
 
 def set_target(model: Any, *, score_drop: float | None = None, speedup: float | None = None) -> dict[str, Any]:
-    """Set `model.deed_config.threshold` (and `asking`) by the recorded curve.
+    """Set `model.deed_config.threshold` (and the exit check) by the recorded curve.
 
     Reads what `record_curve` measured and promises nothing statistically: the points' scores are means over some hundred
     examples, and the best of several is picked. For a bound that holds for new data, use `deed.calibrate`.
@@ -142,6 +154,12 @@ def set_target(model: Any, *, score_drop: float | None = None, speedup: float | 
 
     Warns:
         ExitsCostMore: no point within `score_drop` is faster than full depth, which is then set.
+
+    Example:
+        ```python
+        deed.record_curve(model, held_out, thresholds=[0.9, 0.5], timed=4, max_new_tokens=8)
+        point = deed.set_target(model, score_drop=0.01)  # the fastest measured point within that drop
+        ```
     """
     if (score_drop is None) == (speedup is None):
         raise ValueError("give exactly one target: score_drop=… or speedup=…")
@@ -171,9 +189,7 @@ def set_target(model: Any, *, score_drop: float | None = None, speedup: float | 
         point = min(reaching, key=lambda p: (p["score_drop"], -speed(p)))
     config, threshold = model.deed_config, point["threshold"]
     config.threshold = list(threshold) if isinstance(threshold, list) else threshold
-    if point["asking"] != getattr(config, "asking", "plain"):
-        config.asking = point["asking"]
-    config.validate()
+    set_exit_check(config, take_exit_check(point))
     return point
 
 
@@ -196,7 +212,7 @@ def _points(model: Any) -> list[dict[str, Any]]:
 
 
 def _early(point: Mapping[str, Any]) -> bool:
-    """Whether any exit before the last is asked."""
+    """Whether any exit before the last is checked."""
     value = point["threshold"]
     return min(value if isinstance(value, list) else [value]) <= 1
 
@@ -204,93 +220,91 @@ def _early(point: Mapping[str, Any]) -> bool:
 def _costs_more(where: str) -> str:
     return (
         f"this model's exits cost more than they save: {where} it decodes faster than at full depth; try fewer exits or a "
-        "cheaper way of asking (DeedConfig.asking), or leave the threshold at 2.0"
+        f"cheaper exit check (DeedConfig.{FIELD}), or leave the threshold at 2.0"
     )
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """What is measured: a threshold, the way of asking, and for thresholds per exit the optimiser's budget.
+class _Setting:
+    """What is measured: a threshold, the exit check, and for thresholds per exit the share of tokens that may differ.
 
-    `given` is False where the way of asking is the model's own and need not be passed to `generate()`.
+    `options` passes the exit check to `generate()`, where it is not the model's own.
     """
 
     threshold: float | list[float]
-    asking: Any
-    given: bool
+    exit_check: Any
+    options: dict[str, Any]
     budget: float | None = None
 
-    @property
-    def options(self) -> dict[str, Any]:
-        return {"asking": self.asking} if self.given else {}
 
-
-def _subjects(
+def _settings(
     model: Any,
     tuning: list[dict[str, Any]],
     grid: list[float],
-    askings: Sequence[str | dict[str, Any]] | None,
+    exit_checks: Sequence[str | dict[str, Any]] | None,
     budgets: Sequence[float],
     say: Progress,
     options: dict[str, Any],
-) -> tuple[list[_Subject], dict[str, Any]]:
-    """Full depth, then every threshold and every choice of the optimiser under every way of asking; costs measured, by
-    the way's name."""
+) -> tuple[list[_Setting], dict[str, Any]]:
+    """Full depth, then every threshold and every choice of thresholds per exit under every exit check; and the costs
+    measured, by the check's name."""
     config = model.deed_config
-    own, exits = getattr(config, "asking", "plain"), len(config.exit_layers) - 1
-    ways = [own] if askings is None else list(askings)
-    names = [way["name"] if isinstance(way, dict) else way for way in ways]
-    found, costs, statistics = [_Subject(NEVER_EXIT, own, False)], {}, None
-    # Other ways of asking have a confidence of their own, which a teacher-forced pass does not show.
-    if budgets and exits and {"plain", "screen"} & set(names) and cannot_record(model, config.confidence) is None:
+    own, exits = own_exit_check(config), len(config.exit_layers) - 1
+    checks = [own] if exit_checks is None else list(exit_checks)
+    found, costs, statistics = [_Setting(NEVER_EXIT, own, {})], {}, None
+    # Other checks have a confidence of their own, which a teacher-forced pass does not show.
+    recordable = [check for check in checks if check_name(check) in ("plain", "screen")]
+    if budgets and exits and recordable and cannot_record(model, config.confidence) is None:
         say("what every exit says", 0.0)
         statistics = record_exits(model, tuning, confidence=config.confidence, **options)
-    for way, name in zip(ways, names, strict=True):
-        passed: dict[str, Any] = {} if askings is None else {"asking": way}
-        found += [_Subject(threshold, way, bool(passed)) for threshold in grid]
-        if statistics is None or name not in ("plain", "screen"):
+    for check in checks:
+        name, passed = check_name(check), {} if exit_checks is None else {FIELD: check}
+        found += [_Setting(threshold, check, passed) for threshold in grid]
+        if statistics is None or check not in recordable:
             continue
         say(f"what an exit costs ({name})", 0.05)
-        measured = measure_costs(model, collate(model, tuning[:1]), **passed)
+        measured = measure_costs(model, collate(model, tuning[:1]), **passed)  # type: ignore[arg-type]
         costs[name] = asdict(measured)
         met: list[list[float]] = [[NEVER_EXIT] * exits]
-        for choice in optimise_all(statistics, measured, sorted(set(budgets)), hold_out=False):
+        for choice in search_thresholds(statistics, measured, sorted(set(budgets)), hold_out=False):
             if choice.thresholds not in met:
                 met.append(choice.thresholds)
-                found.append(_Subject(choice.thresholds, way, bool(passed), choice.budget))
+                found.append(_Setting(choice.thresholds, check, passed, choice.budget))
     return found, costs
 
 
 def _scored(
     model: Any,
     examples: list[dict[str, Any]],
-    subjects: list[_Subject],
+    settings: list[_Setting],
     score: Score | None,
     say: Progress,
     options: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """A point per subject, without times."""
+    """A point per setting, without times."""
     points: list[dict[str, Any]] = []
     reference: list[list[int]] = []
     full_scores: list[float] = []
-    for i, subject in enumerate(subjects):
-        say("scores", 0.1 + 0.3 * i / len(subjects))
+    for i, setting in enumerate(settings):
+        say("scores", 0.1 + 0.3 * i / len(settings))
         answers, depth = generate_all(
             model,
             examples,
-            subject.threshold,  # type: ignore[arg-type]
+            setting.threshold,
             SCORED_AT_ONCE,
-            {**options, **subject.options},
+            {**options, **setting.options},
         )
         reference = reference or answers
-        scores = [score_example(score, a, x, full) for a, x, full in zip(answers, examples, reference, strict=True)]
+        scores = [
+            score_example(model, score, a, x, full) for a, x, full in zip(answers, examples, reference, strict=True)
+        ]
         full_scores = full_scores or scores
         drops = [full - early for full, early in zip(full_scores, scores, strict=True)]
         points.append(
             {
-                "threshold": subject.threshold,
-                "asking": subject.asking,
-                "budget": subject.budget,
+                "threshold": setting.threshold,
+                "exit_check": setting.exit_check,
+                "budget": setting.budget,
                 "score": sum(scores) / len(scores),
                 "score_drop": sum(drops) / len(drops),
                 "score_drop_error": pstdev(drops) / len(drops) ** 0.5,
@@ -303,15 +317,15 @@ def _scored(
 def _times(
     model: Any,
     examples: list[dict[str, Any]],
-    subjects: list[_Subject],
+    settings: list[_Setting],
     batch_size: int,
     repeats: int,
     say: Progress,
     options: dict[str, Any],
 ) -> list[list[float]]:
-    """Milliseconds of decoding per batch and round, of every subject, all taking turns."""
-    batches = [collate(model, examples[i : i + batch_size]) for i in range(0, len(examples), batch_size)] * repeats
-    done, total = 0, len(batches) * len(subjects)
+    """Milliseconds of decoding per batch and round, of every setting, all taking turns."""
+    inputs = [collate(model, [examples[i] for i in part]) for part in batches(examples, batch_size)] * repeats
+    done, total = 0, len(inputs) * len(settings)
 
     def tick(count: int) -> None:
         nonlocal done
@@ -320,14 +334,14 @@ def _times(
 
     with timed_encoder(model) as clock:
 
-        def answerer(subject: _Subject) -> Callable[[Inputs], Any]:
+        def answerer(setting: _Setting) -> Callable[[Inputs], Any]:
             def answer(inputs: Inputs) -> float:
                 clock.take()
                 start = now(model.device)
-                model.generate(**inputs, **options, **subject.options, exit_threshold=subject.threshold)
+                model.generate(**inputs, **options, **setting.options, exit_threshold=setting.threshold)
                 return 1e3 * (now(model.device) - start - clock.take())
 
             return answer
 
-        runs: dict[str, Any] = interleave({str(i): answerer(s) for i, s in enumerate(subjects)}, batches, 1, tick)
-    return [runs[str(i)] for i in range(len(subjects))]
+        runs: dict[str, Any] = interleave({str(i): answerer(s) for i, s in enumerate(settings)}, inputs, 1, tick)
+    return [runs[str(i)] for i in range(len(settings))]

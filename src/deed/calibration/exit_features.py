@@ -1,4 +1,4 @@
-"""What exits see on real examples, for what cheap asking learns: their layers' outputs and whether their answers agree."""
+"""What exits see on real examples, for exit checks that are learned: their layers' outputs and whether their answers agree."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
-from .answering import collate
-from .teacher_forcing import evaluating, from_answers, from_labels
+from deed.constants import GREEDY
+
+from .answering import batches, check_batch_size, collate
+from .teacher_forcing import Forced, evaluating, from_answers, from_labels
 
 
 @dataclass
@@ -30,11 +32,17 @@ class Found:
 
 @torch.no_grad()
 def collect(model: Any, dataset: Iterable[dict[str, Any]], positions: int, batch_size: int) -> Found:
-    """About `positions` positions of `dataset` (batches are finished), each read after the labels before it; where an
-    example of a batch has none, after the model's own full-depth answers.
+    """About `positions` positions of `dataset`, each read after the labels before it; where an example of a batch has none
+    (or has a decoder prompt), after the model's own full-depth answers.
+
+    Args:
+        model: a deed model.
+        dataset: examples as for `deed.calibrate`.
+        positions: where to stop; batches are finished.
+        batch_size: rows at once.
 
     Raises:
-        ValueError: the data set is empty.
+        ValueError: the data set is empty, or the batch size below 1.
     """
     depths = model.deed_config.exit_layers[:-1]
     hidden: dict[int, list[torch.Tensor]] = {depth: [] for depth in depths}
@@ -42,18 +50,19 @@ def collect(model: Any, dataset: Iterable[dict[str, Any]], positions: int, batch
     numbers: list[torch.Tensor] = []
     with evaluating(model):
         examples, seen, count = iter(dataset), 0, 0
-        while count < positions and (part := list(islice(examples, batch_size))):
-            inputs = collate(model, part)
-            ids, keep = _prefixes(model, part, inputs)
-            out = model(**inputs, decoder_input_ids=ids, output_hidden_states=True, use_cache=False)
-            last = out.logits[keep].argmax(-1)
-            for depth in depths:
-                at = out.decoder_hidden_states[depth][keep]
-                agrees[depth].append((model.exit_head(depth, at).argmax(-1) == last).cpu())
-                hidden[depth].append(at.float().cpu())
-            row = torch.arange(seen, seen + len(part))[:, None].expand(keep.shape)
-            numbers.append(row[keep.cpu()])
-            seen, count = seen + len(part), count + len(last)
+        while count < positions and (drawn := list(islice(examples, check_batch_size(batch_size)))):
+            for part in batches(drawn, batch_size):
+                inputs, keep = _forced(model, [drawn[i] for i in part])
+                out = model(**inputs, output_hidden_states=True, use_cache=False)
+                last = out.logits[keep].argmax(-1)
+                for depth in depths:
+                    at = out.decoder_hidden_states[depth][keep]
+                    agrees[depth].append((model.exit_head(depth, at).argmax(-1) == last).cpu())
+                    hidden[depth].append(at.float().cpu())
+                row = seen + torch.tensor(part)[:, None].expand(keep.shape)
+                numbers.append(row[keep.cpu()])
+                count += len(last)
+            seen += len(drawn)
     if count == 0:
         raise ValueError("the data set has no tokens to learn from")
     return Found(
@@ -61,10 +70,8 @@ def collect(model: Any, dataset: Iterable[dict[str, Any]], positions: int, batch
     )
 
 
-def _prefixes(
-    model: Any, part: list[dict[str, Any]], inputs: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decoder inputs `[rows, length]` and which of their positions count."""
-    if all(example.get("labels") is not None for example in part):
-        return from_labels(model, part)
-    return from_answers(model, inputs, {"num_beams": 1, "do_sample": False})
+def _forced(model: Any, part: list[dict[str, Any]]) -> Forced:
+    inputs = collate(model, part)
+    if all(example.get("labels") is not None and "decoder_input_ids" not in example for example in part):
+        return from_labels(model, part, inputs)
+    return from_answers(model, inputs, GREEDY)

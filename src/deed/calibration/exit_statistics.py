@@ -1,24 +1,24 @@
-"""What every exit would have said, token by token: recorded once, then `deed.optimise` tries thresholds without the model."""
+"""What every exit would have said, token by token: recorded once, for `threshold_search` to try thresholds on."""
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from deed.modeling.model import exit_states
-from deed.policies.measures import Confidence, build_confidence
+from deed.policies.measures import Confidence, build_confidence, needs_history
 from deed.policies.query import Ask
+from deed.utils.files import atomic_write
 
-from .answering import collate
+from .answering import batches, collate
+from .exit_check import FIELD, check_name, own_exit_check
 from .teacher_forcing import evaluating, from_answers, from_labels
 
 LOGITS_AT_ONCE = 2**23  # logits of one exit held at a time
@@ -47,6 +47,8 @@ class ExitStatistics:
         for name, values in (("confidence", self.confidence), ("agrees", self.agrees)):
             if values.shape != shape:
                 raise ValueError(f"{name} must be [exits before the last, tokens] = {shape}, got {values.shape}")
+        if np.isnan(self.confidence).any():
+            raise ValueError("confidence has values that are not numbers (NaN): check the model's weights and dtype")
         if len(self.lengths) and int(np.min(self.lengths)) < 1:
             raise ValueError("lengths must be 1 or more: leave examples without tokens out")
 
@@ -89,19 +91,11 @@ class ExitStatistics:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an `.npz`; to a temporary name first, so that an interrupted save leaves the old file or none."""
-        target = Path(path)
         meta = json.dumps({"exit_layers": list(self.exit_layers), "measure": self.measure})
-        handle, name = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(
-                    file, confidence=self.confidence, agrees=self.agrees, lengths=self.lengths, meta=np.array(meta)
-                )
-            os.chmod(name, 0o644)
-            os.replace(name, target)
-        finally:
-            if os.path.exists(name):
-                os.unlink(name)
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(
+                file, confidence=self.confidence, agrees=self.agrees, lengths=self.lengths, meta=np.array(meta)
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ExitStatistics:
@@ -144,7 +138,14 @@ def record_exits(
         generate_kwargs: passed to `generate()`; of several sequences returned, the first counts.
 
     Raises:
-        ValueError: no examples or labels, or a confidence that depends on more than one exit's own logits and states.
+        ValueError: no examples or labels, a batch size below 1, values that are not numbers, or a confidence that depends
+            on more than one exit's own logits and states.
+
+    Example:
+        ```python
+        statistics = deed.record_exits(model, held_out, max_new_tokens=8)
+        statistics.save("exits.npz")
+        ```
     """
     if tokens not in ("generated", "labels"):
         raise ValueError(f'tokens must be "generated" or "labels", got {tokens!r}')
@@ -153,24 +154,26 @@ def record_exits(
     if obstacle is not None:
         raise ValueError(obstacle)
     if confidence is None:
-        _check_asking(model.deed_config)
+        _check_exit_check(model.deed_config)
     examples = list(dataset)
     if not examples or (tokens == "labels" and not all(len(x.get("labels", ())) for x in examples)):
         raise ValueError("there are no examples" if not examples else 'tokens="labels" needs labels in every example')
     exits = model.deed_config.exit_layers
     found: list[Any] = [None] * len(examples)
-    # Like lengths together: less padding.
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].get("input_ids", ())))
+    done = 0
     with evaluating(model):
-        for at in range(0, len(order), batch_size):
-            part = order[at : at + batch_size]
+        for part in batches(examples, batch_size):
             rows = [examples[i] for i in part]
             inputs = collate(model, rows)
-            forced = from_labels(model, rows) if tokens == "labels" else from_answers(model, inputs, generate_kwargs)
-            for i, values in zip(part, _ask_all(model, measure, inputs, *forced), strict=True):
+            if tokens == "labels":
+                forced = from_labels(model, rows, inputs)
+            else:
+                forced = from_answers(model, inputs, generate_kwargs)
+            for i, values in zip(part, _at_every_exit(model, measure, *forced), strict=True):
                 found[i] = values
+            done += len(part)
             if progress is not None:
-                progress(min(at + batch_size, len(order)))
+                progress(done)
     kept = [values for values in found if values[0].shape[1]]
     if not kept:
         raise ValueError("full depth answered nothing: no tokens to record")
@@ -186,9 +189,9 @@ def record_exits(
 def cannot_record(model: Any, measure: Any) -> str | None:
     """Why exits cannot be chosen one by one with this measure, or None."""
     config = model.deed_config
-    if build_confidence(measure).remembers:
+    if needs_history(build_confidence(measure)):
         return (
-            "confidence 'patience' depends on which exits were asked before, so exits cannot be chosen one by one; "
+            "confidence 'patience' depends on which exits were checked before, so exits cannot be chosen one by one; "
             "use 'max_prob', 'margin', 'entropy' or 'state_similarity', or one threshold for all (deed.calibrate)"
         )
     if config.threshold_decay is not None:
@@ -198,35 +201,33 @@ def cannot_record(model: Any, measure: Any) -> str | None:
     return None
 
 
-def _check_asking(config: Any) -> None:
-    asking = getattr(config, "asking", "plain")
-    name = asking["name"] if isinstance(asking, dict) else asking
-    if name not in ("plain", "screen"):  # a screen passes only what the exact head then confirms
+def _check_exit_check(config: Any) -> None:
+    spec = own_exit_check(config)
+    if check_name(spec) not in ("plain", "screen"):  # a screen passes only what the exact head then confirms
         raise ValueError(
-            f"asking={name!r} has a confidence of its own that this does not record; set deed_config.asking to 'plain' "
-            "or 'screen', or pass confidence=… to choose by that measure"
+            f"{FIELD}={check_name(spec)!r} has a confidence of its own that this does not record; set deed_config.{FIELD} "
+            "to 'plain' or 'screen', or pass confidence=… to choose by that measure"
         )
 
 
-def _ask_all(
-    model: Any, measure: Confidence, inputs: dict[str, Any], ids: torch.Tensor, asked: torch.Tensor
+def _at_every_exit(
+    model: Any, measure: Confidence, inputs: dict[str, Any], followed: torch.Tensor
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Confidence and agreement `[n_exits - 1, tokens]` of every row."""
     forward = type(model).deed_base.forward  # type: ignore[attr-defined]
-    kwargs = {**inputs, "decoder_input_ids": ids, "use_cache": False, "output_hidden_states": True}
-    out, states = exit_states(model, forward, kwargs)
-    full = out.logits[asked].argmax(-1)
+    out, states = exit_states(model, forward, {**inputs, "use_cache": False, "output_hidden_states": True})
+    full = out.logits[followed].argmax(-1)
     layers = out.decoder_hidden_states
     del out
     at_once = max(1, LOGITS_AT_ONCE // model.deed_family.vocab_size(model))
     columns: list[tuple[torch.Tensor, torch.Tensor]] = []
     for index, (depth, state) in enumerate(states.items()):
-        hidden, below = state[asked], layers[depth - 1][asked] if depth > 1 else None
+        hidden, below = state[followed], layers[depth - 1][followed] if depth > 1 else None
         pieces = []
         for start in range(0, len(hidden), at_once):
             here = slice(start, start + at_once)
             part = hidden[here]
-            ask = Ask(
+            query = Ask(
                 depth=depth,
                 exit_index=index,
                 is_last=False,
@@ -236,9 +237,9 @@ def _ask_all(
                 previous=None if below is None else below[here],
                 head=lambda d=depth, h=part: _wide(model.exit_head(d, h)),  # type: ignore[misc]
             )
-            pieces.append((_wide(measure(ask)).cpu(), (ask.logits.argmax(-1) == full[here]).cpu()))
+            pieces.append((_wide(measure(query)).cpu(), (query.logits.argmax(-1) == full[here]).cpu()))
         columns.append((torch.cat([c for c, _ in pieces]), torch.cat([a for _, a in pieces])))
-    lengths = asked.sum(-1).tolist()
+    lengths = followed.sum(-1).tolist()
     confidence = torch.stack([c for c, _ in columns]).split(lengths, dim=1)
     agrees = torch.stack([a for _, a in columns]).split(lengths, dim=1)
     return [(c.numpy(), a.numpy()) for c, a in zip(confidence, agrees, strict=True)]

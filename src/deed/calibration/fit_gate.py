@@ -9,6 +9,7 @@ import torch
 
 from deed.exits.learned import Learned
 
+from .exit_check import set_exit_check
 from .exit_features import collect
 
 
@@ -21,7 +22,7 @@ def fit_gate(
     weight_decay: float = 1e-3,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Train one gate per exit but the last and set `model.deed_config.asking` to `"gate"`.
+    """Train one gate per exit but the last and set the model's exit check to `"gate"`.
 
     The gates are kept in `model.deed_exits` and saved with it. Thresholds mean something else to a gate than to the head's
     probabilities: run `deed.calibrate` afterwards. No randomness is involved.
@@ -31,7 +32,7 @@ def fit_gate(
         dataset: examples as for `deed.calibrate`; those without labels are answered at full depth first.
         positions: tokens to learn from; reading stops there. Memory: positions x exits x d_model floats.
         batch_size: rows at once.
-        weight_decay: of the standardised features.
+        weight_decay: of the standardized features.
         progress: called with a line per exit.
 
     Returns:
@@ -41,6 +42,12 @@ def fit_gate(
 
     Raises:
         ValueError: nothing to learn from.
+
+    Example:
+        ```python
+        deed.fit_gate(model, held_out)
+        deed.calibrate(model, held_out, max_new_tokens=8)  # thresholds have another meaning for a gate
+        ```
     """
     depths = model.deed_config.exit_layers[:-1]
     if not depths:
@@ -62,7 +69,7 @@ def fit_gate(
     model.deed_exits["gate"] = Learned(weight=torch.stack(weights).to(like), bias=torch.stack(biases).to(like)).to(
         device=model.device, dtype=model.dtype
     )
-    model.deed_config.asking = "gate"
+    set_exit_check(model.deed_config, "gate")
     return {"positions": len(held_out), "held_out": int(held_out.sum()), "exits": report}
 
 

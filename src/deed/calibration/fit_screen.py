@@ -12,6 +12,7 @@ from deed.exits.heads import exit_features
 from deed.exits.learned import Learned
 from deed.policies.exit_checks.screen import head_parts
 
+from .exit_check import set_exit_check
 from .exit_features import collect
 
 
@@ -19,11 +20,11 @@ from .exit_features import collect
 def fit_screen(
     model: Any, dataset: Iterable[dict[str, Any]], rank: int, *, positions: int = 20_000, batch_size: int = 32
 ) -> dict[str, Any]:
-    """Fit `{"name": "screen", "rank": rank}` to data and set `model.deed_config.asking` to it.
+    """Fit `{"name": "screen", "rank": rank}` to data and set the model's exit check to it.
 
     Minimises E |W f - (W up) down f|^2 over features f of all exits before the last: with C = E f f^T, down is made of the
     leading eigenvectors Q of C^1/2 W^T W C^1/2 as Q^T C^-1/2, and up is C^1/2 Q (W about its mean). Smaller ranks than
-    the fitted one can be asked for later. The factors are kept in `model.deed_exits` and saved with it.
+    the fitted one can be used later. The factors are kept in `model.deed_exits` and saved with it.
 
     Args:
         model: a deed model.
@@ -38,6 +39,12 @@ def fit_screen(
     Raises:
         DeedConfigError: a rank that is not below d_model.
         ValueError: nothing to learn from.
+
+    Example:
+        ```python
+        found = deed.fit_screen(model, held_out, rank=8)
+        found["error"]  # the share of the logits' variance that the low-rank copy misses
+        ```
     """
     weight, _, scale, _ = head_parts(model)
     if not isinstance(rank, int) or not 1 <= rank < weight.shape[1]:
@@ -62,6 +69,6 @@ def fit_screen(
     model.deed_exits["screen"] = Learned(
         down=(q.T @ inverse).float().contiguous(), up=(root @ q).float().contiguous()
     ).to(model.device)
-    model.deed_config.asking = {"name": "screen", "rank": rank}
+    set_exit_check(model.deed_config, {"name": "screen", "rank": rank})
     missed = float(spectrum[:-rank].sum() / spectrum.sum())
     return {"positions": len(found.example), "rank": rank, "error": missed}

@@ -9,19 +9,25 @@ Hoeffding-Bentkus otherwise (Bates et al. 2021).
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from deed.calibration.answering import generate_all
-from deed.calibration.risk import examples_needed, p_value
 from deed.constants import NEVER_EXIT
 from deed.errors import CalibrationError
 
+from .answering import generate_all, label_tokens, strip_padding
+from .exit_check import own_exit_check, plain_values, set_exit_check, take_exit_check
+from .risk import examples_needed, p_value
 from .teacher_forcing import evaluating
 
 # From strict to loose. Confidence of a trained model crowds near 1, so the grid does too.
 GRID = (0.9999, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.97, 0.95, 0.925, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+
+Score = Callable[[list[int], dict[str, Any]], float]
+Progress = Callable[[str], None]
 
 
 def calibrate(
@@ -30,10 +36,10 @@ def calibrate(
     risk: float = 0.05,
     confidence: float = 0.95,
     *,
-    score: Callable[[list[int], dict[str, Any]], float] | None = None,
+    score: Score | None = None,
     thresholds: Sequence[float] = GRID,
     batch_size: int = 32,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
     **generate_kwargs: Any,
 ) -> dict[str, Any]:
     """Choose `model.deed_config.threshold` on held-out examples.
@@ -42,25 +48,37 @@ def calibrate(
     expected score by at most `risk` against full depth, for new examples from the same distribution.
 
     Args:
-        model: a deed model; `model.deed_config.threshold` and `.calibration` are set, and saved with it.
+        model: a deed model; `model.deed_config.threshold` and `.calibration` are set, and saved with it; so are the exit
+            check and `confidence_over`, where they are among `generate_kwargs`: the promise holds with them only.
         dataset: examples as `{"input_ids": [..], "labels": [..]}` (other encoder inputs as tensors without batch axis).
+            `decoder_input_ids`, a prompt of the answer, may differ in length. Labels may be filled up with -100 or with
+            the pad token.
         risk: allowed drop of the mean score, in (0, 1).
         confidence: in (0, 1).
         score: maps generated tokens (up to and with the end token) and the example to [0, 1]. Default: 1 if they equal
             the labels; for an example without labels, 1 if they equal what full depth generates.
         thresholds: the grid, tested in falling order. Values in (0, 1].
         batch_size: rows generated at once.
-        progress: called with a line per threshold.
+        progress: called with a line per threshold; default: a progress bar where stderr is a terminal.
         generate_kwargs: passed to `generate()`; calibrate with what you will use.
 
     Returns:
-        The report: chosen `threshold`, `risk`, `confidence`, `examples`, scores, `mean_depth`, and per threshold tested
-        `{"threshold", "score", "loss", "p_value", "mean_depth", "accepted"}`. Where no threshold passes, the model is
-        left never to exit early (threshold 2.0).
+        The report: chosen `threshold`, `risk`, `confidence`, `examples`, scores, `mean_depth`, the settings that the promise
+        depends on (`measure`, `confidence_over`, `exit_check`, `threshold_decay`, `exit_layers`, `generate`), and per
+        threshold tested `{"threshold", "score", "loss", "p_value", "mean_depth", "accepted"}`. Where no threshold passes,
+        the model is left never to exit early (threshold 2.0).
 
     Raises:
-        CalibrationError: too few examples for `risk` and `confidence`, even if none lost anything.
-        ValueError: a bound or a grid out of range.
+        CalibrationError: too few examples for `risk` and `confidence`, even if none lost anything, or examples that were
+            not answered.
+        ValueError: a bound, a grid or a batch size out of range.
+
+    Example:
+        ```python
+        # Examples without labels count as right where the tokens equal those of full depth.
+        report = deed.calibrate(model, held_out, risk=0.05, confidence=0.95, max_new_tokens=8)
+        assert model.deed_config.threshold == report["threshold"]
+        ```
     """
     for name, value in (("risk", risk), ("confidence", confidence)):
         if not 0 < value < 1:
@@ -68,18 +86,35 @@ def calibrate(
     grid = sorted({float(t) for t in thresholds}, reverse=True)
     if not grid or not all(0 < t <= 1 for t in grid):
         raise ValueError(f"thresholds must be numbers in (0, 1], got {list(thresholds)!r}")
+    for name in ("exit_threshold", "exit_policy"):
+        if name in generate_kwargs:
+            raise ValueError(f"{name} is what calibrate chooses; leave it out, or pass thresholds=[…] to test")
     examples = list(dataset)
     needed = examples_needed(risk, confidence)
     if len(examples) < needed:
         raise CalibrationError(
-            f"risk {risk} at confidence {confidence} needs at least {needed} examples (even without one loss), "
+            f"risk {risk} at confidence {confidence} needs at least {needed:g} examples (even without one loss), "
             f"got {len(examples)}; add examples or promise less"
         )
-    say = progress or (lambda line: None)
-    with evaluating(model):
-        report = _learn_then_test(model, examples, risk, confidence, score, grid, batch_size, say, generate_kwargs)
-    model.deed_config.threshold = report["threshold"]
-    model.deed_config.calibration = report
+    with evaluating(model), _progress(progress, len(examples) * (1 + len(grid))) as (say, tick):
+
+        def answer(threshold: float) -> tuple[list[list[int]], float]:
+            return generate_all(model, examples, threshold, batch_size, generate_kwargs, tick)
+
+        found = _learn_then_test(model, examples, risk, confidence, score, grid, answer, say)
+    config = model.deed_config
+    config.confidence_over = generate_kwargs.get("confidence_over") or config.confidence_over
+    set_exit_check(config, take_exit_check(generate_kwargs))
+    report = {
+        **found,
+        "measure": config.confidence,
+        "confidence_over": config.confidence_over,
+        "exit_check": own_exit_check(config),
+        "threshold_decay": config.threshold_decay,
+        "exit_layers": list(config.exit_layers),
+        "generate": plain_values(generate_kwargs),
+    }
+    config.threshold, config.calibration = report["threshold"], report
     return report
 
 
@@ -88,16 +123,13 @@ def _learn_then_test(
     examples: list[dict[str, Any]],
     risk: float,
     confidence: float,
-    score: Callable[[list[int], dict[str, Any]], float] | None,
+    score: Score | None,
     grid: list[float],
-    batch_size: int,
-    say: Callable[[str], None],
-    generate_kwargs: dict[str, Any],
+    answer: Callable[[float], tuple[list[list[int]], float]],
+    say: Progress,
 ) -> dict[str, Any]:
-    full, _ = generate_all(model, examples, NEVER_EXIT, batch_size, generate_kwargs)
-    full_scores = [
-        score_example(score, tokens, example, tokens) for tokens, example in zip(full, examples, strict=True)
-    ]
+    full, full_depth = answer(NEVER_EXIT)
+    full_scores = [score_example(model, score, a, x, a) for a, x in zip(full, examples, strict=True)]
     full_mean = sum(full_scores) / len(examples)
     say(f"full depth: score {full_mean:.4f}")
     if full_mean <= risk:
@@ -106,11 +138,11 @@ def _learn_then_test(
             "pass a score that fits the task, or leave labels out to calibrate on agreement with full depth",
             stacklevel=3,
         )
-
-    chosen, rows = None, []
+    chosen: dict[str, Any] = {"threshold": NEVER_EXIT, "score": full_mean, "mean_depth": full_depth}
+    tested = []
     for threshold in grid:
-        early, depth = generate_all(model, examples, threshold, batch_size, generate_kwargs)
-        scores = [score_example(score, e, x, f) for e, x, f in zip(early, examples, full, strict=True)]
+        early, depth = answer(threshold)
+        scores = [score_example(model, score, e, x, f) for e, x, f in zip(early, examples, full, strict=True)]
         losses = [max(0.0, f - s) for f, s in zip(full_scores, scores, strict=True)]
         p = p_value(losses, risk)
         row = {
@@ -121,31 +153,62 @@ def _learn_then_test(
             "mean_depth": depth,
             "accepted": p <= 1 - confidence,
         }
-        rows.append(row)
-        say(f"threshold {threshold:g}: score {row['score']:.4f}, mean depth {depth:.2f}, p {p:.3g}")
+        tested.append(row)
+        say(
+            f"threshold {threshold:g}: score {row['score']:.4f}, mean depth {depth:.2f}; p-value {p:.3g} for losing more "
+            f"than {risk:g}: {'accepted' if row['accepted'] else 'not accepted'} (limit {1 - confidence:.3g})"
+        )
         if not row["accepted"]:
-            break
+            break  # the bound holds only if nothing after the first failure is looked at
         chosen = row
     return {
-        "threshold": chosen["threshold"] if chosen else NEVER_EXIT,
+        "threshold": chosen["threshold"],
         "risk": risk,
         "confidence": confidence,
         "method": "learn-then-test, fixed sequence",
         "examples": len(examples),
-        "measure": model.deed_config.confidence,
-        "asking": model.deed_config.asking,
         "full_depth_score": full_mean,
-        "score": chosen["score"] if chosen else full_mean,
-        "mean_depth": chosen["mean_depth"] if chosen else float(len(model.deed_family.layers(model))),
-        "tested": rows,
+        "score": chosen["score"],
+        "mean_depth": chosen["mean_depth"],
+        "tested": tested,
     }
 
 
-def score_example(score: Any, tokens: list[int], example: dict[str, Any], full: list[int]) -> float:
+def score_example(
+    model: Any, score: Score | None, tokens: list[int], example: dict[str, Any], full: list[int]
+) -> float:
+    """Score of an answer, in [0, 1].
+
+    Args:
+        model: whose pad token may fill up labels.
+        score: as for `calibrate`; None: whether the tokens are those of the labels, or where there are none, of `full`.
+        tokens: generated.
+        example: with or without `labels`.
+        full: what full depth generated.
+
+    Raises:
+        ValueError: a score outside [0, 1].
+    """
     if score is not None:
         value = float(score(tokens, example))
         if not 0 <= value <= 1:
             raise ValueError(f"score must return a value in [0, 1], got {value}")
         return value
-    target = example.get("labels")
-    return float(tokens == (full if target is None else [int(t) for t in target if int(t) >= 0]))
+    labels = example.get("labels")
+    if labels is None:
+        return float(tokens == full)
+    return float(strip_padding(model, tokens) == label_tokens(model, labels))
+
+
+@contextmanager
+def _progress(given: Progress | None, total: int) -> Iterator[tuple[Progress, Callable[[int], None]]]:
+    """What takes a line and what takes a number of answers: the caller's, or else a bar on a terminal."""
+    if given is not None or not sys.stderr.isatty():
+        yield given or (lambda line: None), lambda n: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("calibrating", total=total)
+        yield lambda line: bars.console.print(line, highlight=False), lambda n: bars.advance(bar, n)

@@ -8,11 +8,18 @@ from collections.abc import Sequence
 
 def examples_needed(risk: float, confidence: float) -> int:
     """Fewest examples at which no loss at all rejects "the expected loss exceeds risk": (1 - risk)^n <= 1 - confidence."""
-    return math.ceil(math.log(1 - confidence) / math.log(1 - risk) - 1e-9)
+    needed = math.log(1 - confidence) / math.log1p(-risk)
+    return math.ceil(min(needed, 1e300) - 1e-9)  # so many that there is no such number: for risks below 1e-307
 
 
 def p_value(losses: Sequence[float], risk: float) -> float:
-    """p-value of "the expected loss is more than `risk`" from losses in [0, 1]."""
+    """p-value of "the expected loss is more than `risk`", in (0, 1).
+
+    Raises:
+        ValueError: no losses (no evidence for anything), or one outside [0, 1].
+    """
+    if not losses or not all(0 <= x <= 1 for x in losses):
+        raise ValueError(f"a p-value needs losses, each in [0, 1]; got {len(losses)}, some of them outside or none")
     n, total = len(losses), sum(losses)
     if all(x in (0.0, 1.0) for x in losses):
         return binomial_cdf(round(total), n, risk)
@@ -20,18 +27,31 @@ def p_value(losses: Sequence[float], risk: float) -> float:
 
 
 def hoeffding_bentkus(mean: float, n: int, risk: float) -> float:
-    """The smaller of the tightened Hoeffding and the Bentkus bound (Bates et al. 2021, section 3.1)."""
+    """The smaller of the tightened Hoeffding and the Bentkus bound (Bates et al. 2021, section 3.1).
+
+    Args:
+        mean: of the losses.
+        n: how many.
+        risk: the expected loss under the null hypothesis.
+    """
     if mean >= risk:
         return 1.0
-    divergence = (mean * math.log(mean / risk) if mean > 0 else 0.0) + (1 - mean) * math.log((1 - mean) / (1 - risk))
+    kept = (1 - mean) * (math.log1p(-mean) - math.log1p(-risk))
+    divergence = kept + (mean * math.log(mean / risk) if mean > 0 else 0.0)
     return min(math.exp(-n * divergence), math.e * binomial_cdf(math.ceil(n * mean - 1e-9), n, risk), 1.0)
 
 
 def binomial_cdf(k: int, n: int, p: float) -> float:
-    """P(X <= k) for X ~ Binomial(n, p), summed in logs."""
+    """P(X <= k) for X ~ Binomial(n, p), summed in logs.
+
+    Args:
+        k: successes.
+        n: trials.
+        p: probability of a success, in (0, 1).
+    """
     if k >= n:
         return 1.0
-    log_p, log_q = math.log(p), math.log(1 - p)
+    log_p, log_q = math.log(p), math.log1p(-p)
     terms = [
         math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * log_p + (n - i) * log_q
         for i in range(k + 1)

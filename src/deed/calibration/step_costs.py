@@ -1,4 +1,4 @@
-"""What a decoding step costs on this machine, in units of a decoder layer: what `deed.optimise` weighs exits by."""
+"""What a decoding step costs on this machine, in units of a decoder layer: what `threshold_search` weighs exits by."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from deed.utils.timing import now, timed_encoder
 
 from .teacher_forcing import evaluating
 
+EARLIER_NAMES = {"ask": "exit_check", "first": "first_use", "width": "extra_position"}
 SEARCH: dict[str, Any] = {**GREEDY, "num_return_sequences": 1}
 
 
@@ -23,30 +24,36 @@ class Costs:
     """What a decoding step costs, in units of one decoder layer on one position.
 
     Attributes:
-        ask: asking one exit: its adaptation module, the head, the measure, the decision.
+        exit_check: one exit's adaptation module, head, measure and decision.
         fixed: the rest of a step, whatever the depth.
-        first: a layer's first use in an answer (its cross-attention keys and values).
-        width: what each further position of a block costs of a layer.
+        first_use: a layer's first use in an answer (its cross-attention keys and values).
+        extra_position: what each further position of a block costs of a layer.
+        layer: the unit; another value than 1 divides `exit_check`, `fixed` and `first_use`.
         layer_ms: a layer's time, for reports; None where nothing was timed.
     """
 
-    ask: float
+    exit_check: float
     fixed: float = 0.0
-    first: float = 0.0
-    width: float = 0.14
+    first_use: float = 0.0
+    extra_position: float = 0.14
     layer: float = 1.0
     layer_ms: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("ask", "fixed", "first", "width", "layer"):
+        for name in ("exit_check", "fixed", "first_use", "extra_position", "layer"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"costs: {name} must be a number of at least 0, got {getattr(self, name)!r}")
-        if self.layer != 1:  # {"layer": 2.0, "ask": 5.0}, both in ms, is the same as {"layer": 1, "ask": 2.5}
+        if self.layer != 1:  # {"layer": 2.0, "exit_check": 5.0}, in ms, is {"layer": 1, "exit_check": 2.5}
             if self.layer == 0:
                 raise ValueError("costs: layer is the unit, it cannot be 0")
-            for name in ("ask", "fixed", "first"):
+            for name in ("exit_check", "fixed", "first_use"):
                 object.__setattr__(self, name, getattr(self, name) / self.layer)
             object.__setattr__(self, "layer", 1.0)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Costs:
+        """The inverse of `dataclasses.asdict`; reads curves that were saved with earlier names, too."""
+        return cls(**{EARLIER_NAMES.get(name, name): value for name, value in values.items()})
 
 
 @torch.no_grad()
@@ -58,10 +65,10 @@ def measure_costs(
     repeats: int = 5,
     **generate_kwargs: Any,
 ) -> Costs:
-    """Time a layer, an ask, a wide block and the rest of a step on this machine, by `generate()` at forced depths.
+    """Time a layer, an exit check, a wide block and the rest of a step on this machine, by `generate()` at forced depths.
 
     Five schedules in turns, warm, medians: all tokens at the first exit; all at the last, without and with every exit
-    asked on the way; seven at the first and then one at the last (a catch-up block of 8); the first two also a quarter as
+    checked on the way; seven at the first and then one at the last (a catch-up block of 8); the first two also a quarter as
     long, so that what an answer pays once is told apart from what a step does.
 
     Args:
@@ -69,14 +76,19 @@ def measure_costs(
         inputs: encoder inputs of one row; default: 64 tokens, all the same.
         steps: tokens generated, a multiple of 8.
         repeats: timed rounds.
-        generate_kwargs: passed to `generate()`, say a way of asking.
+        generate_kwargs: passed to `generate()`, say an exit check.
 
     Raises:
         ValueError: no exit before the last, or `steps` no multiple of 8 or less than 16.
+
+    Example:
+        ```python
+        costs = deed.measure_costs(model, steps=16, repeats=1)  # seconds on this machine
+        ```
     """
     exits = model.deed_config.exit_layers
     if len(exits) < 2:
-        raise ValueError("there is nothing to ask: the model has no exit before the last layer")
+        raise ValueError("there is nothing to check: the model has no exit before the last layer")
     if steps < 16 or steps % 8:
         raise ValueError(f"steps must be a multiple of 8 and at least 16, got {steps}")
     if inputs is None:
@@ -85,7 +97,7 @@ def measure_costs(
     runs: dict[str, tuple[list[int], bool, int]] = {
         "first": ([first], False, steps),
         "last": ([last], False, steps),
-        "asked": ([last], True, steps),
+        "checked": ([last], True, steps),
         "late": ([first] * 7 + [last], False, steps),
         "first short": ([first], False, short),
         "last short": ([last], False, short),
@@ -93,25 +105,25 @@ def measure_costs(
     times: dict[str, list[float]] = {name: [] for name in runs}
     with evaluating(model), timed_encoder(model) as clock:
         for turn in range(repeats + 1):
-            for name, (depths, asking, length) in runs.items():
+            for name, (depths, checked, length) in runs.items():
                 clock.take()
                 start = now(model.device)
                 options = {**SEARCH, **_exactly(model, length), **generate_kwargs}
-                model.generate(**inputs, **options, exit_policy=FixedSchedule(depths, ask=asking))
+                model.generate(**inputs, **options, exit_policy=FixedSchedule(depths, ask=checked))
                 if turn:  # the first round warms up
                     times[name].append(1e3 * (now(model.device) - start - clock.take()))
     ms = {name: statistics.median(values) for name, values in times.items()}
     step_first, step_last = ((ms[n] - ms[f"{n} short"]) / (steps - short) for n in ("first", "last"))
     layer = max((step_last - step_first) / (last - first), 1e-6)
-    ask = max(0.0, (ms["asked"] - ms["last"]) / steps / (len(exits) - 1))
+    check = max(0.0, (ms["checked"] - ms["last"]) / steps / (len(exits) - 1))
     once = ((ms["last"] - steps * step_last) - (ms["first"] - steps * step_first)) / (last - first)
     # Of eight steps in "late", one runs the layers past the first exit, on a block of eight.
     block = (ms["late"] - ms["first"] - once * (last - first)) / (steps // 8) / (last - first) / layer
     return Costs(
-        ask=ask / layer,
-        fixed=max(0.0, step_first / layer - first - ask / layer),
-        first=max(0.0, once / layer),
-        width=min(1.0, max(0.0, (block - 1) / 7)),
+        exit_check=check / layer,
+        fixed=max(0.0, step_first / layer - first - check / layer),
+        first_use=max(0.0, once / layer),
+        extra_position=min(1.0, max(0.0, (block - 1) / 7)),
         layer_ms=layer,
     )
 

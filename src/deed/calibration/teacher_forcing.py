@@ -10,6 +10,10 @@ import torch
 
 from deed.constants import IGNORE_INDEX, NEVER_EXIT
 
+from .answering import label_tokens
+
+Forced = tuple[dict[str, Any], torch.Tensor]
+
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
@@ -22,20 +26,48 @@ def evaluating(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
-def from_answers(model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decoder inputs `[rows, length]` that full depth gave itself, and `[rows, length]` bool: where a token follows."""
-    out = model.generate(**inputs, **options, exit_threshold=NEVER_EXIT, return_dict_in_generate=True)
+def from_answers(model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> Forced:
+    """What full depth answers, to be read again in one pass.
+
+    Args:
+        model: a deed model.
+        inputs: of `generate()`, as `collate` makes them.
+        options: of `generate()`; of several sequences returned, the first counts.
+
+    Returns:
+        `inputs` for `forward()`, with `decoder_input_ids` `[rows, length]`; and `followed`, `[rows, length]` bool, where
+        a generated token follows.
+    """
+    options = {**options, "exit_threshold": NEVER_EXIT, "return_dict_in_generate": True}
+    out = model.generate(**inputs, **options)
     rows = next(iter(inputs.values())).shape[0]
-    step = len(out.sequences) // rows  # the best of several returned sequences comes first
-    sequences, depths = out.sequences[::step], out.exit_layers[::step]
+    per_row = len(out.sequences) // rows  # the best of several returned sequences comes first
+    sequences, depths = out.sequences[::per_row], out.exit_layers[::per_row]
     prompt = sequences.shape[1] - depths.shape[1]
-    asked = torch.zeros_like(sequences[:, :-1], dtype=torch.bool)
-    asked[:, prompt - 1 :] = depths > 0
-    return sequences[:, :-1], asked
+    followed = torch.zeros_like(sequences[:, :-1], dtype=torch.bool)
+    followed[:, prompt - 1 :] = depths > 0
+    return {**_without_prompt(inputs), "decoder_input_ids": sequences[:, :-1]}, followed
 
 
-def from_labels(model: Any, rows: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decoder inputs `[rows, length]` before every row's `labels`, and where one follows."""
-    values = [torch.as_tensor(x["labels"]) for x in rows]
+def from_labels(model: Any, rows: Sequence[Mapping[str, Any]], inputs: dict[str, Any]) -> Forced:
+    """The same with the tokens of every row's `labels`, as `label_tokens` reads them.
+
+    Args:
+        model: a deed model.
+        rows: the examples.
+        inputs: made of them by `collate`.
+
+    Raises:
+        ValueError: a row with a decoder prompt, after which labels may begin or which they may repeat.
+    """
+    if any("decoder_input_ids" in row for row in rows):
+        raise ValueError(
+            "labels after decoder_input_ids cannot be read; leave the prompt out, or use generated tokens"
+        )
+    values = [torch.tensor(label_tokens(model, row["labels"]), dtype=torch.long) for row in rows]
     labels = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=IGNORE_INDEX).to(model.device)
-    return model.prepare_decoder_input_ids_from_labels(labels), labels >= 0
+    return {**inputs, "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels)}, labels >= 0
+
+
+def _without_prompt(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in inputs.items() if not k.startswith("decoder_")}

@@ -1,40 +1,37 @@
-"""Which exits to ask, and at which threshold: chosen from what every exit would have said, for what a step costs.
+"""Which exits to check, and at which threshold: chosen from what every exit would have said, for what a step costs.
 
 `record_exits` writes down, per token and exit, the confidence and whether the exit's token is full depth's.
-`measure_costs` times a layer and an ask on this machine. `optimise` gives every exit a threshold of its own (2.0: the exit
-is not asked at all) so that the expected cost per token is lowest while at most a given share of tokens differs.
+`measure_costs` times a layer and an exit check on this machine. `search_thresholds` gives every exit a threshold of its own
+(2.0: the exit is not checked at all) so that the expected cost per token is lowest while at most a given share of tokens
+differs.
 
-**Cost.** In units of one decoder layer on one position. A token that leaves at depth d runs the layers 1..d and asks the
+**Cost.** In units of one decoder layer on one position. A token that leaves at depth d runs the layers 1..d and checks the
 exits on its way, the one it leaves by included. Layers it skips are paid for when a later token goes deeper: layer l is
 run once per step that reaches it, on the block of all positions since the last such step, and a block of n positions
-costs `1 + width * (n - 1)`. Positions after the last step that reaches layer l are never paid for. Given the depths of an
-answer, that sum is exact; nothing is averaged.
+costs `1 + extra_position * (n - 1)`. Positions after the last step that reaches layer l are never paid for. Given the
+depths of an answer, that sum is exact; nothing is averaged.
 
 **Errors** are counted per token on full depth's prefix: what a wrong token does to the rest of an answer is not seen
 here. `deed.record_curve` measures that, `deed.calibrate` bounds it.
 
-**Search.** A wrong token asks for a threshold just above its confidence; only such values matter, so they are each exit's
-grid. For a price per wrong token (from "never" down to nothing), coordinate descent goes over the exits, last to first,
-and sets each to its best grid value or to "not asked", all others held; the effect of every value on cost and errors is
-exact and found in one pass over the tokens. It starts from the best single threshold for all exits and from the previous
-price's result; then each exit still asked is left out on trial, the others descending anew, and stays out where that is
-cheaper. Every setting met on the way is kept; a budget gets the cheapest that fits, so a larger budget never costs more.
-Deterministic. It is a local search: the test suite compares it with brute force on small cases.
+**Search.** Only thresholds just above a wrong token's confidence matter; they are each exit's grid. For falling prices per
+wrong token, coordinate descent goes over the exits, last to first, and sets each to the grid value of lowest cost plus
+priced errors, all others held; the effect of every value is exact and found in one pass over the tokens. Then each exit
+still checked is left out on trial, the others descending anew, and stays out where that is cheaper. A budget gets the
+cheapest of all settings met that fits it. A local search, without randomness: the tests compare it with brute force.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from deed.constants import NEVER_EXIT
 
-from .exit_statistics import ExitStatistics, record_exits
-from .learn_then_test import GRID
-from .step_costs import Costs, measure_costs
+from .exit_statistics import ExitStatistics
+from .step_costs import Costs
 
 GRID_SIZE = 96  # thresholds tried per exit
 PRICES = 24  # per wrong token
@@ -57,125 +54,90 @@ class Choice:
     tuning: dict[str, float]
     held_out: dict[str, float] | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
-
-def optimise(
-    statistics: ExitStatistics,
-    costs: Costs | Mapping[str, float],
-    agreement: float | None = None,
-    *,
-    lost_tokens: float | None = None,
-    hold_out: bool = True,
-) -> Choice:
-    """The cheapest thresholds under which tokens agree with full depth's.
+def search_thresholds(
+    statistics: ExitStatistics, costs: Costs, budgets: Sequence[float], *, hold_out: bool = True
+) -> list[Choice]:
+    """The cheapest thresholds found under which at most a share of tokens differs from full depth's, per share.
 
     Args:
         statistics: from `record_exits`.
-        costs: from `measure_costs`, or `{"ask": …}` and what else `Costs` has, in units of a layer.
-        agreement: share of tokens, in (0, 1]. Default 0.99.
-        lost_tokens: instead of `agreement`, how many tokens of an example may differ on average.
+        costs: from `measure_costs`.
+        budgets: shares of tokens that may differ, each 0 or more.
         hold_out: choose on every other example and report on the rest; False chooses on all.
-
-    Raises:
-        ValueError: both targets, one out of range, or too few examples to hold any out.
-    """
-    if lost_tokens is not None:
-        if agreement is not None:
-            raise ValueError("give agreement or lost_tokens, not both")
-        if not lost_tokens >= 0:
-            raise ValueError(f"lost_tokens must be a number of at least 0, got {lost_tokens}")
-        budget = lost_tokens * len(statistics.lengths) / max(1, statistics.tokens)
-    else:
-        agreement = 0.99 if agreement is None else agreement
-        if not 0 < agreement <= 1:
-            raise ValueError(f"agreement must lie in (0, 1], got {agreement}")
-        budget = 1 - agreement
-    return optimise_all(statistics, costs, [budget], hold_out=hold_out)[0]
-
-
-def optimise_all(
-    statistics: ExitStatistics,
-    costs: Costs | Mapping[str, float],
-    budgets: Sequence[float],
-    *,
-    hold_out: bool = True,
-) -> list[Choice]:
-    """As `optimise`, for several budgets (shares of tokens that may differ) by one search.
 
     Raises:
         ValueError: a negative budget, no exit before the last, no tokens, or too few examples to hold any out.
     """
-    costs = costs if isinstance(costs, Costs) else Costs(**costs)
     if not budgets or not all(b >= 0 for b in budgets):
         raise ValueError(f"budgets must be numbers of at least 0, got {list(budgets)!r}")
     tuning, rest = statistics.halves() if hold_out else (statistics, None)
-    search = _Search(tuning, costs)
-    search.run()
     chosen = []
-    for budget in budgets:
-        thresholds = search.best(budget)
+    for budget, thresholds in zip(budgets, _Descent(tuning, costs, budgets).run(), strict=True):
         there = evaluate(rest, thresholds, costs) if rest is not None else None
         chosen.append(Choice(thresholds, float(budget), evaluate(tuning, thresholds, costs), there))
     return chosen
 
 
-def evaluate(
-    statistics: ExitStatistics, thresholds: float | Sequence[float], costs: Costs | Mapping[str, float]
-) -> dict[str, float]:
-    """What thresholds (one, or one per exit but the last) do to the recorded tokens.
+def evaluate(statistics: ExitStatistics, thresholds: float | Sequence[float], costs: Costs) -> dict[str, float]:
+    """What thresholds do to the recorded tokens.
+
+    Args:
+        statistics: from `record_exits`.
+        thresholds: one for all exits, or one per exit but the last.
+        costs: from `measure_costs`.
 
     Returns:
-        `agreement` (share of tokens), and per token `cost`, `full_depth_cost` (both in layers), `mean_depth` and `asks`.
+        `agreement` (share of tokens), and per token `cost`, `full_depth_cost` (both in layers), `mean_depth` and
+        `exit_checks`.
 
     Raises:
         ValueError: the wrong number of thresholds.
     """
-    costs = costs if isinstance(costs, Costs) else Costs(**costs)
     exits = len(statistics.exit_layers) - 1
     values = [float(thresholds)] * exits if isinstance(thresholds, (int, float)) else [float(t) for t in thresholds]
     if len(values) != exits:
         raise ValueError(f"got {len(values)} thresholds, but there are {exits} exits before the last")
-    leaving = np.full(statistics.tokens, exits)
+    exited_at = np.full(statistics.tokens, exits)
     for e in reversed(range(exits)):
-        leaving[statistics.confidence[e] >= values[e]] = e
-    asked = np.array([value <= 1 for value in values])
+        exited_at[statistics.confidence[e] >= values[e]] = e
+    checked = np.array([value <= 1 for value in values])
     tokens = statistics.tokens
-    early = leaving < exits
-    wrong = int((~statistics.agrees[leaving[early], np.flatnonzero(early)]).sum())
+    early = exited_at < exits
+    wrong = int((~statistics.agrees[exited_at[early], np.flatnonzero(early)]).sum())
     everyone, nobody = np.full(tokens, exits), np.zeros(exits, dtype=bool)
     return {
         "agreement": 1 - wrong / tokens,
-        "cost": costs.fixed + _total_cost(statistics, leaving, asked, costs) / tokens,
+        "cost": costs.fixed + _total_cost(statistics, exited_at, checked, costs) / tokens,
         "full_depth_cost": costs.fixed + _total_cost(statistics, everyone, nobody, costs) / tokens,
-        "mean_depth": float(np.asarray(statistics.exit_layers)[leaving].mean()),
-        "asks": float(_asks_up_to(asked)[leaving].mean()),
+        "mean_depth": float(np.asarray(statistics.exit_layers)[exited_at].mean()),
+        "exit_checks": float(_checks_up_to(checked)[exited_at].mean()),
     }
 
 
-def _asks_up_to(asked: np.ndarray) -> np.ndarray:
-    """Exits asked by a token that leaves at each exit, that one included; the last, which answers always, counts too."""
-    return np.cumsum([*asked, True])
+def _checks_up_to(checked: np.ndarray) -> np.ndarray:
+    """Exit checks of a token that leaves at each exit, that one included; the last, which answers always, counts too."""
+    return np.cumsum([*checked, True])
 
 
-def _total_cost(statistics: ExitStatistics, leaving: np.ndarray, asked: np.ndarray, costs: Costs) -> float:
-    """Layers and asks of all tokens, by the index of the exit `[tokens]` each leaves at."""
-    total = costs.ask * float(_asks_up_to(asked)[leaving].sum())
+def _total_cost(statistics: ExitStatistics, exited_at: np.ndarray, checked: np.ndarray, costs: Costs) -> float:
+    """Layers and exit checks of all tokens, by the index of the exit `[tokens]` each leaves at."""
+    total = costs.exit_check * float(_checks_up_to(checked)[exited_at].sum())
     for index, layers in enumerate(np.diff([0, *statistics.exit_layers])):  # layers between two exits fare alike
-        reached = leaving >= index
+        reached = exited_at >= index
         # A block starts after the last step that got here, so all blocks of an answer together end with its last one.
         last = np.maximum.reduceat(np.where(reached, statistics.position + 1, 0), statistics.starts)
         blocks = float(reached.sum())
-        total += layers * (blocks + costs.width * (last.sum() - blocks) + costs.first * np.count_nonzero(last))
+        total += layers * (
+            blocks + costs.extra_position * (last.sum() - blocks) + costs.first_use * np.count_nonzero(last)
+        )
     return float(total)
 
 
-class _Search:
-    """Coordinate descent over cuts: `cuts[e]` is an index into exit e's ascending grid, its length means "not asked"."""
+class _Descent:
+    """Coordinate descent over cuts: `cuts[e]` is an index into exit e's ascending grid, its length means "not checked"."""
 
-    def __init__(self, statistics: ExitStatistics, costs: Costs) -> None:
+    def __init__(self, statistics: ExitStatistics, costs: Costs, budgets: Sequence[float]) -> None:
         if len(statistics.exit_layers) < 2 or statistics.tokens == 0:
             raise ValueError("there is nothing to choose: the statistics have no exit before the last, or no tokens")
         self.statistics, self.costs = statistics, costs
@@ -188,39 +150,40 @@ class _Search:
             np.searchsorted(g, c, side="right") for g, c in zip(self.grids, statistics.confidence, strict=True)
         ]
         self.order = [np.lexsort((b, statistics.example)) for b in self.bins]  # stable: in time within example and bin
-        self.met: list[tuple[np.ndarray, np.ndarray, list[int], int]] = []  # cost and errors [grid + 1], cuts, exit
+        self.allowed = [budget * statistics.tokens + 1e-9 for budget in budgets]  # wrong tokens
+        never = [len(grid) for grid in self.grids]
+        self.best = [(np.inf, np.inf, never)] * len(budgets)  # cost, errors and cuts, per budget
 
-    def run(self) -> None:
-        """Fill the pool of settings met."""
-        tokens, n_layers = self.statistics.tokens, self.depth[-1]
-        starts = [[len(grid) for grid in self.grids]]
-        for threshold in GRID:
-            # Rounded up to the grid: some more tokens go on, none more is wrong.
-            starts.append([int(np.searchsorted(grid, threshold)) for grid in self.grids])
-        known = [(self.measure(cuts), cuts) for cuts in starts]
-        full = n_layers + self.costs.ask * (self.last + 1)
-        cuts = starts[0]
-        for price in [full * tokens, *np.geomspace(1000 * full, 0.1, PRICES), 0.0]:
-            _, single = min(known, key=lambda item: item[0][0] + price * item[0][1])
-            value, better = min((self.descend(start, price) for start in (single, cuts)), key=lambda item: item[0])
-            for e in range(self.last):  # an exit may be worth its asks only as long as another is asked
-                if better[e] < len(self.grids[e]):
-                    fewer, without = self.descend(better, price, dropped=e)
+    def run(self) -> list[list[float]]:
+        """Thresholds per budget."""
+        full = self.depth[-1] + self.costs.exit_check * (self.last + 1)
+        cuts = [len(grid) for grid in self.grids]
+        for price in [full * self.statistics.tokens, *np.geomspace(1000 * full, 0.1, PRICES), 0.0]:
+            value, cuts = self.descend(cuts, price)
+            for e in range(self.last):  # an exit may be worth its checks only as long as another is checked
+                if cuts[e] < len(self.grids[e]):
+                    fewer, without = self.descend(cuts, price, dropped=e)
                     if fewer < value:
-                        value, better = fewer, without
-            cuts = better
+                        value, cuts = fewer, without
+        return [
+            [float(g[cut]) if cut < len(g) else NEVER_EXIT for g, cut in zip(self.grids, found, strict=True)]
+            for _, _, found in self.best
+        ]
 
     def measure(self, cuts: list[int]) -> tuple[float, float]:
         """Total cost and number of wrong tokens."""
-        leaving = np.full(self.statistics.tokens, self.last)
+        exited_at = np.full(self.statistics.tokens, self.last)
         for e in reversed(range(self.last)):
-            leaving[self.bins[e] > cuts[e]] = e
-        asked = np.array([cut < len(grid) for cut, grid in zip(cuts, self.grids, strict=True)])
-        wrong = self.wrong[leaving, np.arange(len(leaving))].sum()
-        return _total_cost(self.statistics, leaving, asked, self.costs), float(wrong)
+            exited_at[self.bins[e] > cuts[e]] = e
+        wrong = self.wrong[exited_at, np.arange(len(exited_at))].sum()
+        return _total_cost(self.statistics, exited_at, self.checked(cuts), self.costs), float(wrong)
+
+    def checked(self, cuts: list[int]) -> np.ndarray:
+        """`[exits before the last]` bool."""
+        return np.array([cut < len(grid) for cut, grid in zip(cuts, self.grids, strict=True)])
 
     def descend(self, start: list[int], price: float, dropped: int | None = None) -> tuple[float, list[int]]:
-        """Lower cost + price * errors from `start`, one exit kept from being asked; the value reached, and where."""
+        """Lower cost + price * errors from `start`, one exit kept from being checked; the value reached, and where."""
         cuts = list(start)
         if dropped is not None:
             cuts[dropped] = len(self.grids[dropped])
@@ -235,7 +198,7 @@ class _Search:
                 costs, wrongs = self.options(e, reach[e], beyond, cuts)
                 costs += cost - costs[cuts[e]]
                 wrongs += wrong - wrongs[cuts[e]]
-                self.met.append((costs, wrongs, list(cuts), e))
+                self.remember(costs, wrongs, e, cuts)
                 value = costs + price * wrongs
                 best = int(np.argmin(value))
                 if e != dropped and value[best] < value[cuts[e]] - 1e-9 * abs(value[cuts[e]]):
@@ -249,49 +212,42 @@ class _Search:
     def options(self, e: int, reach: np.ndarray, beyond: np.ndarray, cuts: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Cost and errors of every cut of exit e, up to a constant, the other exits as they are."""
         costs, size = self.costs, len(self.grids[e])
-        asked = np.array([cut < len(grid) for cut, grid in zip(cuts, self.grids, strict=True)])
-        asks = _asks_up_to(asked) - _asks_up_to(asked)[e]
+        checks = _checks_up_to(self.checked(cuts))
         here = np.flatnonzero(reach)
         bins, later = self.bins[e][here], beyond[here]
-        on = (1 - costs.width) * (self.depth[later] - self.depth[e]) + costs.ask * asks[later]
+        on = (1 - costs.extra_position) * (self.depth[later] - self.depth[e])
+        on += costs.exit_check * (checks[later] - checks[e])
         errors = self.wrong[later, here].astype(np.float64) - self.wrong[e, here]
-        cost, wrong = running(bins, on, size), running(bins, errors, size)
-        cost[:size] += costs.ask * len(here)
-        # What depends on an answer's last step past each exit: its blocks' total width, and a layer's first use.
+        cost, wrong = _running(bins, on, size), _running(bins, errors, size)
+        cost[:size] += costs.exit_check * len(here)
+        # What depends on an answer's last step past each exit: the total length of its blocks, and a layer's first use.
         order = self.order[e][reach[self.order[e]]]
         stride = int(self.statistics.lengths.max()) + 1
         segments = np.diff([0, *self.statistics.exit_layers])
         for index in range(e + 1, self.last + 1):
             order = order[beyond[order] >= index]
-            if not len(order) or not (costs.width or costs.first):
+            if not len(order) or not (costs.extra_position or costs.first_use):
                 break
             floor = self.statistics.example[order] * stride
             top = np.maximum.accumulate(floor + self.statistics.position[order] + 1)
             under = np.concatenate([[0], top[:-1]])
             rise = top - np.maximum(under, floor)
-            gain = costs.width * rise + costs.first * (under <= floor)
-            cost += segments[index] * running(self.bins[e][order], gain, size)
+            gain = costs.extra_position * rise + costs.first_use * (under <= floor)
+            cost += segments[index] * _running(self.bins[e][order], gain, size)
         return cost, wrong
 
-    def best(self, budget: float) -> list[float]:
-        """Thresholds of the cheapest setting met with at most that share of wrong tokens; of equal ones the rightest."""
-        allowed = budget * self.statistics.tokens + 1e-9
-        winner: tuple[float, float, int, int] | None = None
-        for i, (costs, wrongs, _, _) in enumerate(self.met):
+    def remember(self, costs: np.ndarray, wrongs: np.ndarray, e: int, cuts: list[int]) -> None:
+        """Keep per budget the cheapest cut of exit e that fits, if it is the cheapest so far; of equal ones the rightest."""
+        for i, allowed in enumerate(self.allowed):
             fits = np.flatnonzero(wrongs <= allowed)
-            if not len(fits):
-                continue
-            cut = fits[np.lexsort((wrongs[fits], costs[fits]))[0]]
-            entry = (float(costs[cut]), float(wrongs[cut]), i, int(cut))
-            if winner is None or entry[:2] < winner[:2]:
-                winner = entry
-        assert winner is not None, "never leaving early is among the settings met and has no wrong token"
-        _, _, cuts, e = self.met[winner[2]]
-        cuts = [winner[3] if i == e else cut for i, cut in enumerate(cuts)]
-        return [float(g[cut]) if cut < len(g) else NEVER_EXIT for g, cut in zip(self.grids, cuts, strict=True)]
+            if len(fits):
+                cut = int(fits[np.lexsort((wrongs[fits], costs[fits]))[0]])
+                found = (float(costs[cut]), float(wrongs[cut]))
+                if found < self.best[i][:2]:
+                    self.best[i] = (*found, [*cuts[:e], cut, *cuts[e + 1 :]])
 
 
-def running(bins: np.ndarray, weights: np.ndarray, size: int) -> np.ndarray:
+def _running(bins: np.ndarray, weights: np.ndarray, size: int) -> np.ndarray:
     """Per cut 0..size, the sum over tokens that do not leave: those with `bins <= cut`."""
     return np.cumsum(np.bincount(bins, weights=weights, minlength=size + 1), dtype=np.float64)
 
@@ -315,17 +271,3 @@ def candidates(confidence: np.ndarray, agrees: np.ndarray) -> np.ndarray:
     middle = np.where(middle > wrong, middle, surer)  # neighbours in floating point have no middle
     found = np.unique([*middle, values[0]])
     return found[found <= 1]
-
-
-__all__ = [
-    "NEVER_EXIT",
-    "Choice",
-    "Costs",
-    "ExitStatistics",
-    "candidates",
-    "evaluate",
-    "measure_costs",
-    "optimise",
-    "optimise_all",
-    "record_exits",
-]

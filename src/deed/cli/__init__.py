@@ -1,32 +1,52 @@
-"""The command `deed`: one file per verb, gathered here. Bad input ends with exit code 2 and one clear line."""
+"""The command `deed`: one file per verb, gathered here. Bad input ends with exit code 2 and one clear line.
+
+Nothing here imports PyTorch or Transformers, nor do the verbs' files at module level, so that `deed --help` starts at once.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from deed.constants import __version__
+
+from . import ask, bench, calibrate, convert, demo, evaluate, train, tune
+
+VERBS = (demo, ask, train, tune, calibrate, evaluate, bench, convert)
+
 app = typer.Typer(
-    help="Early exit for encoder-decoder transformers (DEED).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+for verb in VERBS:
+    verb.register(app)
+
+
+def show_version(wanted: bool) -> None:
+    """Print deed's version and end the command, where `--version` was given."""
+    if wanted:
+        typer.echo(f"deed {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Early exit for encoder-decoder transformers (DEED)."""
 
 
 def main() -> None:
     """Entry point of the `deed` script."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if len(sys.argv) > 1 and not {"-h", "--help"} & set(sys.argv):
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # of reading weights: the verbs have bars of their own
-    from . import ask, bench, calibrate, convert, demo, evaluate, train, tune
-
-    for verb in (demo, ask, train, tune, calibrate, evaluate, bench, convert):
-        verb.register(app)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of reading weights: the verbs have bars of their own
     try:
         app()
     except (ValueError, TypeError, OSError) as error:  # DeedConfigError, DeedLoadError and DataError are ValueErrors

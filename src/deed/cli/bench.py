@@ -16,7 +16,7 @@ EVERY_SHAPE = ("t5-small", "t5-base", "bart-base", "latr-base", "g2p", "latr")
 
 group = typer.Typer(help=__doc__, epilog=EXAMPLE, no_args_is_help=True)
 
-Out = Annotated[Path, typer.Option(help="Folder for the result (JSON) and its plots.")]
+Out = Annotated[Path, typer.Option("--output", "--out", help="Folder for the result (JSON) and its plots.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Of every runtime.", show_default="torch's")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -114,29 +114,22 @@ def show_speed(report: dict[str, Any], paths: list[Path]) -> None:
     from .shared import busy_note
 
     console = Console(highlight=False)
-    for scene in report["scenes"]:
-        rows = [r for r in report["rows"] if (r["shape"], r["batch"]) == (scene["shape"], scene["batch"])]
-        memory = max(values["median"] for values in scene["memory_gb_s"].values())
-        longest = max(scene["source"])
+    for workload in report["workloads"]:
+        rows = [r for r in report["rows"] if (r["shape"], r["batch"]) == (workload["shape"], workload["batch"])]
+        memory = max(values["median"] for values in workload["memory_gb_s"].values())
+        longest = max(workload["source"])
         console.print(
-            f"\n[bold]{scene['shape']}, batch {scene['batch']}[/bold]: {scene['layers']} layers, {longest} tokens read, "
-            f"{scene['new_tokens']} written; encoder {scene['encoder_ms']['median']:.0f} ms; memory {memory:.1f} GB/s"
+            f"\n[bold]{workload['shape']}, batch {workload['batch']}[/bold]: {workload['layers']} layers, {longest} tokens "
+            f"read, {workload['new_tokens']} written; encoder {workload['encoder_ms']['median']:.0f} ms; "
+            f"memory {memory:.1f} GB/s"
         )
-        console.print(speed_table(rows))
-        missing = [r for r in rows if not r["available"]]
-        for reason in dict.fromkeys(r["reason"] for r in missing):
-            named = ", ".join(r["subject"] for r in missing if r["reason"] == reason)
-            console.print(f"Not available: {named}: {reason}", style="dim")
-        costs = [a for a in report["asking"] if (a["shape"], a["batch"]) == (scene["shape"], scene["batch"])]
-        for cost in costs:
-            share = cost["of_a_layer"]
-            if share is None:
-                continue
-            console.print(
-                f"One ask, {cost['precision']} {cost['asking']}: {share['median']:.2f} of a layer "
-                f"({share['p25']:.2f} to {share['p75']:.2f}; a layer {cost['layer_ms']['median']:.2f} ms)"
-            )
-    measured = {(s["shape"], s["batch"]) for s in report["scenes"]}
+        console.print(speed_table(rows, workload["layers"]))
+        for line in missing_lines(rows, workload["layers"]):
+            console.print(line, style="dim")
+        for cost in report["exit_checks"]:
+            if (cost["shape"], cost["batch"]) == (workload["shape"], workload["batch"]):
+                console.print(check_line(cost))
+    measured = {(s["shape"], s["batch"]) for s in report["workloads"]}
     for row in report["rows"]:
         if (row["shape"], row["batch"]) not in measured:
             console.print(f"\n{row['shape']}, batch {row['batch']}: {row['reason']}")
@@ -160,9 +153,34 @@ def plain_table(first: str, *headers: str) -> Any:
     return table
 
 
-def speed_table(rows: list[dict[str, Any]]) -> Any:
+def missing_lines(rows: list[dict[str, Any]], n_layers: int) -> list[str]:
+    """What could not be measured: a line per reason, which names three subjects at most (the JSON has them all)."""
+    from deed.bench.catalogue import shown_name
+
+    missing = [r for r in rows if not r["available"]]
+    lines = []
+    for reason in dict.fromkeys(r["reason"] for r in missing):
+        names = [shown_name(r["subject"], n_layers) for r in missing if r["reason"] == reason]
+        more = f" and {len(names) - 2} more" if len(names) > 3 else ""
+        lines.append(f"Not available: {', '.join(names[:2] if more else names)}{more}: {reason}")
+    return lines
+
+
+def check_line(cost: dict[str, Any]) -> str:
+    """What an exit check costs beside a layer, or that this run cannot tell."""
+    name, share = f"One exit check, {cost['precision']} {cost['exit_check']}", cost["of_a_layer"]
+    if share is None:
+        return f"{name}: less than times wavered in this run"
+    return (
+        f"{name}: {share['median']:.2f} of a layer ({share['p25']:.2f} to {share['p75']:.2f}; a layer "
+        f"{cost['layer_ms']['median']:.2f} ms)"
+    )
+
+
+def speed_table(rows: list[dict[str, Any]], n_layers: int) -> Any:
     """Subjects that were measured. "floor": step time over that of reading the bytes it needs; "same": share of tokens that
     are those of the subject's reference."""
+    from deed.bench.catalogue import shown_name
     from deed.bench.subjects import BASELINE
 
     table = plain_table("subject", "ms/step", "quartiles", "times", "floor", "same")
@@ -171,7 +189,7 @@ def speed_table(rows: list[dict[str, Any]]) -> Any:
             continue
         step = row["step_ms"]
         table.add_row(
-            row["subject"],
+            shown_name(row["subject"], n_layers),
             f"{step['median']:.2f}",
             f"{step['p25']:.2f}-{step['p75']:.2f}",
             f"{row['times_faster_than'][BASELINE]['median']:.2f}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -200,9 +199,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     Raises:
         OSError: it cannot be written there.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    from deed.utils.files import atomic_write
+
+    with atomic_write(path) as temporary:
         picture.save(temporary, FORMATS[path.suffix.lower()])
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -83,8 +83,8 @@ class Measured:
     """
 
     everything: bench.Comparison
-    full: bench.Subject
-    deed: bench.Subject
+    full: bench.Runs
+    deed: bench.Runs
     full_score: dict[str, Any]
     deed_score: dict[str, Any]
     curve: dict[str, Any]
@@ -225,8 +225,8 @@ def measure(
         bars.advance(second, k)
 
     both = bench.compare(base, model, inputs, threshold, decode, tick=lambda k: bars.advance(first, k), **GREEDY)
-    full = bench.Subject(None, both.full.runs[uncounted:])
-    deed = bench.Subject(threshold, both.deed.runs[uncounted:])
+    full = bench.Runs(None, both.full.runs[uncounted:])
+    deed = bench.Runs(threshold, both.deed.runs[uncounted:])
     full_score, deed_score = (score([run.tokens for run in subject.runs]) for subject in (full, deed))
     points, curve_base = [], full
     if others:
@@ -348,8 +348,8 @@ def part_results(measured: Measured, judge: Judge, at: Sequence[int], n_layers: 
         at: which inputs.
         n_layers: of the decoder.
     """
-    full = bench.Subject(None, [measured.full.runs[i] for i in at])
-    deed = bench.Subject(measured.deed.threshold, [measured.deed.runs[i] for i in at])
+    full = bench.Runs(None, [measured.full.runs[i] for i in at])
+    deed = bench.Runs(measured.deed.threshold, [measured.deed.runs[i] for i in at])
     full_score, deed_score = (
         judge.scores([run.tokens for run in subject.runs], at) for subject in (measured.full, measured.deed)
     )

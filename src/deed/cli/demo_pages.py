@@ -68,11 +68,12 @@ def sample(processor: Any, count: int, words: Sequence[str], bars: Any) -> Sampl
     from deed.data.synthetic.pages_read import read_pages
     from deed.ocr import turn_image
     from deed.report.sheets import picture_uri
+    from deed.utils.progress import RichBar
     from deed.utils.timing import spread
 
     task = loaded_by()
-    bar = bars.add_task("reading pages (OCR)", total=count * len(SPLITS))
-    streams = [read_pages(split, count, cache=False, tick=lambda: bars.advance(bar)) for split in SPLITS]
+    bar = RichBar(bars, bars.add_task("reading pages (OCR)", total=count * len(SPLITS)))
+    streams = [read_pages(split, count, cache=False, bar=bar) for split in SPLITS]
     asked: list[Asked] = []
     sheets: list[Sheet] = []
     engine = ""

@@ -5,176 +5,232 @@ scenes (referring expressions, captions and questions about generated pictures, 
 scratch. --task docvqa, textvqa, stvqa, ocrvqa, easyvqa or vqav2 fine-tunes a LaTr++ made of a T5 (--base) and a
 ViT (--vit) on the data set in --data; --objective denoise is layout-aware pre-training on its pages. --task refcoco,
 coco_captions, vqav2, snli_ve, easyvqa or ofa_tsv_… fine-tunes a saved OFA (--from). What is not given is the task's own
-recipe.
+recipe, whose options are listed below (deed train --task NAME --help).
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import inspect
 import json
-from dataclasses import MISSING, fields
+import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 EXAMPLE = "Example: deed train --task docvqa --data DocVQA --base t5-base --vit vit-base --output runs/docvqa"
-# Options that a recipe calls otherwise.
-RENAMED = {
-    "g2p": {"layers": "n_layers"},
-    "pages": {"layers": "decoder_layers"},
-    "scenes": {"layers": "decoder_layers"},
-}
+FROM_SCRATCH = ("g2p", "pages", "scenes")
+
+
+class TrainCommand(TyperCommand):
+    """`deed train`, whose help goes on with the options of the task's recipe."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Typer's help, then the recipe's."""
+        super().format_help(ctx, formatter)
+        task = ctx.params.get("task") or "g2p"
+        for kind, _ in recipes_of(task):
+            options = parser_of(kind).format_help().partition("options:")[2]
+            typer.echo(f"Options of --task {task} ({kind.__name__}):{options}")
 
 
 def train(
+    ctx: typer.Context,
     output: Annotated[Path, typer.Option(help="Run folder: checkpoints, log, and the finished model in model/.")],
-    task: Annotated[str, typer.Option(help="g2p, pages, scenes, docvqa, refcoco … (see above).")] = "g2p",
+    task: Annotated[
+        str | None,
+        typer.Option(is_eager=True, help="g2p, pages, scenes, docvqa, refcoco … (see above). [default: g2p]"),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="The data set's folder; for g2p a dictionary file instead of the packaged one.")
     ] = None,
-    base: Annotated[str | None, typer.Option(help="T5 checkpoint to start from, or a LaTr++ to go on from.")] = None,
-    vit: Annotated[str | None, typer.Option(help="ViT checkpoint; left out: words and boxes only.")] = None,
-    train_vit: Annotated[
-        bool | None, typer.Option("--train-vit", help="Train the ViT too, not only its projection.")
-    ] = None,
-    objective: Annotated[str | None, typer.Option(help="answer, or denoise (layout-aware pre-training).")] = None,
-    ocr: Annotated[str | None, typer.Option(help="rapidocr or tesseract, for data sets that bring no OCR.")] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="A recorded recipe.json to train by; other options change it.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples per step and process.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    warmup_steps: Annotated[int | None, typer.Option(min=0, help="Steps of rising learning rate.")] = None,
-    layers: Annotated[
-        int | None, typer.Option(min=1, help="From scratch: decoder layers (g2p: encoder layers too).")
-    ] = None,
-    d_model: Annotated[int | None, typer.Option(min=32, help="From scratch: width, a multiple of 32.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="residual_linear, linear, bottleneck or none.")] = None,
-    loss: Annotated[str | None, typer.Option(help="deed (L_avg + L_N), mean (L_avg) or last (L_N).")] = None,
-    dropout: Annotated[float | None, typer.Option(help="g2p: dropout inside the window of steps.")] = None,
-    dropout_start: Annotated[int | None, typer.Option(help="g2p: first step with dropout.")] = None,
-    dropout_stop: Annotated[int | None, typer.Option(help="g2p: first step without again.")] = None,
-    start: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            help="g2p, pages, scenes, and data sets for an OFA: go on from this saved model, with a fresh optimizer and "
-            "schedule.",
-        ),
-    ] = None,
-    conventional: Annotated[
-        bool | None, typer.Option("--conventional", help="Train the plain model, for comparison.")
-    ] = None,
-    bf16: Annotated[bool | None, typer.Option(help="bfloat16 autocast.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")] = None,
-    save_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training examples.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop after so many, with a checkpoint; the same command goes on.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    given = {k: v for k, v in locals().items() if v is not None and k not in ("output", "task", "limit", "as_json")}
-    result = run(output, task, given, limit)
+    """Registered with the module's docstring as its help.
+
+    Args:
+        ctx: with the recipe's options, unparsed.
+        output, task, data, recipe, limit, minutes, as_json: see their help.
+    """
+    report(output, as_json, lambda: run(output, task, ctx.args, data, recipe, limit, minutes))
+
+
+def report(output: Path, as_json: bool, work: Callable[[], dict[str, Any]]) -> None:
+    """Train, and say what came of it.
+
+    Args:
+        output: run folder.
+        as_json: print the result, and nothing else, on standard output.
+        work: trains and gives `run_recipe`'s result.
+    """
+    with contextlib.redirect_stdout(sys.stderr):  # Trainer's log
+        result = work()
     if as_json:
         typer.echo(json.dumps(result))
         return
-    scores = {k: v for k, v in result.get("validation", {}).items() if isinstance(v, float)}
+    found = result["validation"]
+    parts = {f"{task} ": scores for task, scores in found.items() if isinstance(scores, dict) and task != "by_kind"}
     said = "".join(
-        f", {k.removeprefix('eval_').replace('_', ' ')} {v:.4f}" for k, v in scores.items() if "second" not in k
+        f", {part}{name.replace('_', ' ')} {value:.4f}"
+        for part, scores in ({"": found} | parts).items()
+        for name, value in scores.items()
+        if isinstance(value, float)
     )
-    held_out = "" if task in ("g2p", "pages", "scenes") else f" --task {task}{f' --data {data}' if data else ''}"
-    place = output / "model"
-    typer.echo(f"{result['steps']} steps{said}; model in {place}; next: deed calibrate {place}{held_out}")
+    for scores in ({"": found} | parts).values():
+        if "not_scored" in scores:
+            typer.echo(scores["not_scored"], err=True)
+    recipe, place = json.loads((output / "recipe.json").read_text(encoding="utf-8")), output / "model"
+    tasks = [recipe["task"]] if isinstance(recipe["task"], str) else recipe["task"]
+    tasks = [name for name in tasks if name not in FROM_SCRATCH]
+    held_out = "".join(f" --task {name}" for name in tasks) + (
+        f" --data {recipe['data']}" if recipe.get("data") else ""
+    )
+    then = f"deed calibrate {place}{held_out}"
+    if result["steps"] < recipe["steps"]:
+        then = f"the same command goes on to step {recipe['steps']}"
+    typer.echo(f"{result['steps']} steps{said}; model in {place}; next: {then}")
 
 
-def run(output: Path, task: str, given: dict[str, Any], limit: int | None) -> dict[str, Any]:
-    """Train `task` by its recipe, changed by the options given.
+def run(
+    output: Path,
+    task: str | None,
+    options: list[str],
+    data: Path | None = None,
+    recorded: Path | None = None,
+    limit: int | None = None,
+    minutes: float | None = None,
+) -> dict[str, Any]:
+    """Train by a task's recipe, changed by the options given.
+
+    Args:
+        output: run folder.
+        task: a name that `--task` takes; None: the recorded recipe's, or g2p.
+        options: of the recipe, as on the command line.
+        data: the data set's folder or file.
+        recorded: a `recipe.json` to begin with.
+        limit: use only so many training examples.
+        minutes: stop after so many.
 
     Raises:
         ValueError: an unknown task, an option that it does not take, one that it needs.
     """
-    from deed.data.registry import READERS
+    from deed.utils.files import read_json
 
-    if task not in ("g2p", "pages", "scenes", *READERS):
-        raise ValueError(f"--task must be one of g2p, pages, scenes, {', '.join(READERS)}, got {task!r}")
-    if given.get("d_model", 32) % 32:
-        raise ValueError(f"--d-model must be a multiple of 32, got {given['d_model']}")
+    values = read_json(recorded, ValueError) if recorded else {}
+    values |= {} if task is None else {"task": task}
+    values |= {} if data is None or task == "g2p" else {"data": str(data)}
+    # A recipe of several tasks, or with its backbone frozen, is of `deed tune`, whatever the task.
+    named = values.get("task", "g2p") if isinstance(values.get("task", ""), str) and not values.get("frozen") else ""
+    kinds = recipes_of(named)
+    # A data set that both models can do: --from names an OFA, --base a T5.
+    onward = values.get("start") or any(word.partition("=")[0] == "--from" for word in options)
+    kind, follow = kinds[-1 if onward else 0]
+    recipe = recipe_of(kind, named, options, values, recorded)
+    more: dict[str, Any] = {"data": data} if named == "g2p" else {}
+    return follow(output, recipe, limit=limit, minutes=minutes, **more)
+
+
+def recipes_of(task: str) -> list[tuple[Any, Callable[..., dict[str, Any]]]]:
+    """The recipes that a task can be trained by, each with the function that follows it; of several tasks (no name) that of
+    `deed tune`.
+
+    Raises:
+        ValueError: an unknown task.
+    """
+    from deed.data.registry import READERS
+    from deed.recipes.fine_tune import FineTuneRecipe, fine_tune
+    from deed.tasks.task import get_task
+
     if task == "g2p":
         from deed.recipes.g2p import G2pRecipe, train_g2p
 
-        data = given.pop("data", None)
-        start = given.get("start")
-        if start is not None and (given.get("conventional") or not (start / "config.json").is_file()):
-            raise ValueError(f"--from needs the folder of a saved deed model, and no --conventional; got {start}")
-        return train_g2p(output, recipe_of(G2pRecipe, task, given, {"base"}), data, limit)
+        return [(G2pRecipe, train_g2p)]
     if task == "pages":
         from deed.recipes.pages import PagesRecipe, train_pages
 
-        return train_pages(output, recipe_of(PagesRecipe, task, given), limit=limit)
+        return [(PagesRecipe, train_pages)]
     if task == "scenes":
         from deed.recipes.scenes import ScenesRecipe, train_scenes
 
-        return train_scenes(output, recipe_of(ScenesRecipe, task, given), limit)
-    reader = READERS[task]
-    given = {**given, "task": task}
-    named = {*given, *(k for k, v in read_recipe(given["recipe"]).items() if v)} if "recipe" in given else {*given}
-    if "latr" not in reader.models or ("ofa" in reader.models and "start" in named):
-        from deed.recipes.pictures import PictureRecipe, train_pictures
-
-        if "start" not in named:
-            raise ValueError(f"--task {task} goes on from a saved OFA (`deed convert ofa` makes one): give --from")
-        return train_pictures(output, recipe_of(PictureRecipe, task, given), limit)
+        return [(ScenesRecipe, train_scenes)]
+    if task not in READERS:
+        if task:
+            get_task(task)  # or it says which tasks there are
+        return [(FineTuneRecipe, fine_tune)]
     from deed.recipes.documents import DocumentRecipe, train_documents
 
-    if "base" not in named:
-        starts = "a T5 checkpoint: give --base (and --vit for pictures)"
-        raise ValueError(
-            f"--task {task} starts from {starts}{', or an OFA: --from' if 'ofa' in reader.models else ''}"
-        )
-    return train_documents(output, recipe_of(DocumentRecipe, task, given), limit)
+    models = READERS[task].models
+    both: dict[str, tuple[Any, Any]] = {
+        "latr": (DocumentRecipe, train_documents),
+        "ofa": (FineTuneRecipe, fine_tune),
+    }
+    return [both[name] for name in both if name in models]
 
 
-def recipe_of(kind: Any, task: str, given: dict[str, Any], closed: set[str] = frozenset()) -> Any:  # type: ignore[assignment]
-    """The task's recipe, or a recorded one, with the options given.
+def parser_of(kind: Any) -> argparse.ArgumentParser:
+    """A parser of a recipe's fields, with help from the `Args` of its docstrings."""
+    from transformers import HfArgumentParser
+
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> Any:
+            raise ValueError(message)
+
+    parser = Parser(kind, allow_abbrev=False, add_help=False)
+    known = {
+        name: " ".join(text.split())
+        for base in reversed(kind.__mro__)
+        for name, text in re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w|\Z)", inspect.getdoc(base) or "", re.M | re.S)
+    }
+    for action in parser._actions:
+        action.required = False
+        action.option_strings = [name for name in action.option_strings if "_" not in name]
+        action.help = action.help or known.get(action.dest, "").replace("%", "%%")
+    return parser
+
+
+def recipe_of(kind: Any, task: str, options: list[str], values: dict[str, Any], recorded: Path | None = None) -> Any:
+    """The recipe with recorded values, changed by options.
+
+    Args:
+        kind: the recipe's class.
+        task: what messages call it.
+        options: as on the command line.
+        values: by field.
+        recorded: the file that they are from.
 
     Raises:
-        ValueError: an option that the recipe does not have, or that is closed to this verb; a file that is no such recipe.
+        ValueError: an option that the recipe does not have, one that it needs, a value of the wrong type or out of range.
     """
-    options = {k: v for k, v in given.items() if k != "recipe"}
-    names, known = RENAMED.get(task, {}), {f.name for f in fields(kind)}
-    values = {names.get(k, k): str(v) if isinstance(v, Path) else v for k, v in options.items()}
-    unknown = sorted(k for k in options if names.get(k, k) not in known - closed)
-    if unknown:
-        raise ValueError(f"--task {task} takes no --{unknown[0].replace('_', '-').replace('start', 'from')}")
-    recorded = read_recipe(given["recipe"]) if "recipe" in given else {}
-    if strange := sorted(set(recorded) - known):
-        raise ValueError(f"--recipe {given['recipe']} is no recipe of --task {task}: it has {', '.join(strange)}")
-    for field in fields(kind):
-        if field.name in recorded and not fits(recorded[field.name], field.default):
-            raise ValueError(f"--recipe {given['recipe']}: {field.name} cannot be {recorded[field.name]!r}")
-    return kind(**{**recorded, **values})
+    from deed.recipes.recipe import checked
 
-
-def fits(value: Any, default: Any) -> bool:
-    """Whether a recorded value is of the kind of a field's default; where there is none to tell by, anything is."""
-    if default is None or default is MISSING:
-        return True
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    return isinstance(value, (int, float) if isinstance(default, float) else type(default))
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """Raises:
-    ValueError: not a JSON object.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--recipe {path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"--recipe {path} is no recipe: a JSON object is needed")
-    return found
+    parser = parser_of(kind)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    given, rest = parser.parse_known_args(options)
+    if rest:
+        raise ValueError(f"--task {task} takes no {rest[0].partition('=')[0]}")
+    values = {**values, **vars(given)}
+    if kind.__name__ == "FineTuneRecipe" and not values.get("start"):
+        raise ValueError(f"--task {task} goes on from a saved model (`deed convert ofa` makes one): give --from")
+    if kind.__name__ == "DocumentRecipe" and not values.get("base"):
+        other = ", or an OFA: --from" if len(recipes_of(task)) > 1 else ""
+        raise ValueError(f"--task {task} starts from a T5 checkpoint: give --base (and --vit for pictures){other}")
+    return checked(kind, values, f"--recipe {recorded}" if recorded else f"--task {task}")
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog=EXAMPLE, help=__doc__)(train)
+    """Add the verb."""
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command(cls=TrainCommand, epilog=EXAMPLE, help=__doc__, context_settings=settings)(train)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from deed.errors import DataError
 
 from .base import Example
-from .readers import coco_captions, docvqa, easyvqa, ocrvqa, ofa_tsv, refcoco, snli_ve, stvqa, textvqa, vqav2
+
+INSTALL = 'pip install "deed-transformers[documents]"'
 
 
 class Reader(NamedTuple):
     """How a data set is read and scored, and which models can do it.
 
     Attributes:
-        read: `read(data, split)` yields the split's examples; `data` is the folder, None where a package brings it.
+        read: `read(data, split, skip_missing=False)` yields the split's examples; `data` is the folder, None where a
+            package brings it.
         metric: the function of `deed.metrics.text` that scores it (`{metric}_each` scores each example), or for what only
             OFA does a key of `deed.tasks.picture_scores.BEST`.
         description: one line for `--help`.
@@ -28,7 +30,7 @@ class Reader(NamedTuple):
         on_disk: whether `data` must be given.
     """
 
-    read: Callable[[Any, str], Iterator[Example]]
+    read: Callable[..., Iterator[Example]]
     metric: str
     description: str
     needs_ocr: bool = False
@@ -37,52 +39,72 @@ class Reader(NamedTuple):
     on_disk: bool = True
 
 
+def _lazy(module: str, *arguments: Any, function: str = "read") -> Callable[..., Iterator[Example]]:
+    """A reader's function, its module imported when it is called: readers need packages that not everybody has."""
+
+    def read(data: Any, split: str, skip_missing: bool = False) -> Iterator[Example]:
+        try:
+            reader = import_module(f"deed.data.readers.{module}")
+        except ImportError as error:
+            raise DataError(f"data sets cannot be read ({error}): {INSTALL}") from None
+        found: Iterator[Example] = getattr(reader, function)(*arguments, data, split, skip_missing=skip_missing)
+        return found
+
+    return read
+
+
 BOTH, OFA = ("latr", "ofa"), ("ofa",)
+OFA_METRICS = {"vqa": "ofa_vqa_score", "refer": "acc_at_0.5", "caption": "cider_d", "snli_ve": "exact_match"}
 READERS: dict[str, Reader] = {
     "docvqa": Reader(
-        docvqa.read, "anls", "questions about scanned documents, OCR included (also as MP-DocVQA's imdb)"
+        _lazy("docvqa"), "anls", "questions about scanned documents, OCR included (also as MP-DocVQA's imdb)"
     ),
-    "textvqa": Reader(textvqa.read, "vqa_accuracy", "questions about text in photographs, Rosetta OCR included"),
-    "stvqa": Reader(stvqa.read, "anls", "questions about text in photographs, no OCR (task 3)", needs_ocr=True),
-    "ocrvqa": Reader(ocrvqa.read, "exact_match", "questions about book covers, no OCR", needs_ocr=True),
+    "textvqa": Reader(_lazy("textvqa"), "vqa_accuracy", "questions about text in photographs, Rosetta OCR included"),
+    "stvqa": Reader(_lazy("stvqa"), "anls", "questions about text in photographs, no OCR (task 3)", needs_ocr=True),
+    "ocrvqa": Reader(_lazy("ocrvqa"), "exact_match", "questions about book covers, no OCR", needs_ocr=True),
     "easyvqa": Reader(
-        easyvqa.read,
+        _lazy("easyvqa"),
         "exact_match",
-        "questions about a coloured shape; comes with the package easy-vqa",
+        "questions about a colored shape; comes with the package easy-vqa",
         models=BOTH,
         on_disk=False,
     ),
-    "vqav2": Reader(vqav2.read, "vqa_accuracy", "questions about COCO photographs", models=BOTH),
+    "vqav2": Reader(_lazy("vqav2"), "vqa_accuracy", "questions about COCO photographs", models=BOTH),
     "refcoco": Reader(
-        refcoco.read, "acc_at_0.5", "RefCOCO, + and g: the box that an expression means", models=OFA, asks="refer"
+        _lazy("refcoco"), "acc_at_0.5", "RefCOCO, + and g: the box that an expression means", models=OFA, asks="refer"
     ),
-    "coco_captions": Reader(coco_captions.read, "cider_d", "captions of COCO photographs", models=OFA, asks="caption"),
+    "coco_captions": Reader(
+        _lazy("coco_captions"), "cider_d", "captions of COCO photographs", models=OFA, asks="caption"
+    ),
     "snli_ve": Reader(
-        snli_ve.read, "exact_match", "whether a photograph implies a sentence", models=OFA, asks="snli_ve"
+        _lazy("snli_ve"), "exact_match", "whether a photograph implies a sentence", models=OFA, asks="snli_ve"
     ),
     **{
         f"ofa_tsv_{asks}": Reader(
-            partial(ofa_tsv.read_split, asks), metric, f"OFA's own files, {asks}", models=OFA, asks=asks
+            _lazy("ofa_tsv", asks, function="read_split"), metric, f"OFA's own files, {asks}", models=OFA, asks=asks
         )
-        for asks, metric in {
-            "vqa": "ofa_vqa_score",
-            "refer": "acc_at_0.5",
-            "caption": "cider_d",
-            "snli_ve": "exact_match",
-        }.items()
+        for asks, metric in OFA_METRICS.items()
     },
 }
 
 
-def read(task: str, data: Path | None, split: str) -> Iterator[Example]:
+def read(task: str, data: Path | None, split: str, skip_missing: bool = False) -> Iterator[Example]:
     """A data set's examples as its reader gives them.
+
+    Args:
+        task: a name in `READERS`.
+        data: its folder; None where a package brings it.
+        split: `train`, `val`, …
+        skip_missing: leave out the entries whose picture is missing. The iterator's `skipped` counts them, and at the end a
+            `SkippedPictures` warning says how many there were.
 
     Raises:
         DataError: no `data` for a data set on disk; see also its reader.
+        MissingPictureError: a picture is missing, and `skip_missing` is not given.
     """
     if READERS[task].on_disk and data is None:
         raise DataError(f"--task {task} is read from disk; give its folder as --data")
-    return READERS[task].read(data, split)
+    return READERS[task].read(data, split, skip_missing=skip_missing)
 
 
 def check_task(task: str, kind: str) -> None:

@@ -43,6 +43,12 @@ def use_cuda_graphs(model: Any, enabled: bool = True) -> Any:
 
     Raises:
         ValueError: the model is not on a CUDA device.
+
+    Example:
+        ```python
+        model = deed.use_cuda_graphs(model.to("cuda"))
+        tokens = model.generate(**inputs.to("cuda"), max_new_tokens=8)
+        ```
     """
     if not enabled:
         vars(model).pop(KEPT, None)
@@ -56,7 +62,13 @@ def use_cuda_graphs(model: Any, enabled: bool = True) -> Any:
 def recorded(
     model: Any, parts: list[LayerParts] | None, exits: DirectExits
 ) -> tuple[list[RecordedLayer], RecordedExits] | None:
-    """The model's layers and exits for one generation, or None where they are to be run as they are."""
+    """The model's layers and exits for one generation, or None where they are to be run as they are.
+
+    Args:
+        model: a deed model.
+        parts: of its layers, None where they are run by themselves.
+        exits: its exits.
+    """
     kept = vars(model).get(KEPT)
     return None if kept is None or parts is None else kept.of(model, parts, exits)
 
@@ -73,7 +85,13 @@ class Recordings:
     def of(
         self, model: Any, parts: list[LayerParts], exits: DirectExits
     ) -> tuple[list[RecordedLayer], RecordedExits] | None:
-        """As `recorded`; what was recorded before with the same modules and weights is used again."""
+        """As `recorded`; what was recorded before with the same modules and weights is used again.
+
+        Args:
+            model: a deed model.
+            parts: of its layers.
+            exits: its exits.
+        """
         found = signature(model)
         if found is None:
             return None
@@ -126,18 +144,18 @@ class RecordedLayer(Recorded):
         super().__init__()
         self.parts = parts
 
-    def __call__(self, hidden: torch.Tensor, cache: Attends) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, attention: Attends) -> torch.Tensor:
         """`[r, q, d_model]` in and out; the result is overwritten by the next call with this shape."""
         found = self.known(hidden)
         if found is None:
-            return run_parts(self.parts, hidden, cache)
+            return run_parts(self.parts, hidden, attention)
         if found is False:
             found = self.shapes[hidden.shape] = self._record(hidden)
-        own, cross = self.parts.own, self.parts.cross
+        self_attn, cross = self.parts.self_attn, self.parts.cross
         first, second, third = found
         q, k, v = first(hidden)
-        residual, q = second(first.inputs[0], cache.attend_own(q, k, v, own.scale))
-        return third(residual, cache.attend_cross(q, cross.scale))[0]
+        residual, q = second(first.inputs[0], attention.attend_self(q, k, v, self_attn.scale))
+        return third(residual, attention.attend_cross(q, cross.scale))[0]
 
     def _record(self, hidden: torch.Tensor) -> tuple[Replay, Replay, Replay]:
         first = Replay(lambda x: before(self.parts, x), hidden.clone())

@@ -2,6 +2,9 @@
 
 A block wider than one position needs its causal mask spelled out: given None, sdpa would align a mask of its own to the
 top left and silently read the wrong keys.
+
+Bias and causal mask are functions of positions alone, so they are kept as tables from step to step, and each block, or each
+span of a packed block, cuts out the rows of its positions.
 """
 
 from __future__ import annotations
@@ -9,14 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
 
-from .cache import StaircaseCache
-from .staircase import Block
+from .staircase import Block, Staircase
+
+if TYPE_CHECKING:
+    from .state import GenerationState
 
 ROOM = 32  # positions beyond the newest that a table has rows for
+
+# What is added to scores: a tensor for a padded block, one per span for a packed one, None where there is nothing to add.
+Mask = Union[torch.Tensor, "list[torch.Tensor | None]", None]
 
 
 @dataclass
@@ -27,44 +35,61 @@ class _Table:
     lo: int
     hi: int
 
-    def cut(self, block: Block) -> torch.Tensor | None:
+    def cut(self, start: int, stop: int) -> torch.Tensor | None:
+        """For positions start..stop: `[1, heads or 1, stop - start, stop]`."""
         if self.values is None:
             return None
-        return self.values[:, :, block.start - self.lo : block.stop - self.lo, : block.stop]
+        return self.values[:, :, start - self.lo : stop - self.lo, :stop]
 
 
-def folded(
-    model: Any, family: Any, cache: StaircaseCache, block: Block, decoder_mask: torch.Tensor | None
-) -> torch.Tensor | None:
+def folded(state: GenerationState, stairs: Staircase, block: Block, decoder_mask: torch.Tensor | None) -> Mask:
     """All that is added to a block's self-attention scores: position bias with the causal mask folded in, and padding.
 
     Args:
+        state: the running generation.
+        stairs: of its cache.
+        block: the block in work.
         decoder_mask: `[rows, length]`, 1 keeps; None keeps all.
 
     Returns:
-        `[r or 1, heads or 1, stop - start, stop]`, or None where there is nothing to add.
+        `[r or 1, heads or 1, stop - start, stop]`, or None where there is nothing to add; packed: one per span, each
+        `[rows of it or 1, heads or 1, its stop - its stair, its stop]` or None.
     """
+    family, like = state.plan.family, block.hidden
+    padding = None
+    if decoder_mask is not None:
+        padding = mask_for(state.model, padding_of(decoder_mask, block), like.dtype, bools=False)
+    if not family.has_bias and block.stop - block.start == 1:
+        if padding is None or not block.packed:
+            return padding
+        return [padding[i:j, ..., :stop] for i, j, _, _, stop in block.spans]
     layer = block.layer if family.bias_per_layer else 0
-    mask = None
-    if family.has_bias or block.stop - block.start > 1:
-        mask = _table(cache, block, layer, lambda lo, hi: _causal(model, family, lo, hi, layer, block.hidden)).cut(
-            block
-        )
-    if decoder_mask is None:
-        return mask
-    padding = mask_for(model, padding_of(decoder_mask, block), block.hidden.dtype, bools=False)
-    return padding if mask is None else (mask + padding).clamp(min=torch.finfo(mask.dtype).min)
+    table = _table(state, stairs, block, layer, lambda lo, hi: _causal(state.model, family, lo, hi, layer, like))
+    if not block.packed:
+        return _with_padding(table.cut(block.start, block.stop), padding)
+    found = []
+    for i, j, _, stair, stop in block.spans:
+        mask = table.cut(stair, stop) if family.has_bias or stop - stair > 1 else None
+        found.append(_with_padding(mask, None if padding is None else padding[i:j, ..., :stop]))
+    return found
 
 
-def _table(cache: StaircaseCache, block: Block, key: Any, make: Callable[[int, int], torch.Tensor | None]) -> _Table:
-    """The table under `key`, made anew when a block lies outside it: from the lowest stair of the rows still in work,
+def _with_padding(mask: torch.Tensor | None, padding: torch.Tensor | None) -> torch.Tensor | None:
+    if mask is None or padding is None:
+        return padding if mask is None else mask
+    return (mask + padding).clamp(min=torch.finfo(mask.dtype).min)
+
+
+def _table(
+    state: GenerationState, stairs: Staircase, block: Block, key: Any, make: Callable[[int, int], torch.Tensor | None]
+) -> _Table:
+    """The table under `key`, made anew when a block lies outside it: from the lowest stair of the rows still decoding,
     below which no block will start, to some way beyond the newest position."""
-    table = cache.tables.get(key)
+    table = state.tables.get(key)
     if table is None or block.start < table.lo or block.stop > table.hi:
-        stairs = cache.stairs
-        lo = min(block.start, *(stairs.filled[-1][r] for r in cache.live_rows()))
+        lo = min(block.start, *(stairs.filled[-1][r] for r in state.active_rows(stairs.n_rows)))
         hi = block.stop + ROOM if stairs.limit is None else max(block.stop, min(block.stop + ROOM, stairs.limit))
-        table = cache.tables[key] = _Table(make(lo, hi), lo, hi)
+        table = state.tables[key] = _Table(make(lo, hi), lo, hi)
     return table
 
 
@@ -76,11 +101,20 @@ def _causal(model: Any, family: Any, lo: int, hi: int, layer: int, like: torch.T
 
 
 def separate(
-    model: Any, family: Any, cache: StaircaseCache, block: Block, decoder_mask: torch.Tensor | None
+    state: GenerationState, stairs: Staircase, block: Block, decoder_mask: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Mask and position bias as Transformers' own layers take them: `[rows or 1, 1, width, stop]` (None where every key
-    is visible) and `[1, heads, width, stop]` or None."""
-    visible = None
+    """Mask and position bias as Transformers' own layers take them.
+
+    Args:
+        state: the running generation.
+        stairs: of its cache.
+        block: the block in work, not packed.
+        decoder_mask: `[rows, length]`, 1 keeps; None keeps all.
+
+    Returns:
+        The mask `[rows or 1, 1, width, stop]` (None where every key is visible), and `[1, heads, width, stop]` or None.
+    """
+    family, visible = state.plan.family, None
     if block.stop - block.start > 1:
         keys = torch.arange(block.stop, device=block.hidden.device)
         visible = (keys[None, :] <= keys[block.start :, None])[None, None]
@@ -90,27 +124,50 @@ def separate(
     bias = None
     if family.has_bias:
         layer = block.layer if family.bias_per_layer else 0
-        make = partial(family.position_bias, model, layer=layer)
-        bias = _table(cache, block, ("bias", layer), make).cut(block)
-    return (None if visible is None else mask_for(model, visible, block.hidden.dtype)), bias
+        make = partial(family.position_bias, state.model, layer=layer)
+        bias = _table(state, stairs, block, ("bias", layer), make).cut(block.start, block.stop)
+    return (None if visible is None else mask_for(state.model, visible, block.hidden.dtype)), bias
 
 
-def cross(model: Any, family: Any, cache: StaircaseCache, block: Block) -> torch.Tensor | None:
-    """What a block's scores towards the source get, for all rows of the batch: the encoder's mask, as `mask_for` makes it,
-    or the family's bias with that folded in. `[rows or 1, heads or 1, width or 1, source]`, or None where all is seen."""
-    mask = cache.encoder_mask
+def cross(state: GenerationState, stairs: Staircase, block: Block) -> Mask:
+    """What a block's scores towards the source get: the encoder's mask, as `mask_for` makes it, or the family's bias with
+    that folded in.
+
+    Args:
+        state: the running generation.
+        stairs: of its cache.
+        block: the block in work.
+
+    Returns:
+        For all rows of the batch `[rows or 1, heads or 1, width or 1, source]`, or None where all is seen; packed: one per
+        span, of its own rows.
+    """
+    mask, family = state.encoder_bias, state.plan.family
     if not family.has_cross_bias:
-        return mask
-    span, made = (block.start, block.stop), cache.tables.get("cross rows")
-    if made is None or made[0] != span or made[1] is not mask:  # the layers of a step mostly ask for the same
-        table = _table(cache, block, "cross", partial(family.cross_bias, model))
-        assert table.values is not None, "a family with has_cross_bias gives one"
-        bias = table.values[:, :, block.start - table.lo : block.stop - table.lo]
-        if mask is not None:
-            keep = mask if mask.dtype == torch.bool else mask == 0
-            bias = bias.masked_fill(~keep, torch.finfo(bias.dtype).min)
-        made = cache.tables["cross rows"] = (span, mask, bias)
-    return made[2]
+        if mask is None or not block.packed:
+            return mask
+        return [mask[row : row + j - i] for i, j, row, _, _ in block.spans]
+    # The layers of a step mostly ask for the same.
+    span: Any = block.spans if block.packed else (block.start, block.stop)
+    made = state.tables.get("cross rows")
+    if made is not None and made[0] == span and made[1] is mask:
+        return made[2]
+    table = _table(state, stairs, block, "cross", partial(family.cross_bias, state.model))
+    assert table.values is not None, "a family with has_cross_bias gives one"
+    keep = mask if mask is None or mask.dtype == torch.bool else mask == 0
+
+    def cut(start: int, stop: int, of: torch.Tensor | None) -> torch.Tensor:
+        bias = table.values[:, :, start - table.lo : stop - table.lo]  # type: ignore[index]
+        return bias if of is None else bias.masked_fill(~of, torch.finfo(bias.dtype).min)
+
+    found: Mask = cut(block.start, block.stop, keep) if not block.packed else None
+    if block.packed:
+        found = [
+            cut(stair, stop, None if keep is None else keep[row : row + j - i])
+            for i, j, row, stair, stop in block.spans
+        ]
+    state.tables["cross rows"] = (span, mask, found)
+    return found
 
 
 def padding_of(decoder_mask: torch.Tensor, block: Block) -> torch.Tensor:
@@ -124,6 +181,9 @@ def mask_for(model: Any, keep: torch.Tensor, dtype: torch.dtype, bools: bool = T
     dtype's lowest value elsewhere. They differ only for a row that keeps nothing.
 
     Args:
+        model: its configuration names the attention.
+        keep: any shape, True keeps.
+        dtype: of numbers.
         bools: False gives numbers for sdpa too.
     """
     keep = keep.to(torch.bool)

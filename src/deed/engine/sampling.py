@@ -13,6 +13,7 @@ import torch
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from .cache import StaircaseCache
+from .state import GenerationState
 from .step import decode_step
 
 
@@ -41,22 +42,27 @@ def sample(
     """Decode until every row has finished.
 
     Args:
+        model: a deed model.
         input_ids: `[rows, prompt]` decoder ids.
-        model_kwargs: as `_sample` gets them: `past_key_values` (a `StaircaseCache`), `encoder_outputs`, masks.
+        logits_processor: Transformers' list.
+        stopping_criteria: Transformers' list.
+        generation_config: prepared.
+        streamer: or None.
+        model_kwargs: as `_sample` gets them: `past_key_values` (a `StaircaseCache` whose generation has begun), masks.
 
     Returns:
-        What was decoded; depths are the cache's.
+        What was decoded; depths are the state's.
     """
     cache: StaircaseCache = model_kwargs["past_key_values"]
-    encoder_hidden = model_kwargs["encoder_outputs"][0]
-    encoder_mask = model_kwargs.get("attention_mask")
+    state = cache.state
+    assert state is not None, "StaircaseCache.begin() first"
     decoder_mask = model_kwargs.get("decoder_attention_mask")
     wants = generation_config.return_dict_in_generate
     keeps_scores, keeps_logits = wants and generation_config.output_scores, wants and generation_config.output_logits
     all_scores: list[torch.Tensor] = []
     all_logits: list[torch.Tensor] = []
     pad = generation_config._pad_token_tensor
-    stop = Stopping(stopping_criteria, cache)
+    stop = Stopping(stopping_criteria, state)
 
     # The first step goes Transformers' way: what of a prompt is new to a cache that is continued is its business.
     logits = model._prefill(input_ids, generation_config, model_kwargs).logits
@@ -74,30 +80,34 @@ def sample(
             tokens = torch.multinomial(torch.nn.functional.softmax(scores, dim=-1), num_samples=1)
         else:
             tokens = scores.argmax(-1, keepdim=True)
-        if stop.by_token and cache.finished is not None and any(cache.finished):
-            tokens = tokens.masked_fill(torch.tensor(cache.finished, device=tokens.device)[:, None], pad)
+        if stop.by_token and state.finished is not None and any(state.finished):
+            tokens = tokens.masked_fill(torch.tensor(state.finished, device=tokens.device)[:, None], pad)
         input_ids = torch.cat([input_ids, tokens], dim=-1)
         if streamer is not None:
             streamer.put(tokens[:, 0].cpu())
         if stop(input_ids, tuple(all_scores) if keeps_scores else None):
             break
-        if cache.constraints:
-            cache.token_ids = input_ids
-        logits = decode_step(model, cache, tokens, encoder_hidden, encoder_mask, decoder_mask)
+        if state.constraints:
+            state.token_ids = input_ids
+        logits = decode_step(cache, tokens, decoder_mask)
     if streamer is not None:
         streamer.end()
     return Sampled(input_ids, tuple(all_scores) if keeps_scores else None, tuple(all_logits) if keeps_logits else None)
 
 
 class Stopping:
-    """Stopping criteria that tell the cache which rows are done; length and end tokens are compared as numbers.
+    """Stopping criteria that tell the generation which rows are done; length and end tokens are compared as numbers.
+
+    Args:
+        criteria: Transformers' list.
+        state: the running generation.
 
     Attributes:
         by_token: whether rows may end before others, which are then given the padding token.
     """
 
-    def __init__(self, criteria: Any, cache: StaircaseCache) -> None:
-        self.criteria, self.cache = criteria, cache
+    def __init__(self, criteria: Any, state: GenerationState) -> None:
+        self.criteria, self.state = criteria, state
         self.by_token = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
         self.simple = all(type(criterion) is EosTokenCriteria or _is_length(criterion) for criterion in criteria)
         self.max_length: int | None = criteria.max_length
@@ -113,8 +123,8 @@ class Stopping:
             done = [ended or token in self.ends for token in input_ids[:, -1].tolist()]
         else:
             done = self.criteria(input_ids, scores).tolist()
-        self.cache.note_finished(done)
-        return all(self.cache.finished or ())
+        self.state.note_finished(done)
+        return all(self.state.finished or ())
 
 
 def _is_length(criterion: Any) -> bool:

@@ -7,11 +7,12 @@ to keep is the deepest hidden state of every position, in one buffer `[rows, len
 A step appends new positions (`extend`) and walks down the layers. At layer l it takes the pending block of positions
 (`block`), runs it, hands in keys and values (`store`) and then the layer's output (`widen`), which widens that stair.
 
-Rows have stairs of their own. A block is right-aligned: it spans positions start..length for all its rows, start being
-the lowest stair among them, so that mask, bias and positions are shared. Where a row's stair is higher, its cells in
-the block are *padding*: the layer computes them (from deeper states, so the values mean nothing), and both `put` and
-`widen` drop them. Where that would be much waste, a block is *packed*: its rows' cells, without padding, one after the
-other in a single row. Whatever works on positions one by one does not notice; attention goes by `spans`.
+Rows have lengths and stairs of their own, and may join and leave. In general a block is *packed*: its rows' cells (pending
+positions) one after the other in a single row. Whatever works on positions one by one does not notice; attention goes by
+`spans`. Among rows of equal length a block may be *padded* instead, which is cheaper where stairs are alike: it is
+right-aligned and spans positions start..length for all its rows, start being the lowest stair among them, so that mask,
+bias and positions are shared. Where a row's stair is higher, its cells in the block are padding: the layer computes them
+(from deeper states, so the values mean nothing), and both `put` and `widen` drop them.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Block:
         n_rows: rows of the whole batch.
         stairs: where each of the rows' stair stands.
         start, stop: the positions spanned.
+        stops: how long each of the rows is; None: `stop` for all.
         hidden: `[r, stop - start, d_model]`, the layer's input; packed: `[1, cells, d_model]`. May be a view of the
             buffer: read before `widen`.
         packed: see above.
@@ -49,18 +51,20 @@ class Block:
     stop: int
     hidden: torch.Tensor
     packed: bool = False
+    stops: list[int] | None = None
 
     @property
     def cells(self) -> int:
         """Positions to compute, padding apart."""
-        return self.stop * len(self.rows) - sum(self.stairs)
+        total = self.stop * len(self.rows) if self.stops is None else sum(self.stops)
+        return total - sum(self.stairs)
 
     @cached_property
     def ranges(self) -> list[tuple[int, int]]:
         """Where the cells of each of `spans` lie in a packed block, row after row."""
         found, a = [], 0
-        for i, j, _, stair in self.spans:
-            found.append((a, a + (j - i) * (self.stop - stair)))
+        for i, j, _, stair, stop in self.spans:
+            found.append((a, a + (j - i) * (stop - stair)))
             a = found[-1][1]
         return found
 
@@ -68,7 +72,8 @@ class Block:
         """`[r, d_model]`: of a layer's output, or of its input, each row's newest position."""
         if not self.packed:
             return output[:, -1]
-        ends = list(accumulate(self.stop - stair for stair in self.stairs))
+        stops = self.stops or [self.stop] * len(self.rows)
+        ends = list(accumulate(stop - stair for stop, stair in zip(stops, self.stairs, strict=True)))
         return output[0].index_select(0, torch.tensor(ends, device=output.device) - 1)
 
     @cached_property
@@ -78,14 +83,14 @@ class Block:
         count = len(self.rows)
         if self.rows[-1] - self.rows[0] + 1 == count:
             return [(0, count, self.rows[0])]
-        return [(i, j, row) for i, j, row, _ in _runs(self.rows, [0] * count)]
+        return [(i, j, row) for i, j, row, _, _ in _runs(self.rows, [0] * count, [0] * count)]
 
     @cached_property
-    def spans(self) -> list[tuple[int, int, int, int]]:
-        """Runs of rows whose stairs stand equal, as `(i, j, row, stair)`: positions stair..stop of them are new."""
-        if len(self.runs) == 1 and max(self.stairs) == self.start:
-            return [(*self.runs[0], self.start)]
-        return _runs(self.rows, self.stairs)
+    def spans(self) -> list[tuple[int, int, int, int, int]]:
+        """Runs of rows with equal stairs and lengths, as `(i, j, row, stair, stop)`: their positions stair..stop are new."""
+        if self.stops is None and len(self.runs) == 1 and max(self.stairs) == self.start:
+            return [(*self.runs[0], self.start, self.stop)]
+        return _runs(self.rows, self.stairs, self.stops or [self.stop] * len(self.rows))
 
     @cached_property
     def index(self) -> torch.Tensor | None:
@@ -93,18 +98,22 @@ class Block:
         return None if len(self.rows) == self.n_rows else torch.tensor(self.rows, device=self.hidden.device)
 
 
-def _runs(rows: list[int], stairs: list[int]) -> list[tuple[int, int, int, int]]:
+def _runs(rows: list[int], stairs: list[int], stops: list[int]) -> list[tuple[int, int, int, int, int]]:
     found = []
     i = 0
     for j in range(1, len(rows) + 1):
-        if j == len(rows) or rows[j] != rows[j - 1] + 1 or stairs[j] != stairs[i]:
-            found.append((i, j, rows[i], stairs[i]))
+        if j == len(rows) or rows[j] != rows[j - 1] + 1 or stairs[j] != stairs[i] or stops[j] != stops[i]:
+            found.append((i, j, rows[i], stairs[i], stops[i]))
             i = j
     return found
 
 
 class Staircase:
     """Keys, values, stairs and pending hidden states of a batch.
+
+    Attributes:
+        lengths: how many positions each row has; `length` is the longest, `ragged` says whether they differ.
+        filled: `[layer][row]`, the stairs.
 
     Args:
         n_layers: decoder layers.
@@ -115,6 +124,8 @@ class Staircase:
     def __init__(self, n_layers: int, capacity: int = STEP, audit: bool = False) -> None:
         self.n_layers = n_layers
         self.length = 0
+        self.lengths: list[int] = []
+        self.ragged = False
         self.n_rows = 0
         self.filled: list[list[int]] = [[] for _ in range(n_layers)]
         self.hidden: torch.Tensor | None = None
@@ -126,21 +137,42 @@ class Staircase:
         self.limit: int | None = None  # positions there will ever be, where that is known: no room is made beyond
         self._capacity = max(1, capacity)
 
-    def extend(self, embedded: torch.Tensor) -> None:
-        """Append positions by their first-layer inputs `[rows, q, d_model]`."""
-        rows, new, width = embedded.shape
+    def extend(self, embedded: torch.Tensor, rows: list[int] | None = None) -> None:
+        """Append positions by their first-layer inputs `[r, q, d_model]`, to `rows` (ascending) or to all.
+
+        Raises:
+            ValueError: another number of rows than are there.
+        """
+        count, new, width = embedded.shape
         if self.hidden is None:
-            self.n_rows = rows
-            self.filled = [[0] * rows for _ in range(self.n_layers)]
+            self.n_rows = count
+            self.filled = [[0] * count for _ in range(self.n_layers)]
+            self.lengths = [0] * count
             self._capacity = max(self._capacity, new)
-            self.hidden = embedded.new_empty(rows, self._capacity, width)
+            self.hidden = embedded.new_empty(count, self._capacity, width)
             if self.writes is not None:
-                self.writes = torch.zeros(self.n_layers, rows, self._capacity, dtype=torch.long)
-        elif rows != self.n_rows:
-            raise ValueError(f"the staircase holds {self.n_rows} rows, but {rows} rows were appended")
-        self._reserve(self.length + new)
-        self.hidden[:, self.length : self.length + new] = embedded
-        self.length += new
+                self.writes = torch.zeros(self.n_layers, count, self._capacity, dtype=torch.long)
+        if count != (self.n_rows if rows is None else len(rows)):
+            raise ValueError(f"the staircase holds {self.n_rows} rows, but {count} rows were appended")
+        if not self.ragged and count == self.n_rows:
+            self._reserve(self.length + new)
+            self.hidden[:, self.length : self.length + new] = embedded
+            self._set_lengths([self.length + new] * count)
+            return
+        rows = list(range(count)) if rows is None else rows
+        lengths = list(self.lengths)
+        for r in rows:
+            lengths[r] += new
+        self._reserve(max(lengths))
+        ends = [lengths[r] for r in rows]
+        for i, j, row, _, stop in _runs(rows, ends, ends):
+            self.hidden[row : row + j - i, stop - new : stop] = embedded[i:j]
+        self._set_lengths(lengths)
+
+    def _set_lengths(self, lengths: list[int]) -> None:
+        self.lengths = lengths
+        self.length = max(lengths, default=0)
+        self.ragged = min(lengths, default=0) != self.length
 
     def block(self, layer: int, rows: list[int], span_worth: float = math.inf) -> Block:
         """The block of all positions that `rows` (ascending) lack at `layer`, under the layer below's finished stair.
@@ -150,30 +182,40 @@ class Staircase:
                 them, the block is packed.
         """
         assert self.hidden is not None, "extend() first"
-        filled = self.filled[layer]
+        filled, stop = self.filled[layer], self.length
         stairs = [filled[r] for r in rows]
         start = min(stairs)
         first, count = rows[0], len(rows)
-        if span_worth < math.inf and max(stairs) > start:
-            block = Block(layer, rows, self.n_rows, stairs, start, self.length, self.hidden, packed=True)
-            padding = count * (self.length - start) - block.cells
-            if padding > span_worth * (len(block.spans) - 1):
-                block.hidden = torch.cat([self._cells(i, j, row, stair) for i, j, row, stair in block.spans])[None]
+        stops = None
+        if self.ragged:
+            stops = [self.lengths[r] for r in rows]
+            stop = max(stops)
+            if min(stops) == stop:  # these rows are of one length
+                stops = None
+        if stops is not None or (span_worth < math.inf and max(stairs) > start):
+            block = Block(layer, rows, self.n_rows, stairs, start, stop, self.hidden, packed=True, stops=stops)
+            padding = count * (stop - start) - block.cells
+            if stops is not None or padding > span_worth * (len(block.spans) - 1):
+                block.hidden = torch.cat([self._cells(*span) for span in block.spans])[None]
                 return block
-        hidden = self.hidden.narrow(1, start, self.length - start)
+        hidden = self.hidden.narrow(1, start, stop - start)
         if rows[-1] - first + 1 > count:
             hidden = hidden.index_select(0, torch.tensor(rows, device=self.hidden.device))
         elif count < self.n_rows:
             hidden = hidden.narrow(0, first, count)
-        return Block(layer, rows, self.n_rows, stairs, start, self.length, hidden)
+        return Block(layer, rows, self.n_rows, stairs, start, stop, hidden)
 
-    def _cells(self, i: int, j: int, row: int, stair: int) -> torch.Tensor:
-        """States of a span's cells, `[cells, d_model]`."""
+    def _cells(self, i: int, j: int, row: int, stair: int, stop: int) -> torch.Tensor:
         assert self.hidden is not None
-        return self.hidden[row : row + j - i, stair : self.length].reshape(-1, self.hidden.shape[-1])
+        return self.hidden[row : row + j - i, stair:stop].flatten(0, 1)
 
     def put(self, block: Block, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the block's keys and values, `[r, heads, width, head_dim]` or packed `[1, heads, cells, head_dim]`.
+
+        Args:
+            block: where they belong.
+            keys: in the form above.
+            values: like `keys`.
 
         Returns:
             The layer's buffers `[rows, heads, capacity, head_dim]`, of which `runs` and `stop` say what concerns the block.
@@ -186,11 +228,11 @@ class Staircase:
             _, heads, _, width = new.shape
             buffer = buffers[block.layer] = new.new_zeros(self.n_rows, heads, self._capacity, width)
         if block.packed:
-            for (i, j, row, stair), (a, b) in zip(block.spans, block.ranges, strict=True):
+            for (i, j, row, stair, stop), (a, b) in zip(block.spans, block.ranges, strict=True):
                 part = new[0, :, a:b].unflatten(1, (j - i, -1)).transpose(0, 1)
-                buffer[row : row + j - i, :, stair : block.stop] = part
+                buffer[row : row + j - i, :, stair:stop] = part
             return buffer
-        for i, j, row, stair in block.spans:
+        for i, j, row, stair, _ in block.spans:
             # narrow() where a slice would do: this runs twice per layer and token, and slicing costs twice as much.
             place = buffer.narrow(2, stair, block.stop - stair)
             if j - i < self.n_rows:
@@ -201,7 +243,13 @@ class Staircase:
         return buffer
 
     def store(self, block: Block, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `put`; returns all keys and values of the block's rows, `[r, heads, stop, head_dim]` each."""
+        """As `put`; returns all keys and values of the block's rows, `[r, heads, stop, head_dim]` each.
+
+        Args:
+            block: where they belong; not packed.
+            keys: see `put`.
+            values: see `put`.
+        """
         whole = self.put(block, keys, values)
         if block.index is None:
             return whole[0][:, :, : block.stop], whole[1][:, :, : block.stop]
@@ -212,11 +260,11 @@ class Staircase:
         rises."""
         assert self.hidden is not None
         if block.packed:
-            for (i, j, row, stair), (a, b) in zip(block.spans, block.ranges, strict=True):
-                self.hidden[row : row + j - i, stair : block.stop] = output[0, a:b].unflatten(0, (j - i, -1))
+            for (i, j, row, stair, stop), (a, b) in zip(block.spans, block.ranges, strict=True):
+                self.hidden[row : row + j - i, stair:stop] = output[0, a:b].unflatten(0, (j - i, -1))
             self._rise(block)
             return
-        for i, j, row, stair in block.spans:
+        for i, j, row, stair, _ in block.spans:
             place = self.hidden.narrow(1, stair, block.stop - stair)
             if j - i < self.n_rows:
                 place = place.narrow(0, row, j - i)
@@ -227,10 +275,11 @@ class Staircase:
 
     def _rise(self, block: Block) -> None:
         filled = self.filled[block.layer]
-        for r in block.rows:
+        for i, r in enumerate(block.rows):
+            stop = block.stop if block.stops is None else block.stops[i]
             if self.writes is not None:
-                self.writes[block.layer, r, filled[r] : block.stop] += 1
-            filled[r] = block.stop
+                self.writes[block.layer, r, filled[r] : stop] += 1
+            filled[r] = stop
         self.computed_cells += block.cells
         if not block.packed:
             self.padding_cells += len(block.rows) * (block.stop - block.start) - block.cells
@@ -253,16 +302,52 @@ class Staircase:
         if self.writes is not None:
             self.writes = self.writes[:, order]
         self.n_rows = len(order)
+        self._set_lengths([self.lengths[i] for i in order])
+
+    @torch.inference_mode()
+    def join(self, other: Staircase) -> None:
+        """Append the rows of `other`, which keep their lengths and stairs; `other` stays as it is.
+
+        Raises:
+            ValueError: it is empty, or of another number of layers, width or dtype.
+        """
+        if self.hidden is None or other.hidden is None:
+            raise ValueError("a staircase without positions has no rows that could join: extend() first")
+        mine, theirs = ((len(s.filled), h.shape[-1], h.dtype) for s, h in ((self, self.hidden), (other, other.hidden)))
+        if mine != theirs:
+            raise ValueError(f"rows of a decoder of (layers, width, dtype) {theirs} cannot join one of {mine}")
+        size = self._capacity = max(self._capacity, other._capacity)
+        self.hidden = torch.cat([_grown(self.hidden, 1, size), _grown(other.hidden, 1, size)])
+        for buffers, others in ((self.keys, other.keys), (self.values, other.values)):
+            for layer, (a, b) in enumerate(zip(buffers, others, strict=True)):
+                buffers[layer] = stacked(a, b, self.n_rows, other.n_rows, 2, size)
+        if self.writes is not None:
+            added = (
+                other.writes if other.writes is not None else self.writes.new_zeros(self.n_layers, other.n_rows, size)
+            )
+            self.writes = torch.cat([_grown(self.writes, 2, size), _grown(added, 2, size)], 1)
+        self.filled = [[*a, *b] for a, b in zip(self.filled, other.filled, strict=True)]
+        self.limit = None if self.limit is None or other.limit is None else max(self.limit, other.limit)
+        self.n_rows += other.n_rows
+        self.computed_cells += other.computed_cells
+        self.padding_cells += other.padding_cells
+        self._set_lengths([*self.lengths, *other.lengths])
 
     @torch.inference_mode()
     def rollback(self, positions: int) -> None:
-        """Forget the newest `positions` of every row; what lies below keeps its stair and its deepest state."""
-        if not 0 <= positions <= self.length:
-            raise ValueError(f"cannot roll back {positions} of {self.length} positions")
-        self.length -= positions
-        self.filled = [[min(p, self.length) for p in stairs] for stairs in self.filled]
+        """Forget the newest `positions` of every row; what lies below keeps its stair and its deepest state.
+
+        Raises:
+            ValueError: a row has fewer.
+        """
+        shortest = min(self.lengths, default=0)
+        if not 0 <= positions <= shortest:
+            raise ValueError(f"cannot roll back {positions} of {shortest} positions")
+        self._set_lengths([n - positions for n in self.lengths])
+        self.filled = [[min(p, n) for p, n in zip(stairs, self.lengths, strict=True)] for stairs in self.filled]
         if self.writes is not None:
-            self.writes[:, :, self.length :] = 0
+            for r, n in enumerate(self.lengths):
+                self.writes[:, r, n:] = 0
 
     def _reserve(self, length: int) -> None:
         if length <= self._capacity:
@@ -288,7 +373,29 @@ def _reordered(buffer: torch.Tensor, axis: int, order: torch.Tensor, length: int
     return buffer
 
 
+def stacked(
+    a: torch.Tensor | None, b: torch.Tensor | None, n_a: int, n_b: int, axis: int, size: int
+) -> torch.Tensor | None:
+    """The rows of `a`, then those of `b`, as one buffer.
+
+    Args:
+        a: `[n_a, …]`, or None where these rows have nothing yet.
+        b: `[n_b, …]`, or None.
+        n_a: rows of `a`.
+        n_b: rows of `b`.
+        axis: filled up with zeros to `size`.
+        size: of that axis in the result.
+    """
+    if a is None and b is None:
+        return None
+    like: torch.Tensor = b if a is None else a  # type: ignore[assignment]
+    parts = [like.new_zeros(n, *like.shape[1:]) if x is None else x for x, n in ((a, n_a), (b, n_b))]
+    return torch.cat([_grown(x, axis, size) for x in parts])
+
+
 def _grown(buffer: torch.Tensor, axis: int, size: int) -> torch.Tensor:
+    if buffer.shape[axis] == size:
+        return buffer
     shape = list(buffer.shape)
     shape[axis] = size
     bigger = buffer.new_zeros(shape)

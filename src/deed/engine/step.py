@@ -1,197 +1,255 @@
 """One decoding step: walk down the layers, ask the exits, let rows leave.
 
 This is the only module that knows of rows and layers at once. For each layer the staircase hands out the pending block,
-the family runs its layer on it, the staircase takes the result; at an exit, the head gives logits and the policy says
-which rows leave. A layer below which every row has left is not run.
+the family runs its layer on it, the staircase takes the result; at an exit the policy says which rows leave. A layer below
+which every row has left is not run. docs/method.md tells the same in prose.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
-from deed.exits.heads import DirectExits
 from deed.families.parts import run_parts
-from deed.policies.query import Ask
+from deed.policies.measures import needs_history
+from deed.policies.policy import decide
+from deed.policies.query import ExitDecision, ExitQuery
 
 from . import masks
+from .attention import BlockAttention
 from .cache import StaircaseCache
-from .cuda_graphs import recorded
-from .staircase import Block
-
-# Where padding costs more than attending to rows one by one it is packed away. Seconds, on two Zen 4 cores: a span by
-# itself; and, times d_model squared, a cell beyond the few that come free with reading a layer's weights (24 d^2 operations
-# at 190 GFLOP/s).
-SPAN, CELL = 50e-6, 1.3e-10
+from .staircase import Block, Staircase
+from .state import GenerationState, Plan
 
 
 @torch.inference_mode()  # a sixth faster than no_grad at small widths
 def decode_step(
-    model: Any,
     cache: StaircaseCache,
     decoder_input_ids: torch.Tensor,
-    encoder_hidden: torch.Tensor,
-    encoder_mask: torch.Tensor | None = None,
     decoder_mask: torch.Tensor | None = None,
+    rows: list[int] | None = None,
 ) -> torch.Tensor:
-    """Logits `[rows, 1, vocab]` of the token after `decoder_input_ids` `[rows, q]`, each row's from the exit it left by.
+    """Logits `[rows, 1, vocab]` of the token after `decoder_input_ids`, each row's from the exit it left by.
 
     They are inference tensors: whoever writes into them copies them first.
 
     Args:
-        model: a model from `get_deed_model`.
-        cache: its state; gains the new positions and one entry of depths.
-        encoder_hidden: `[rows, source, d]`.
-        encoder_mask: `[rows, source]`, 1 keeps.
-        decoder_mask: `[rows, length so far]`, 1 keeps; None keeps all.
+        cache: a cache whose generation has begun; gains the new positions, its state one entry of depths.
+        decoder_input_ids: `[rows, q]`, appended to what the rows have.
+        decoder_mask: `[batch rows, longest length so far]`, 1 keeps; None keeps all.
+        rows: which rows of the batch these are (ascending); the others wait. None: all.
     """
-    stairs, policy = cache.stairs, cache.policy
-    plan = cache.plan = cache.plan or Plan(model)
-    family = plan.family
-    stairs.extend(family.embed(model, decoder_input_ids, stairs.length))
-    if not cache.encoder_seen:
-        cache.encoder_seen = True
-        if encoder_mask is not None and not bool(encoder_mask.all()):
-            # Layers with a bias add their masks to it, as numbers; that shows in rows which have nothing to read.
-            bools = plan.parts is None or not family.has_bias
-            cache.encoder_mask = masks.mask_for(model, encoder_mask[:, None, None, :], encoder_hidden.dtype, bools)
+    state, stairs = cache.state, cache.stairs
+    assert state is not None, "StaircaseCache.begin() first"
+    plan, policy = state.plan, state.policy
+    stairs.extend(embedded(state, stairs, decoder_input_ids, rows), rows)  # [rows, q, d_model]
     if decoder_mask is not None and bool(decoder_mask.all()):
         decoder_mask = None
-    allowed = cache.allowed(plan.vocab, encoder_hidden.device)
 
-    live = cache.live_rows()
-    rows = plan.numbers(live, stairs.n_rows, encoder_hidden.device)
-    depths = [0] * stairs.n_rows
-    leavers: list[tuple[list[int], torch.Tensor]] = []  # rows and their logits
-    unseen: list[tuple[list[int], torch.Tensor]] = []  # rows that left without a look, and what their heads get
-    earlier: list[torch.Tensor] = []  # argmax of the exits asked in this step, for measures that remember
+    active_rows = state.active_rows(stairs.n_rows)
+    if rows is not None:
+        active_rows = [r for r in rows if r in set(active_rows)]
+    allowed = state.allowed()  # [rows, vocab] or None
+    previous_tokens: list[torch.Tensor] = []  # each [active rows]: what the exits asked so far would say
+    answers = Answers(stairs.n_rows)
+    history, last = needs_history(policy), len(plan.layers)
+    asked = plan.exit_of if getattr(policy, "exits_early", True) else {last: plan.exit_of[last]}
 
     for depth, layer in enumerate(plan.layers, 1):
-        if not live:
+        if not active_rows:
             break
-        block = stairs.block(depth - 1, live, plan.span_worth)
-        cache.enter(block, layer, family, encoder_hidden)
-        if plan.parts is None:
-            output = _run_layer(model, plan, cache, layer, block, encoder_hidden, decoder_mask)
-        else:
-            cache.own_mask = masks.folded(model, family, cache, block, decoder_mask)
-            cache.cross_mask = masks.cross(model, family, cache, block)
-            output = plan.run(depth, block.hidden, cache)
-        exit_index = plan.exit_of.get(depth)
-        if exit_index is None:
+        block = stairs.block(depth - 1, active_rows, plan.span_worth)  # the positions that these rows lack here
+        output = run_layer(cache, layer, block, decoder_mask)  # as block.hidden: [r, positions, d_model]
+        if depth not in asked:
             stairs.widen(block, output)
             continue
-        hidden = block.newest(output)
-        ask = Ask(
-            depth=depth,
-            exit_index=exit_index,
-            is_last=depth == stairs.n_layers,
-            step=cache.step,
-            rows=rows,
-            hidden=hidden,
-            previous=block.newest(block.hidden) if depth > 1 else None,
-            head=lambda h=hidden, d=depth: plan.exits.logits(d, h),  # type: ignore[misc]
-            allowed=None if allowed is None else allowed[live],
-            earlier=earlier,
-        )
-        leave = [True] * len(live) if ask.is_last else policy.leaves(ask).tolist()
-        if any(leave):
-            going = [r for r, gone in zip(live, leave, strict=True) if gone]
-            if ask.looked or ask.narrowed is not None:
-                leavers.append((going, ask.leaving(leave)))
-            else:
-                unseen.append((going, plan.exits.features(depth, _picked(hidden, leave))))
-            for r in going:
-                depths[r] = depth
-        if ask.looked:
-            cache.asked_rows += len(live)
-        elif ask.narrowed is not None:
-            cache.asked_rows += len(ask.narrowed[0])
-        stairs.widen(block, output)
-        if policy.remembers and not all(leave):
-            token = ask.masked_logits.argmax(-1)
-            stay = torch.tensor([not gone for gone in leave], device=token.device)
-            earlier = [t[stay] for t in [*earlier, token]]
-        if any(leave):
-            live = [r for r, gone in zip(live, leave, strict=True) if not gone]
-            rows = torch.tensor(live, device=encoder_hidden.device)
+        query = exit_query(state, block, output, depth, allowed, previous_tokens)
+        exiting, decision = exiting_rows(policy, query)  # places in active_rows
+        answers.take(plan, query, exiting, decision, active_rows)
+        stairs.widen(block, output)  # these positions are now at this depth, whoever leaves
+        if history and len(exiting) < len(active_rows):
+            token = query.masked_logits.argmax(-1)
+            staying = torch.tensor(_without(range(len(active_rows)), exiting), device=token.device)
+            previous_tokens = [t[staying] for t in [*previous_tokens, token]]
+        if exiting:
+            active_rows = _without(active_rows, exiting)
 
-    if unseen:  # one product for all of them: a head takes as long to read as some layers
-        at = [r for going, _ in unseen for r in going]
-        features = [f for _, f in unseen]
-        cache.asked_rows += len(at)
-        leavers.append((at, plan.exits.logits_of(features[0] if len(features) == 1 else torch.cat(features))))
+    logits = answers.logits(plan, state.encoder_hidden)  # [batch rows, vocab]
+    state.asked_rows += answers.computed_rows
+    state.record(answers.depths, rows)
+    return logits[:, None] if rows is None else logits[rows, None]
+
+
+def embedded(
+    state: GenerationState, stairs: Staircase, ids: torch.Tensor, rows: list[int] | None = None
+) -> torch.Tensor:
+    """First-layer inputs `[r, q, d_model]` of new tokens, each row's at the positions after those it has.
+
+    Args:
+        state: the running generation.
+        stairs: of its cache.
+        ids: `[r, q]`.
+        rows: which rows they belong to; None: all.
+
+    Raises:
+        ValueError: rows of different length, in a model whose layers have to be run by themselves.
+    """
+    family, model = state.plan.family, state.model
+    if rows is None and not stairs.ragged:
+        return family.embed(model, ids, stairs.length)
+    lengths = stairs.lengths if rows is None else [stairs.lengths[r] for r in rows] if stairs.lengths else []
+    if not lengths or min(lengths) == max(lengths):
+        if rows is not None and state.plan.parts is None and len(rows) < stairs.n_rows:
+            raise ValueError("some rows of a batch can go on alone only where layers are run by their parts")
+        return family.embed(model, ids, lengths[0] if lengths else 0)
+    return family.embed_rows(model, ids, lengths)
+
+
+def run_layer(
+    cache: StaircaseCache, layer: Any, block: Block, decoder_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """One decoder layer on a block: by its parts where the family knows them, else by its own `forward`.
+
+    Args:
+        cache: takes in the block's keys and values.
+        layer: the module.
+        block: what it is run on.
+        decoder_mask: `[rows, length]`, 1 keeps; None keeps all.
+
+    Returns:
+        Like `block.hidden`; with CUDA graphs overwritten when the layer runs again.
+    """
+    state, stairs = cache.state, cache.stairs
+    assert state is not None
+    plan = state.plan
+    cache.block = block
+    cache.fill_cross(block, layer)
+    cross_mask = masks.cross(state, stairs, block)
+    if plan.parts is not None:
+        self_mask = masks.folded(state, stairs, block, decoder_mask)
+        attention = BlockAttention(cache, block, self_mask, cross_mask)
+        if plan.recorded_layers is not None:
+            output = plan.recorded_layers[block.layer](block.hidden, attention)
+        else:
+            output = run_parts(plan.parts[block.layer], block.hidden, attention)
+    else:
+        mask, bias = masks.separate(state, stairs, block, decoder_mask)
+        assert not isinstance(cross_mask, list)
+        if cross_mask is not None and cross_mask.shape[0] > 1 and block.index is not None:
+            cross_mask = cross_mask.index_select(0, block.index)
+        encoded = state.encoder_hidden  # read by nobody: keys and values are the cache's
+        output = plan.family.run(layer, block.hidden, mask, bias, encoded, cross_mask, cache)
     cache.block = None
-    cache.record(depths)
-    return _assemble(leavers, stairs.n_rows, plan.vocab, encoder_hidden)[:, None]
+    return output
 
 
-class Plan:
-    """What a generation looks up once: layers, their parts where the family knows them, and which depths are exits."""
-
-    def __init__(self, model: Any, encoder_outputs: Any = None) -> None:
-        family = model.deed_family
-        self.family = family if encoder_outputs is None else family.for_source(model, encoder_outputs)
-        self.layers = list(self.family.layers(model))
-        self.parts = self.family.parts(model)
-        self.exit_of = {depth: i for i, depth in enumerate(model.deed_config.exit_layers)}
-        self.vocab = self.family.vocab_size(model)
-        self.exits: Any = DirectExits(model)
-        self.everyone: torch.Tensor | None = None
-        self.recorded_layers = None
-        recordings = recorded(model, self.parts, self.exits)
-        if recordings is not None:
-            self.recorded_layers, self.exits = recordings
-        self.span_worth = math.inf
-        if self.parts is not None and model.device.type == "cpu":
-            self.span_worth = SPAN / (CELL * self.family.d_model(model) ** 2)
-
-    def numbers(self, rows: list[int], n_rows: int, device: torch.device) -> torch.Tensor:
-        """Row numbers as a tensor; that of all `n_rows` is kept, since sending it takes a GPU as long as a layer."""
-        if len(rows) < n_rows:
-            return torch.tensor(rows, device=device)
-        if self.everyone is None or len(self.everyone) != n_rows:
-            self.everyone = torch.arange(n_rows, device=device)
-        return self.everyone
-
-    def run(self, depth: int, hidden: torch.Tensor, cache: StaircaseCache) -> torch.Tensor:
-        """A layer by its parts."""
-        if self.recorded_layers is not None:
-            return self.recorded_layers[depth - 1](hidden, cache)
-        assert self.parts is not None
-        return run_parts(self.parts[depth - 1], hidden, cache)
-
-
-def _picked(hidden: torch.Tensor, leave: list[bool]) -> torch.Tensor:
-    return hidden if all(leave) else hidden[[i for i, gone in enumerate(leave) if gone]]
-
-
-def _assemble(
-    leavers: list[tuple[list[int], torch.Tensor]], n_rows: int, vocab: int, like: torch.Tensor
-) -> torch.Tensor:
-    if len(leavers) == 1 and leavers[0][0] == list(range(n_rows)):
-        return leavers[0][1]
-    dtype = leavers[0][1].dtype if leavers else torch.float32
-    logits = torch.zeros(n_rows, vocab, dtype=dtype, device=like.device)  # finished rows: any finite value
-    for rows, values in leavers:
-        logits[rows] = values
-    return logits
-
-
-def _run_layer(
-    model: Any,
-    plan: Plan,
-    cache: StaircaseCache,
-    layer: Any,
+def exit_query(
+    state: GenerationState,
     block: Block,
-    encoder_hidden: torch.Tensor,
-    decoder_mask: torch.Tensor | None,
-) -> torch.Tensor:
-    """A layer by its own `forward`, through Transformers' cache interface."""
-    self_mask, bias = masks.separate(model, plan.family, cache, block, decoder_mask)
-    cross_mask = masks.cross(model, plan.family, cache, block)
-    if cross_mask is not None and cross_mask.shape[0] > 1 and block.index is not None:
-        cross_mask = cross_mask.index_select(0, block.index)
-    return plan.family.run(layer, block.hidden, self_mask, bias, encoder_hidden, cross_mask, cache)
+    output: torch.Tensor,
+    depth: int,
+    allowed: torch.Tensor | None,
+    previous_tokens: list[torch.Tensor],
+) -> ExitQuery:
+    """The question put to the policy at the exit at `depth`.
+
+    Args:
+        state: the running generation.
+        block: whose rows are asked about.
+        output: the layer's, like `block.hidden`.
+        depth: 1-based.
+        allowed: `[batch rows, vocab]` bool or None.
+        previous_tokens: see `ExitQuery`.
+    """
+    exits, rows = state.plan.exits, block.rows
+    hidden = block.newest(output)  # [r, d_model]
+    return ExitQuery(
+        depth=depth,
+        exit_index=state.plan.exit_of[depth],
+        is_last=depth == len(state.plan.layers),
+        step=state.step,
+        rows=state.plan.numbers(rows, block.n_rows, hidden.device),
+        hidden=hidden,
+        previous=block.newest(block.hidden) if depth > 1 else None,
+        head=lambda h=hidden: exits.logits(depth, h),
+        allowed=None if allowed is None else allowed[rows],
+        previous_tokens=previous_tokens,
+        steps=None if state.steps is None else [state.steps[r] for r in rows],
+    )
+
+
+def exiting_rows(policy: Any, query: ExitQuery) -> tuple[list[int], ExitDecision | None]:
+    """Who leaves, as places in the query's rows, and what the policy computed to find out; at the last exit everybody."""
+    if query.is_last:
+        return list(range(len(query.hidden))), None
+    decision = decide(policy, query)
+    return [i for i, leaves in enumerate(decision.leave.tolist()) if leaves], decision
+
+
+class Answers:
+    """What a step's rows left with.
+
+    Args:
+        n_rows: rows of the batch.
+
+    Attributes:
+        depths: `[rows]`, 0 for a row that gave no token.
+        computed_rows: rows whose logits were computed, be it only to find out.
+    """
+
+    def __init__(self, n_rows: int) -> None:
+        self.depths = [0] * n_rows
+        self.computed_rows = 0
+        self._known: list[tuple[list[int], torch.Tensor]] = []  # rows and their logits [n, vocab]
+        self._deferred_rows: list[int] = []  # rows whose logits nobody has needed yet, and what their heads get
+        self._deferred: list[torch.Tensor] = []
+
+    def take(
+        self, plan: Plan, query: ExitQuery, exiting: list[int], decision: ExitDecision | None, active_rows: list[int]
+    ) -> None:
+        """Take note of an exit.
+
+        Args:
+            plan: its exits.
+            query: what was asked.
+            exiting: who leaves, places in `active_rows`.
+            decision: the policy's; None at the last exit.
+            active_rows: whom it was about.
+        """
+        if decision is not None:
+            self.computed_rows += decision.computed_rows
+        if not exiting:
+            return
+        rows = [active_rows[i] for i in exiting]
+        for r in rows:
+            self.depths[r] = query.depth
+        logits = None if decision is None else decision.logits_of(exiting)
+        if logits is not None:
+            self._known.append((rows, logits))
+            return
+        hidden = query.hidden if len(exiting) == len(active_rows) else query.hidden[exiting]
+        self._deferred_rows += rows
+        self._deferred.append(plan.exits.features(query.depth, hidden))
+
+    def logits(self, plan: Plan, like: torch.Tensor) -> torch.Tensor:
+        """`[rows, vocab]`, any finite value for rows that gave no token. Deferred rows share one product: a head takes as
+        long to read as some layers."""
+        if self._deferred:
+            self.computed_rows += len(self._deferred_rows)
+            features = self._deferred[0] if len(self._deferred) == 1 else torch.cat(self._deferred)
+            self._known.append((self._deferred_rows, plan.exits.logits_of(features)))
+            self._deferred = []
+        n_rows = len(self.depths)
+        if len(self._known) == 1 and self._known[0][0] == list(range(n_rows)):
+            return self._known[0][1]
+        dtype = self._known[0][1].dtype if self._known else torch.float32
+        logits = torch.zeros(n_rows, plan.vocab, dtype=dtype, device=like.device)
+        for rows, values in self._known:
+            logits[rows] = values
+        return logits
+
+
+def _without(rows: Any, places: list[int]) -> list[int]:
+    gone = set(places)
+    return [r for i, r in enumerate(rows) if i not in gone]

@@ -22,6 +22,7 @@ class ResidualLinear(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[…, d_model]` in and out."""
         return hidden + self.linear(hidden)
 
 
@@ -36,6 +37,7 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[…, d_model]` in and out."""
         return hidden + self.up(nn.functional.gelu(self.down(hidden)))
 
 

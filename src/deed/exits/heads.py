@@ -13,8 +13,14 @@ from deed.families.parts import direct, plain
 
 
 def exit_features(model: Any, depth: int, hidden: torch.Tensor) -> torch.Tensor:
-    """What the head gets at the exit at `depth`: final norm, then that exit's adaptation module. `[…, d_model]`."""
-    features = model.deed_family.finish(model, hidden)
+    """What the head gets at the exit at `depth`: final norm, then that exit's adaptation module.
+
+    Args:
+        model: a deed model.
+        depth: of the exit, 1-based.
+        hidden: its layer's output, `[…, d_model]`, as what is returned.
+    """
+    features = model.deed_family.final_norm(model, hidden)
     adapter = str(depth)
     return model.deed_exits[adapter](features) if adapter in model.deed_exits else features
 
@@ -24,13 +30,13 @@ class DirectExits:
     and `exit_head` of the model to within rounding."""
 
     def __init__(self, model: Any) -> None:
-        self.finish, self.head = model.deed_family.ends(model)
+        self.final_norm, self.head = model.deed_family.norm_and_head(model)
         depths = model.deed_config.exit_layers[:-1]
         self.adapters = {d: _direct(model.deed_exits[str(d)]) for d in depths if str(d) in model.deed_exits}
 
     def features(self, depth: int, hidden: torch.Tensor) -> torch.Tensor:
         """What the head gets: `[…, d_model]` of a layer's output."""
-        features = self.finish(hidden)
+        features = self.final_norm(hidden)
         adapter = self.adapters.get(depth)
         return features if adapter is None else adapter(features)
 

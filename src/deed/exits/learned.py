@@ -9,7 +9,8 @@ from torch import nn
 
 
 class Learned(nn.Module):
-    """What cheap asking learned about this model (`deed.asking`), saved with the exits: named tensors, not trained with it.
+    """What exit checks learned about this model (`deed.policies.exit_checks`): named tensors, saved with the exits, not
+    trained with them.
 
     Buffers, so that optimisers, weight decay and DDP pass them by.
     """

@@ -18,19 +18,35 @@ from .parts import AttentionParts, LayerParts, Module, direct, joined, plain
 
 @register_family("BartForConditionalGeneration")
 class BartFamily(DecoderFamily):
+    """BART."""
+
+    embeds_rows = True
+
     def decoder(self, model: Any) -> nn.Module:
+        """`model.model.decoder`."""
         return model.model.decoder
 
     def layers(self, model: Any) -> nn.ModuleList:
+        """Its layers."""
         return model.model.decoder.layers
 
     def heads(self, model: Any) -> tuple[int, int]:
+        """`decoder_attention_heads`, and d_model over it."""
         return model.config.decoder_attention_heads, model.config.d_model // model.config.decoder_attention_heads
 
-    def embed(self, model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
+    def embed(self, model: Any, ids: torch.Tensor, start: int | torch.Tensor) -> torch.Tensor:
+        """Tokens and learned positions, normed.
+
+        Args:
+            model: the model.
+            ids: `[rows, q]`.
+            start: position of the first, or one per row `[rows, 1]`.
+        """
         decoder = model.model.decoder
-        positions = torch.arange(start, start + ids.shape[1], device=ids.device)
-        hidden = decoder.embed_tokens(ids) + decoder.embed_positions(ids, start, position_ids=positions)
+        # [q], or one for each row: [1, rows, q] once the module has put an axis before it
+        positions = start + torch.arange(ids.shape[1], device=ids.device)
+        placed = decoder.embed_positions(ids, position_ids=positions)
+        hidden = decoder.embed_tokens(ids) + (placed if positions.ndim == 1 else placed[0])
         return nn.functional.dropout(decoder.layernorm_embedding(hidden), decoder.dropout, decoder.training)
 
     def run(
@@ -43,9 +59,21 @@ class BartFamily(DecoderFamily):
         encoder_mask: torch.Tensor | None,
         cache: EncoderDecoderCache,
     ) -> torch.Tensor:
+        """A layer by its own `forward`.
+
+        Args:
+            layer: one of `layers`.
+            hidden: `[rows, q, d_model]`.
+            self_mask: `[rows or 1, 1, q, keys]`, as Transformers makes it, or None.
+            bias: `[1, heads, q, keys]`, or None.
+            encoder_hidden: `[rows, source, d_model]`.
+            encoder_mask: `[rows or 1, 1 or heads, 1 or q, source]`, or None.
+            cache: what the layer gets as `past_key_values`.
+        """
         return layer(hidden, self_mask, encoder_hidden, encoder_mask, past_key_values=cache, use_cache=True)
 
     def parts(self, model: Any) -> list[LayerParts] | None:
+        """Norms, projections and feed-forward of every layer, norms after the sums."""
         found = []
         layers: list[Any] = list(self.layers(model))
         for layer in layers:
@@ -63,19 +91,23 @@ class BartFamily(DecoderFamily):
         return found
 
     def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """By `encoder_attn.k_proj` and `.v_proj`."""
         attention = layer.encoder_attn
         shape = (*encoder_hidden.shape[:2], -1, attention.head_dim)
         keys = direct(attention.k_proj)(encoder_hidden).view(shape).transpose(1, 2)
         return keys, direct(attention.v_proj)(encoder_hidden).view(shape).transpose(1, 2)
 
     def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """`lm_head` and `final_logits_bias`."""
         return model.lm_head(hidden) + model.final_logits_bias
 
-    def ends(self, model: Any) -> tuple[Module, Module]:
+    def norm_and_head(self, model: Any) -> tuple[Module, Module]:
+        """The head as a bare function; there is no final norm."""
         head, bias = direct(model.lm_head), model.final_logits_bias
-        return functools.partial(self.finish, model), lambda x: head(x) + bias
+        return functools.partial(self.final_norm, model), lambda x: head(x) + bias
 
     def head_parts(self, model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float]:
+        """`lm_head`, `final_logits_bias`, no scale."""
         return model.lm_head.weight, model.final_logits_bias[0], 1.0
 
 
@@ -91,5 +123,6 @@ class _FeedForward:
 
 def _attention(norm: Any, attention: Any) -> AttentionParts:
     q, k, v, out = (direct(x) for x in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj))
-    heads, width = attention.num_heads, attention.head_dim
-    return AttentionParts(norm, q, k, v, out, heads, width, attention.scaling, joined(attention.q_proj))
+    heads, head_dim = attention.num_heads, attention.head_dim
+    qkv = joined(attention.q_proj, attention.k_proj, attention.v_proj)
+    return AttentionParts(norm, q, k, v, out, heads, head_dim, attention.scaling, qkv)

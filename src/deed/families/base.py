@@ -22,6 +22,7 @@ class DecoderFamily:
     has_bias = False
     bias_per_layer = False
     has_cross_bias = False
+    embeds_rows = False  # whether `embed` takes a position for each row
 
     def for_source(self, model: Any, encoder_outputs: Any) -> DecoderFamily:
         """This family for one generation, whose encoder outputs these are. A family that needs more of them than their
@@ -44,18 +45,64 @@ class DecoderFamily:
         """Number of attention heads and width of one."""
         raise NotImplementedError
 
-    def embed(self, model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
-        """`[rows, q]` ids at positions start.. to the first layer's input `[rows, q, d_model]`."""
+    def embed(self, model: Any, ids: torch.Tensor, start: int | torch.Tensor) -> torch.Tensor:
+        """First layer's input `[rows, q, d_model]`.
+
+        Args:
+            model: the model.
+            ids: `[rows, q]`.
+            start: position of the first of them; where `embeds_rows`, also one per row, `[rows, 1]` long.
+        """
         raise NotImplementedError
+
+    def embed_rows(self, model: Any, ids: torch.Tensor, starts: list[int]) -> torch.Tensor:
+        """As `embed`, each row at a position of its own. This one calls `embed` once per position; a family whose `embed`
+        takes a tensor says so by `embeds_rows`.
+
+        Args:
+            model: the model.
+            ids: `[rows, q]`.
+            starts: the first position of each row.
+        """
+        if self.embeds_rows:
+            return self.embed(model, ids, torch.tensor(starts, device=ids.device)[:, None])
+        found: dict[int, torch.Tensor] = {}
+        for start in sorted(set(starts)):
+            at = [i for i, s in enumerate(starts) if s == start]
+            found.update(zip(at, self.embed(model, ids[at], start), strict=True))
+        return torch.stack([found[i] for i in range(len(starts))])
+
+    def join_sources(self, other: DecoderFamily) -> DecoderFamily:
+        """The family for the rows of this generation and, after them, those of another one with the same model, whose
+        family is `other`. Sources of different length are padded at their end.
+
+        Raises:
+            ValueError: what it knows of the two sources does not go together.
+        """
+        return self
 
     def position_bias(self, model: Any, start: int, stop: int, layer: int = 0) -> torch.Tensor | None:
         """What is added to the self-attention scores of positions start..stop: `[1, heads, stop - start, stop]`, a function
-        of positions alone. Set `has_bias` where there is one, and `bias_per_layer` where it differs by layer (0-based)."""
+        of positions alone. Set `has_bias` where there is one, and `bias_per_layer` where it differs by layer. Rows at
+        positions of their own cut theirs out of one such table.
+
+        Args:
+            model: the model.
+            start: first position.
+            stop: one beyond the last.
+            layer: 0-based.
+        """
         return None
 
     def cross_bias(self, model: Any, start: int, stop: int) -> torch.Tensor | None:
         """What is added to every layer's scores of positions start..stop towards the source: `[1, heads, stop - start,
-        source]`. Set `has_cross_bias` where there is one. Asked of what `for_source` answered."""
+        source]`. Set `has_cross_bias` where there is one. Asked of what `for_source` answered.
+
+        Args:
+            model: the model.
+            start: first position.
+            stop: one beyond the last.
+        """
         return None
 
     def run(
@@ -68,9 +115,18 @@ class DecoderFamily:
         encoder_mask: torch.Tensor | None,
         cache: EncoderDecoderCache,
     ) -> torch.Tensor:
-        """One decoder layer on `[rows, q, d_model]`; masks are as Transformers makes them, `[rows or 1, 1, q, keys]`.
-        Where there is a `cross_bias`, the encoder's mask is that with padding masked, to be added to the scores:
-        `[rows or 1, heads, q, source]`."""
+        """One decoder layer by its own `forward`: `[rows, q, d_model]` in and out.
+
+        Args:
+            layer: one of `layers`.
+            hidden: `[rows, q, d_model]`.
+            self_mask: `[rows or 1, 1, q, keys]`, as Transformers makes it, or None.
+            bias: `position_bias`, or None.
+            encoder_hidden: `[rows, source, d_model]`.
+            encoder_mask: `[rows or 1, 1, 1, source]` or None; where there is a `cross_bias`, that with padding masked, to be
+                added to the scores, `[rows or 1, heads, q, source]`.
+            cache: what the layer gets as `past_key_values`.
+        """
         raise NotImplementedError
 
     def parts(self, model: Any) -> list[LayerParts] | None:
@@ -82,7 +138,7 @@ class DecoderFamily:
         """Cross-attention keys and values `[rows, heads, source, head_dim]` of a layer, by its own projections."""
         raise NotImplementedError
 
-    def finish(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    def final_norm(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         """What the model does between its last layer and its head, save scaling (final norm, dropout)."""
         return hidden
 
@@ -90,10 +146,10 @@ class DecoderFamily:
         """The model's own generation head on finished features: scaling, projection, bias."""
         raise NotImplementedError
 
-    def ends(self, model: Any) -> tuple[Module, Module]:
-        """`finish` and `head` as functions of the features alone. Asked once per generation, so that what the two look up
+    def norm_and_head(self, model: Any) -> tuple[Module, Module]:
+        """`final_norm` and `head` as functions of the features alone. Asked once per generation, so that what the two look up
         anew each time, and the overhead of calling modules, can be left out."""
-        return functools.partial(self.finish, model), functools.partial(self.head, model)
+        return functools.partial(self.final_norm, model), functools.partial(self.head, model)
 
     def head_parts(self, model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float]:
         """The head as numbers: weight `[vocab, d_model]`, bias `[vocab]` or None, and the factor on the features. What
@@ -102,14 +158,29 @@ class DecoderFamily:
 
     def vocab_size(self, model: Any) -> int:
         """Size of the head's output."""
-        return model.get_output_embeddings().weight.shape[0]
+        head = model.get_output_embeddings()
+        size = getattr(head, "out_features", None)  # a replaced linear may have a method for its weight
+        return head.weight.shape[0] if size is None else size
 
 
 _FAMILIES: dict[str, DecoderFamily] = {}
 
 
 def register_family(*class_names: str) -> Any:
-    """Class decorator: this family drives models of these classes (and their subclasses)."""
+    """Class decorator: this family drives models of these classes (and their subclasses).
+
+    Example:
+        ```python
+        from deed.families.bart import BartFamily
+
+        @deed.register_family("MBartForConditionalGeneration")
+        class MBartFamily(BartFamily):
+            '''BART with pre-norm layers, so that a norm stands before the head.'''
+
+            def final_norm(self, model, hidden):
+                return model.model.decoder.layer_norm(hidden)
+        ```
+    """
 
     def register(cls: type[DecoderFamily]) -> type[DecoderFamily]:
         for name in class_names:

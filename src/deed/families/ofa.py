@@ -21,11 +21,18 @@ from .parts import AttentionParts, LayerParts, Module, direct, joined, plain
 
 @register_family("OFAForConditionalGeneration")
 class OFAFamily(DecoderFamily):
+    """OFA. What depends on the source is in `OFAWithSource`."""
+
     has_bias = True
     bias_per_layer = True
     has_cross_bias = True
 
     def for_source(self, model: Any, encoder_outputs: Any) -> DecoderFamily:
+        """The family with the source's positions.
+
+        Raises:
+            ValueError: outputs of another encoder, or a batch that writes images in some rows only.
+        """
         positions = getattr(encoder_outputs, "position_embeddings", None)
         if positions is None:
             raise ValueError("encoder_outputs must be what the encoder returned: position_embeddings are missing")
@@ -37,20 +44,38 @@ class OFAFamily(DecoderFamily):
         return OFAWithSource(positions[:1], codes is not None and bool(codes.any()))
 
     def decoder(self, model: Any) -> nn.Module:
+        """`model.decoder`."""
         return model.decoder
 
     def layers(self, model: Any) -> nn.ModuleList:
+        """Its layers."""
         return model.decoder.layers
 
     def heads(self, model: Any) -> tuple[int, int]:
+        """`decoder_attention_heads`, and d_model over it."""
         heads = model.config.decoder_attention_heads
         return heads, model.config.d_model // heads
 
-    def embed(self, model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
+    def embed(self, model: Any, ids: torch.Tensor, start: Any) -> torch.Tensor:
+        """Tokens and, where they are entangled, positions.
+
+        Args:
+            model: the model.
+            ids: `[rows, q]`.
+            start: position of the first, or one per row `[rows, 1]`.
+        """
         return model.decoder.embed(ids, start)
 
     def position_bias(self, model: Any, start: int, stop: int, layer: int = 0) -> torch.Tensor | None:
-        return _own_bias(model, start, stop, layer)
+        """Absolute and relative part of the layer's bias.
+
+        Args:
+            model: the model.
+            start: first position.
+            stop: one beyond the last.
+            layer: 0-based.
+        """
+        return _self_bias(model, start, stop, layer)
 
     def run(
         self,
@@ -62,6 +87,17 @@ class OFAFamily(DecoderFamily):
         encoder_mask: torch.Tensor | None,
         cache: EncoderDecoderCache,
     ) -> torch.Tensor:
+        """A layer by its own `forward`, the mask folded into the bias.
+
+        Args:
+            layer: one of `layers`.
+            hidden: `[rows, q, d_model]`.
+            self_mask: `[rows or 1, 1, q, keys]`, as Transformers makes it, or None.
+            bias: `[1, heads, q, keys]`, or None.
+            encoder_hidden: `[rows, source, d_model]`.
+            encoder_mask: `[rows or 1, 1 or heads, 1 or q, source]`, or None.
+            cache: what the layer gets as `past_key_values`.
+        """
         if bias is not None and self_mask is not None:
             lowest = torch.finfo(bias.dtype).min
             keep = self_mask if self_mask.dtype == torch.bool else self_mask == 0
@@ -69,6 +105,7 @@ class OFAFamily(DecoderFamily):
         return layer(hidden, bias, encoder_hidden, encoder_mask, past_key_values=cache)
 
     def parts(self, model: Any) -> list[LayerParts] | None:
+        """Norms, projections and feed-forward of every layer; None with factors on the residual."""
         found = []
         layers: list[Any] = list(self.layers(model))
         for layer in layers:
@@ -87,20 +124,25 @@ class OFAFamily(DecoderFamily):
         return found
 
     def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """By `cross_attn.k_proj` and `.v_proj`."""
         attention = layer.cross_attn
         keys, values = direct(attention.k_proj)(encoder_hidden), direct(attention.v_proj)(encoder_hidden)
         return attention.split(keys), attention.split(values)
 
-    def finish(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    def final_norm(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """The decoder's last norm."""
         return model.decoder.layer_norm(hidden)
 
     def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """`output_projection`."""
         return model.decoder.output_projection(hidden)
 
-    def ends(self, model: Any) -> tuple[Module, Module]:
+    def norm_and_head(self, model: Any) -> tuple[Module, Module]:
+        """The two as bare functions."""
         return _norm(model.decoder.layer_norm), direct(model.decoder.output_projection)
 
     def head_parts(self, model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float]:
+        """`output_projection`, no bias, no scale."""
         return model.decoder.output_projection.weight, None, 1.0
 
 
@@ -115,20 +157,58 @@ class OFAWithSource(OFAFamily):
     def __init__(self, positions: torch.Tensor, codes: bool) -> None:
         self.positions, self.codes = positions, codes
 
-    def embed(self, model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
+    def join_sources(self, other: DecoderFamily) -> DecoderFamily:
+        """The family with the longer of two sources, of which the other's positions are the beginning.
+
+        Raises:
+            ValueError: pictures of different sizes, or images written in one of the two only.
+        """
+        assert isinstance(other, OFAWithSource)
+        short, long = sorted((self, other), key=lambda family: family.positions.shape[1])
+        same = torch.equal(short.positions, long.positions[:, : short.positions.shape[1]])
+        if not same or self.codes != other.codes:
+            raise ValueError(
+                "OFA: rows share their source's positions, so only sources with pictures of one size, or none, can share a "
+                "batch; decode these apart"
+            )
+        return long
+
+    def embed(self, model: Any, ids: torch.Tensor, start: Any) -> torch.Tensor:
+        """Tokens and, where they are entangled, positions.
+
+        Args:
+            model: the model.
+            ids: `[rows, q]`.
+            start: position of the first, or one per row `[rows, 1]`.
+        """
         codes = torch.ones(len(ids), dtype=torch.bool, device=ids.device) if self.codes else None
         return model.decoder.embed(ids, start, codes)
 
     def position_bias(self, model: Any, start: int, stop: int, layer: int = 0) -> torch.Tensor | None:
-        return _own_bias(model, start, stop, layer, self.codes)
+        """Absolute and relative part of the layer's bias.
+
+        Args:
+            model: the model.
+            start: first position.
+            stop: one beyond the last.
+            layer: 0-based.
+        """
+        return _self_bias(model, start, stop, layer, self.codes)
 
     def cross_bias(self, model: Any, start: int, stop: int) -> torch.Tensor | None:
+        """Positions of the target against those of the source.
+
+        Args:
+            model: the model.
+            start: first position.
+            stop: one beyond the last.
+        """
         end = _last(model, stop)
         bias = model.decoder.cross_bias(self.positions, start, end, self.codes)
         return nn.functional.pad(bias, (0, 0, 0, stop - end))
 
 
-def _own_bias(model: Any, start: int, stop: int, layer: int, codes: bool = False) -> torch.Tensor:
+def _self_bias(model: Any, start: int, stop: int, layer: int, codes: bool = False) -> torch.Tensor:
     end = _last(model, stop)
     bias = model.decoder.absolute_bias(start, end, codes) + model.decoder.relative_bias(layer, start, end, codes)
     return nn.functional.pad(bias, (0, stop - end, 0, stop - end))
@@ -144,13 +224,14 @@ def _attention(norm: Any, attention: Any, after: Any) -> AttentionParts:
     out = _chain(attention.out_proj, after)
     if attention.config.scale_heads:
         out = _scaled(attention.c_attn, attention.head_dim, out)
-    heads, width = attention.num_heads, attention.head_dim
-    return AttentionParts(_norm(norm), q, k, v, out, heads, width, attention.scaling, joined(attention.q_proj))
+    heads, head_dim = attention.num_heads, attention.head_dim
+    qkv = joined(attention.q_proj, attention.k_proj, attention.v_proj)
+    return AttentionParts(_norm(norm), q, k, v, out, heads, head_dim, attention.scaling, qkv)
 
 
-def _scaled(factors: torch.Tensor, width: int, then: Module) -> Module:
+def _scaled(factors: torch.Tensor, head_dim: int, then: Module) -> Module:
     """The factors of heads, on the heads side by side."""
-    spread = factors.detach().repeat_interleave(width)
+    spread = factors.detach().repeat_interleave(head_dim)
     return lambda x: then(x * spread)
 
 

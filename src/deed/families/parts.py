@@ -16,14 +16,15 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from deed.kernels.linear import product
+from deed.kernels.float32 import product
+from deed.kernels.int8_linear import join, joinable
 
 Module = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class AttentionParts:
-    """One attention: its norm, projections, number and width of heads, and factor on the scores.
+    """One attention: its norm, projections, number of heads, their size, and the factor on the scores.
 
     Args:
         qkv: the first three as one, their outputs side by side (see `joined`); self-attention only.
@@ -35,7 +36,7 @@ class AttentionParts:
     v: Module
     out: Module
     heads: int
-    width: int
+    head_dim: int
     scale: float
     qkv: Module | None = None
 
@@ -48,72 +49,103 @@ class LayerParts:
         post_norm: norms follow the residual sums (BART) instead of preceding each part (T5).
     """
 
-    own: AttentionParts
+    self_attn: AttentionParts
     cross: AttentionParts
-    feed_norm: Module
-    feed: Module
+    ffn_norm: Module
+    ffn: Module
     post_norm: bool = False
 
 
 class Attends(Protocol):
     """Whoever keeps keys and values: the cache, for the block in work."""
 
-    def attend_own(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        """`[r, heads, q, width]`: take in new keys and values, attend to all so far."""
+    def attend_self(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        """Take in new keys and values, attend to all so far.
+
+        Args:
+            q: `[r, heads, q, head_dim]`.
+            k: the new keys, like `q`.
+            v: the new values, like `q`.
+            scale: factor on the scores.
+
+        Returns:
+            Like `q`.
+        """
         ...
 
     def attend_cross(self, q: torch.Tensor, scale: float) -> torch.Tensor:
-        """`[r, heads, q, width]`: attend to the source."""
+        """`[r, heads, q, head_dim]`: attend to the source."""
         ...
 
 
 def before(parts: LayerParts, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A layer up to its self-attention: `[r, q, d_model]` to query, key and value `[r, heads, q, width]`."""
-    own = parts.own
-    x = hidden if parts.post_norm else own.norm(hidden)
-    q, k, v = (own.q(x), own.k(x), own.v(x)) if own.qkv is None else own.qkv(x).chunk(3, -1)
-    return _split(q, own), _split(k, own), _split(v, own)
+    """A layer up to its self-attention: `[r, q, d_model]` to query, key and value `[r, heads, q, head_dim]`."""
+    attn = parts.self_attn
+    x = hidden if parts.post_norm else attn.norm(hidden)
+    q, k, v = (attn.q(x), attn.k(x), attn.v(x)) if attn.qkv is None else attn.qkv(x).chunk(3, -1)
+    return _split(q, attn), _split(k, attn), _split(v, attn)
 
 
 def between(parts: LayerParts, hidden: torch.Tensor, attended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """From there to the attention to the source: its residual `[r, q, d_model]` and its query."""
-    own, cross, post = parts.own, parts.cross, parts.post_norm
-    hidden = hidden + own.out(_merge(attended))
+    """From there to the attention to the source: its residual `[r, q, d_model]` and its query.
+
+    Args:
+        parts: the layer.
+        hidden: its input, `[r, q, d_model]`.
+        attended: what self-attention gave, `[r, heads, q, head_dim]`.
+    """
+    attn, cross, post = parts.self_attn, parts.cross, parts.post_norm
+    hidden = hidden + attn.out(_merge(attended))
     if post:
-        hidden = own.norm(hidden)
+        hidden = attn.norm(hidden)
     return hidden, _split(cross.q(hidden if post else cross.norm(hidden)), cross)
 
 
 def after(parts: LayerParts, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-    """From there to the layer's output, `[r, q, d_model]`."""
+    """From there to the layer's output, `[r, q, d_model]`.
+
+    Args:
+        parts: the layer.
+        hidden: the residual, `[r, q, d_model]`.
+        attended: what attention to the source gave, `[r, heads, q, head_dim]`.
+    """
     cross = parts.cross
     hidden = hidden + cross.out(_merge(attended))
     if parts.post_norm:
         hidden = cross.norm(hidden)
-        return parts.feed_norm(hidden + parts.feed(hidden))
-    return hidden + parts.feed(parts.feed_norm(hidden))
+        return parts.ffn_norm(hidden + parts.ffn(hidden))
+    return hidden + parts.ffn(parts.ffn_norm(hidden))
 
 
-def run_parts(parts: LayerParts, hidden: torch.Tensor, cache: Attends) -> torch.Tensor:
-    """One layer on `[r, q, d_model]`."""
+def run_parts(parts: LayerParts, hidden: torch.Tensor, attention: Attends) -> torch.Tensor:
+    """One layer.
+
+    Args:
+        parts: the layer.
+        hidden: `[r, q, d_model]`, as what is returned.
+        attention: keeps keys and values.
+    """
     q, k, v = before(parts, hidden)
-    hidden, q = between(parts, hidden, cache.attend_own(q, k, v, parts.own.scale))
-    return after(parts, hidden, cache.attend_cross(q, parts.cross.scale))
+    hidden, q = between(parts, hidden, attention.attend_self(q, k, v, parts.self_attn.scale))
+    return after(parts, hidden, attention.attend_cross(q, parts.cross.scale))
 
 
 def _split(x: torch.Tensor, attention: AttentionParts) -> torch.Tensor:
     rows, length, _ = x.shape
-    return x.view(rows, length, attention.heads, attention.width).transpose(1, 2)
+    return x.view(rows, length, attention.heads, attention.head_dim).transpose(1, 2)
 
 
 def _merge(x: torch.Tensor) -> torch.Tensor:
-    rows, heads, length, width = x.shape
-    return x.transpose(1, 2).reshape(rows, length, heads * width)
+    rows, heads, length, head_dim = x.shape
+    return x.transpose(1, 2).reshape(rows, length, heads * head_dim)
 
 
-def joined(q: Any) -> Module | None:
-    """Query, key and value projection in one where the model has that (`deed.quantize`); it is kept with the first."""
-    return getattr(q, "joined", None) if _bare(q) else None
+def joined(*projections: Any) -> Module | None:
+    """Query, key and value projection as one where they are int8 (`deed.quantize`), else None. In float32 one product of
+    three times the width takes as long as the three (within 10 %, T5-base), and would need a copy of their weights."""
+    if not joinable(projections) or not all(_bare(linear) for linear in projections):
+        return None
+    return join(projections)
 
 
 def direct(module: Any) -> Module:
@@ -122,7 +154,7 @@ def direct(module: Any) -> Module:
     if not _bare(module):
         return module
     if type(module) is nn.Linear:
-        return functools.partial(product(module.weight), module.weight, module.bias)
+        return product(module.weight, module.bias)
     return nn.functional.relu if type(module) is nn.ReLU else module
 
 

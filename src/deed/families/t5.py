@@ -18,21 +18,42 @@ from .parts import AttentionParts, LayerParts, Module, direct, direct_rms_norm, 
 
 @register_family("T5ForConditionalGeneration", "MT5ForConditionalGeneration")
 class T5Family(DecoderFamily):
+    """T5 and mT5."""
+
     has_bias = True
+    embeds_rows = True
 
     def decoder(self, model: Any) -> nn.Module:
+        """`model.decoder`."""
         return model.decoder
 
     def layers(self, model: Any) -> nn.ModuleList:
+        """Its blocks."""
         return model.decoder.block
 
     def heads(self, model: Any) -> tuple[int, int]:
+        """`num_heads` and `d_kv`."""
         return model.config.num_heads, model.config.d_kv
 
-    def embed(self, model: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
+    def embed(self, model: Any, ids: torch.Tensor, start: int | torch.Tensor) -> torch.Tensor:
+        """Tokens alone: positions act through the scores.
+
+        Args:
+            model: the model.
+            ids: `[rows, q]`.
+            start: position of the first, or one per row `[rows, 1]`.
+        """
         return model.decoder.dropout(model.decoder.embed_tokens(ids))
 
     def position_bias(self, model: Any, start: int, stop: int, layer: int = 0) -> torch.Tensor | None:
+        """The first block's, which serves all.
+
+        Args:
+            model: the model.
+            start: first position.
+            stop: one beyond the last.
+            layer: 0-based.
+        """
         attention = model.decoder.block[0].layer[0].SelfAttention  # the first block's serves all
         return attention.compute_bias(stop - start, stop, past_seen_tokens=start)
 
@@ -46,53 +67,70 @@ class T5Family(DecoderFamily):
         encoder_mask: torch.Tensor | None,
         cache: EncoderDecoderCache,
     ) -> torch.Tensor:
+        """A block by its own `forward`; of what it returns, the hidden states.
+
+        Args:
+            layer: one of `layers`.
+            hidden: `[rows, q, d_model]`.
+            self_mask: `[rows or 1, 1, q, keys]`, as Transformers makes it, or None.
+            bias: `[1, heads, q, keys]`, or None.
+            encoder_hidden: `[rows, source, d_model]`.
+            encoder_mask: `[rows or 1, 1 or heads, 1 or q, source]`, or None.
+            cache: what the layer gets as `past_key_values`.
+        """
         # A zero bias is given for the cross-attention: with None each layer would build one of full size.
         zero = hidden.new_zeros(1, 1, 1, 1)
         return layer(hidden, self_mask, bias, encoder_hidden, encoder_mask, zero, past_key_values=cache)[0]
 
     def parts(self, model: Any) -> list[LayerParts] | None:
+        """Norms, projections and feed-forward of every block; None in fp16, where blocks clamp what overflows."""
         blocks: list[Any] = list(self.layers(model))
         if any(type(block).__name__ != "T5Block" and type(block).__name__ != "MT5Block" for block in blocks):
             return None
         found = []
         for block in blocks:
-            own, cross, feed = block.layer
-            containers = (block, own, own.SelfAttention, cross, cross.EncDecAttention, feed)
+            self_attn, cross, ffn = block.layer
+            containers = (block, self_attn, self_attn.SelfAttention, cross, cross.EncDecAttention, ffn)
             # In fp16 the blocks clamp what overflows.
-            if not plain(containers) or own.layer_norm.weight.dtype == torch.float16:
+            if not plain(containers) or self_attn.layer_norm.weight.dtype == torch.float16:
                 return None
             found.append(
                 LayerParts(
-                    _attention(own.layer_norm, own.SelfAttention),
+                    _attention(self_attn.layer_norm, self_attn.SelfAttention),
                     _attention(cross.layer_norm, cross.EncDecAttention),
-                    _norm(feed.layer_norm),
-                    _feed(feed.DenseReluDense),
+                    _norm(ffn.layer_norm),
+                    _ffn(ffn.DenseReluDense),
                 )
             )
         return found
 
     def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """By `EncDecAttention.k` and `.v`."""
         attention = layer.layer[1].EncDecAttention
         shape = (*encoder_hidden.shape[:2], -1, attention.key_value_proj_dim)
         keys = direct(attention.k)(encoder_hidden).view(shape).transpose(1, 2)
         return keys, direct(attention.v)(encoder_hidden).view(shape).transpose(1, 2)
 
-    def finish(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    def final_norm(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """The final RMS norm."""
         return model.decoder.dropout(model.decoder.final_layer_norm(hidden))
 
     def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """`lm_head`, its input scaled where it is tied."""
         if _scaled(model):
             hidden = hidden * (model.model_dim**-0.5)
         return model.lm_head(hidden)
 
-    def ends(self, model: Any) -> tuple[Module, Module]:
+    def norm_and_head(self, model: Any) -> tuple[Module, Module]:
+        """The two as bare functions."""
         if model.decoder.dropout.training:
-            return super().ends(model)
+            return super().norm_and_head(model)
         head, factor = direct(model.lm_head), model.model_dim**-0.5
         scaled = (lambda x: head(x * factor)) if _scaled(model) else head
         return _norm(model.decoder.final_layer_norm), scaled
 
     def head_parts(self, model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float]:
+        """`lm_head`, no bias, the scale."""
         return model.lm_head.weight, None, model.model_dim**-0.5 if _scaled(model) else 1.0
 
 
@@ -103,8 +141,9 @@ def _scaled(model: Any) -> bool:
 
 def _attention(norm: Any, attention: Any) -> AttentionParts:
     q, k, v, out = (direct(x) for x in (attention.q, attention.k, attention.v, attention.o))
-    heads, width = attention.n_heads, attention.key_value_proj_dim
-    return AttentionParts(_norm(norm), q, k, v, out, heads, width, attention.scaling, joined(attention.q))
+    heads, head_dim = attention.n_heads, attention.key_value_proj_dim
+    qkv = joined(attention.q, attention.k, attention.v)
+    return AttentionParts(_norm(norm), q, k, v, out, heads, head_dim, attention.scaling, qkv)
 
 
 def _norm(norm: Any) -> Module:
@@ -112,17 +151,17 @@ def _norm(norm: Any) -> Module:
     return direct_rms_norm(norm, norm.variance_epsilon) if known else norm
 
 
-def _feed(feed: Any) -> Module:
+def _ffn(ffn: Any) -> Module:
     """The feed-forward without its dropout and its casts, where there is nothing to cast."""
-    kind = type(feed).__name__.removeprefix("M")
-    weight = getattr(feed.wo, "weight", None)
-    if not plain([feed]) or not isinstance(weight, torch.Tensor) or weight.dtype not in (torch.float32, torch.float64):
-        return feed
-    act, down = direct(feed.act), direct(feed.wo)
+    kind = type(ffn).__name__.removeprefix("M")
+    weight = getattr(ffn.wo, "weight", None)
+    if not plain([ffn]) or not isinstance(weight, torch.Tensor) or weight.dtype not in (torch.float32, torch.float64):
+        return ffn
+    act, down = direct(ffn.act), direct(ffn.wo)
     if kind == "T5DenseActDense":
-        up = direct(feed.wi)
+        up = direct(ffn.wi)
         return lambda x: down(act(up(x)))
     if kind == "T5DenseGatedActDense":
-        gate, linear = direct(feed.wi_0), direct(feed.wi_1)
+        gate, linear = direct(ffn.wi_0), direct(ffn.wi_1)
         return lambda x: down(act(gate(x)) * linear(x))
-    return feed
+    return ffn

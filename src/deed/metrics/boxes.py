@@ -56,7 +56,13 @@ def iou(box: Sequence[float], other: Sequence[float]) -> float:
 def box_accuracy(
     predictions: Sequence[Sequence[float] | None], references: Sequence[Sequence[float]], threshold: float = THRESHOLD
 ) -> float:
-    """Acc@0.5 of referring expressions, 0..1: the mean of `box_accuracy_each`."""
+    """Acc@0.5 of referring expressions, 0..1: the mean of `box_accuracy_each`.
+
+    Args:
+        predictions: a box per expression; None where the model gave none.
+        references: the box meant.
+        threshold: the smallest `iou` that counts.
+    """
     scores = box_accuracy_each(predictions, references, threshold)
     return sum(scores) / len(scores)
 

@@ -64,7 +64,13 @@ def cider_d(
     references: Sequence[Sequence[str]],
     frequencies: DocumentFrequencies | None = None,
 ) -> float:
-    """CIDEr-D, 0..10: the mean of `cider_d_each`."""
+    """CIDEr-D, 0..10: the mean of `cider_d_each`.
+
+    Args:
+        predictions: a caption per picture.
+        references: per picture what people say of it.
+        frequencies: as for `cider_d_each`.
+    """
     return mean(cider_d_each(predictions, references, frequencies))
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .vqa_normalize import normalise_answer, normalise_punctuation
+from .vqa_normalize import normalize_answer, normalize_punctuation
 
 ANLS_THRESHOLD = 0.5
 
@@ -45,26 +45,26 @@ def phoneme_error_rate(predictions: Sequence[str], references: Sequence[Sequence
 
 
 def anls(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Average normalised Levenshtein similarity, 0..1: the mean of `anls_each`."""
+    """Average normalized Levenshtein similarity, 0..1: the mean of `anls_each`."""
     return mean(anls_each(predictions, references))
 
 
 def anls_each(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """1 - edit distance / length of the longer, to the nearest reference; 0 where that is below 0.5.
 
-    Lower case, outer white space stripped. An empty prediction scores 0, against an empty reference too. As DocVQA and
-    ST-VQA are scored (Biten et al. 2019, arXiv 1905.13648).
+    As the challenge's own script scores DocVQA (rrc.cvc.uab.es, challenge 17; Biten et al. 2019, arXiv 1905.13648): the
+    distance is that of the texts in lower case with runs of white space joined, the length that of the texts as they are
+    (in upper case, where letters like ß are two). Two empty texts are equal.
     """
     from rapidfuzz.distance import Levenshtein
 
     def similarity(prediction: str, reference: str) -> float:
-        if not prediction:
-            return 0.0
-        return 1 - Levenshtein.distance(prediction, reference) / max(len(prediction), len(reference))
+        length = max(len(prediction.upper()), len(reference.upper()))
+        return 1 - Levenshtein.distance(_joined(prediction), _joined(reference)) / length if length else 1.0
 
     scores = []
     for prediction, refs in pairs(predictions, references):
-        best = max(similarity(_plain(prediction), _plain(ref)) for ref in refs)
+        best = max(similarity(prediction, ref) for ref in refs)
         scores.append(best if best >= ANLS_THRESHOLD else 0.0)
     return scores
 
@@ -80,14 +80,20 @@ def exact_match_each(predictions: Sequence[str], references: Sequence[Sequence[s
 
 
 def vqa_accuracy(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], normalise_gold: str = "official"
+    predictions: Sequence[str], references: Sequence[Sequence[str]], normalize_gold: str = "official"
 ) -> float:
-    """VQA accuracy, 0..1: the mean of `vqa_accuracy_each`."""
-    return mean(vqa_accuracy_each(predictions, references, normalise_gold))
+    """VQA accuracy, 0..1: the mean of `vqa_accuracy_each`.
+
+    Args:
+        predictions: an answer per question.
+        references: per question the answer of every annotator.
+        normalize_gold: as for `vqa_accuracy_each`.
+    """
+    return mean(vqa_accuracy_each(predictions, references, normalize_gold))
 
 
 def vqa_accuracy_each(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], normalise_gold: str = "official"
+    predictions: Sequence[str], references: Sequence[Sequence[str]], normalize_gold: str = "official"
 ) -> list[float]:
     """How far each prediction agrees with the annotators: over all of them, the mean of min(1, equal answers of the
     others / 3). Of ten annotators, 0, 1, 2, 3, 4 or more that agree give 0, 0.3, 0.6, 0.9, 1.
@@ -95,28 +101,48 @@ def vqa_accuracy_each(
     Args:
         references: per prediction the answer of every annotator, repeated where they agree; two or more (fewer than
             four cannot reach 1).
-        normalise_gold: predictions are always normalised in full. `"official"`: references as in the official
+        normalize_gold: predictions are always normalized in full. `"official"`: references as in the official
             evaluation from 2016 to 2021: their punctuation only, and only where they are not all the same string.
             `"full"`: like predictions (as mmf does for TextVQA, with a tokenizer of its own).
 
     Raises:
-        ValueError: also for fewer than two annotators, or another value of `normalise_gold`.
+        ValueError: also for fewer than two annotators, or another value of `normalize_gold`.
     """
-    if normalise_gold not in ("official", "full"):
-        raise ValueError(f'normalise_gold must be "official" or "full", got {normalise_gold!r}')
+    if normalize_gold not in ("official", "full"):
+        raise ValueError(f'normalize_gold must be "official" or "full", got {normalize_gold!r}')
     scores = []
     for prediction, refs in pairs(predictions, references):
         total = len(refs)
         if total < 2:
             raise ValueError("VQA accuracy compares each annotator with the others: two answers or more are needed")
-        if normalise_gold == "full":
-            gold = [normalise_answer(ref) for ref in refs]
+        if normalize_gold == "full":
+            gold = [normalize_answer(ref) for ref in refs]
         else:
-            gold = [normalise_punctuation(ref) for ref in refs] if len(set(refs)) > 1 else list(refs)
-        n = gold.count(normalise_answer(prediction))
+            gold = [normalize_punctuation(ref) for ref in refs] if len(set(refs)) > 1 else list(refs)
+        n = gold.count(normalize_answer(prediction))
         # Left out is either one of the n that agree or one of the rest.
         scores.append((n * min(1, (n - 1) / 3) + (total - n) * min(1, n / 3)) / total)
     return scores
+
+
+def ofa_vqa_score(predictions: Sequence[str], confidences: Sequence[Mapping[str, float]]) -> float:
+    """OFA's own VQA score, 0..1: the mean of `ofa_vqa_score_each`."""
+    return mean(ofa_vqa_score_each(predictions, confidences))
+
+
+def ofa_vqa_score_each(predictions: Sequence[str], confidences: Sequence[Mapping[str, float]]) -> list[float]:
+    """OFA's own VQA score: the confidence that goes with exactly the predicted answer, 0 where there is none.
+
+    Args:
+        predictions: an answer per question.
+        confidences: per question its answers' confidences (`extra["confidences"]` of OFA's own files).
+
+    Raises:
+        ValueError: no predictions, or not as many confidences.
+    """
+    if not predictions or len(predictions) != len(confidences):
+        raise ValueError(f"need as many confidences as predictions, got {len(confidences)} and {len(predictions)}")
+    return [float(given.get(text, 0.0)) for text, given in zip(predictions, confidences, strict=True)]
 
 
 def field_f1(predictions: Sequence[str], references: Sequence[Any]) -> float:
@@ -191,11 +217,21 @@ def _plain(text: str) -> str:
     return text.strip().lower()
 
 
+def _joined(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
 def mean(scores: Sequence[float]) -> float:
+    """The mean of one score or more."""
     return sum(scores) / len(scores)
 
 
 def pairs(predictions: Sequence[str], references: Sequence[Sequence[Any]]) -> list[tuple[str, Sequence[Any]]]:
+    """Each prediction with its references.
+
+    Raises:
+        ValueError: no predictions, not as many references, or a prediction without any.
+    """
     if not predictions or len(predictions) != len(references):
         raise ValueError(f"need as many references as predictions, got {len(references)} and {len(predictions)}")
     for i, refs in enumerate(references):

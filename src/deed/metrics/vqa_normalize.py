@@ -30,7 +30,7 @@ CONTRACTIONS = {
 } | {"somebody'd": "somebodyd"}  # the wrong way round in the original
 
 
-def normalise_punctuation(text: str) -> str:
+def normalize_punctuation(text: str) -> str:
     """Without punctuation; a period stays before a digit.
 
     A mark that somewhere stands next to a space goes wherever it is, any other becomes a space ("on/off" -> "on off").
@@ -46,12 +46,12 @@ def normalise_punctuation(text: str) -> str:
     return re.sub(r"\.(?!\d)", "", result, count=32)
 
 
-def normalise_words(text: str) -> str:
+def normalize_words(text: str) -> str:
     """Lower case, digits for zero to ten and none, no articles, apostrophes where they belong."""
     words = [NUMBERS.get(word, word) for word in text.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
-def normalise_answer(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """All of it, as for a prediction."""
-    return normalise_words(normalise_punctuation(text.replace("\n", " ").replace("\t", " ").strip()))
+    return normalize_words(normalize_punctuation(text.replace("\n", " ").replace("\t", " ").strip()))

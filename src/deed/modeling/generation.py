@@ -2,7 +2,7 @@
 
 `generate()` gets a `StaircaseCache` to carry through Transformers' own code; `_sample` and `_beam_search` are entered after
 all preparation, when processors, stopping criteria and the number of rows are known. Beam search is Transformers' loop;
-greedy search and sampling have one of ours (`loop.py`), with the same results.
+greedy search and sampling have one of ours (`engine/sampling.py`), with the same results.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 from deed.config import DeedConfig
 from deed.engine.cache import StaircaseCache
 from deed.engine.sampling import sample
+from deed.engine.state import GenerationState
 from deed.families import DecoderFamily
-from deed.policies.exit_checks.build import asked
+from deed.policies.exit_checks.build import with_exit_check
 from deed.policies.measures import build_confidence
 from deed.policies.policy import ExitPolicy, ThresholdPolicy
 
@@ -35,6 +36,7 @@ class EarlyExitGeneration:
         exit_threshold: float | list[float] | torch.Tensor | None = None,
         exit_policy: ExitPolicy | None = None,
         confidence_over: str | None = None,
+        exit_check: str | dict[str, Any] | None = None,
         asking: str | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -44,7 +46,10 @@ class EarlyExitGeneration:
             exit_threshold: overrides `deed_config.threshold`; a tensor `[requests]` is a threshold per request.
             exit_policy: replaces the threshold altogether, e.g. `deed.FixedSchedule([3, 1, 6])`.
             confidence_over: overrides `deed_config.confidence_over`.
-            asking: overrides `deed_config.asking`.
+            exit_check: overrides `deed_config.exit_check`.
+            asking: the former name of `exit_check`.
+            args: as Transformers takes them.
+            kwargs: as Transformers takes them.
 
         Returns:
             As Transformers; with `return_dict_in_generate=True` the output has `exit_layers`
@@ -53,9 +58,21 @@ class EarlyExitGeneration:
         Raises:
             TypeError: a cache that cannot hold a staircase.
             ValueError: an option that early exit does not work with, or a threshold that does not fit.
+
+        Example:
+            ```python
+            out = model.generate(**inputs, exit_threshold=0.8, max_new_tokens=8, return_dict_in_generate=True)
+            out.exit_layers  # [sequences, new tokens]: the layer that produced each token
+            full = model.generate(**inputs, exit_threshold=2.0, max_new_tokens=8)  # the plain model's tokens
+            each = model.generate(**inputs, exit_threshold=torch.tensor([0.7, 0.95]), max_new_tokens=8)  # per request
+            ```
         """
+        if asking is not None:
+            if exit_check is not None:
+                raise ValueError("asking is the former name of exit_check; pass one of the two")
+            exit_check = asking
         policy = self._exit_policy(exit_threshold, exit_policy)
-        policy = asked(policy, self.deed_config.asking if asking is None else asking, self)
+        policy = with_exit_check(policy, self.deed_config.exit_check if exit_check is None else exit_check, self)
         over = confidence_over or self.deed_config.confidence_over
         if over not in ("all", "allowed"):
             raise ValueError(f"confidence_over must be 'all' or 'allowed', got {over!r}")
@@ -69,7 +86,8 @@ class EarlyExitGeneration:
                 f"past_key_values is a {type(cache).__name__}, which cannot hold rows of different depth; leave it out, "
                 "or pass the StaircaseCache of an earlier generate()"
             )
-        cache.policy, cache.confidence_over = policy, over
+        else:
+            cache.request(policy, over)
         return super().generate(*args, **{**kwargs, "past_key_values": cache, "use_cache": True})  # type: ignore[misc]
 
     def _exit_policy(self, threshold: Any, policy: ExitPolicy | None) -> ExitPolicy:
@@ -77,7 +95,9 @@ class EarlyExitGeneration:
             if threshold is not None:
                 raise ValueError("pass exit_threshold or exit_policy, not both")
             if not hasattr(policy, "leaves"):
-                raise TypeError(f"exit_policy must have a leaves(ask) method, got {type(policy).__name__}")
+                raise TypeError(f"exit_policy must have a leaves(query) method, got {type(policy).__name__}")
+            if hasattr(policy, "check_layers"):
+                policy.check_layers(len(self.deed_family.layers(self)))
             return policy
         config = self.deed_config
         value = config.threshold if threshold is None else threshold
@@ -97,6 +117,15 @@ class EarlyExitGeneration:
 
         if kwargs.get("assistant_model") is not None or asked("prompt_lookup_num_tokens"):
             raise ValueError("assisted decoding and early exit cannot be combined; leave assistant_model out")
+        if asked("assistant_early_exit"):
+            raise ValueError(
+                "assistant_early_exit drafts with the first layers of a plain model; here tokens leave early by themselves: "
+                "leave it out and use exit_threshold"
+            )
+        if self.deed_family.decoder(self).training and getattr(self, "is_activation_checkpointing", False):
+            raise ValueError(
+                "gradient checkpointing has no cache in training mode: call model.eval() before generate()"
+            )
         if asked("cache_implementation") not in (None, "dynamic"):
             raise ValueError(
                 f"cache_implementation={asked('cache_implementation')!r} cannot hold rows of different depth; leave it out"
@@ -113,6 +142,15 @@ class EarlyExitGeneration:
         implementation = getattr(self.config, "_attn_implementation", "eager")  # type: ignore[attr-defined]
         if implementation not in ("eager", "sdpa"):
             raise ValueError(f"early exit decodes with attn_implementation 'eager' or 'sdpa', not {implementation!r}")
+        for name in ("use_mtp", "custom_generate", "is_assistant"):
+            if asked(name):
+                raise ValueError(f"{name} brings a decoding loop of its own, which knows no exits; leave it out")
+
+    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> Any:
+        # "dynamic" is what a StaircaseCache is. The configuration is this generation's own copy.
+        if isinstance(model_kwargs.get("past_key_values"), StaircaseCache):
+            generation_config.cache_implementation = None
+        return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)  # type: ignore[misc]
 
     # Transformers' decoding loops, entered after all preparation: here processors, criteria and rows are known.
 
@@ -131,22 +169,22 @@ class EarlyExitGeneration:
         if not isinstance(cache, StaircaseCache):
             return super()._sample(input_ids, logits_processor, stopping_criteria, *arguments, **kwargs)  # type: ignore[misc]
         has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
-        self._begin(cache, input_ids.shape[0], logits_processor, has_eos, stopping_criteria)
+        state = self._begin(cache, kwargs, logits_processor, has_eos, stopping_criteria)
         if not synced_gpus and self._steps_directly():
             found = sample(self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs)
             if not generation_config.return_dict_in_generate:
                 return found.sequences
-            depths = torch.tensor(cache.depths, device=found.sequences.device).T
+            depths = torch.tensor(state.depths, device=found.sequences.device).T
             return DeedGenerateOutput(**found._asdict(), past_key_values=cache, exit_layers=depths)  # type: ignore[arg-type]
-        watched = _WatchedCriteria(stopping_criteria, cache)
+        watched = _WatchedCriteria(stopping_criteria, state)
         result = super()._sample(input_ids, logits_processor, watched, *arguments, **kwargs)  # type: ignore[misc]
         if isinstance(result, torch.Tensor):
             return result
-        depths = torch.tensor(cache.depths, device=result.sequences.device).T
+        depths = torch.tensor(state.depths, device=result.sequences.device).T
         return DeedGenerateOutput(**result, exit_layers=depths)  # type: ignore[arg-type]
 
     def _steps_directly(self) -> bool:
-        """Whether nothing but this class says how a step is prepared and run: then `loop.py` decodes."""
+        """Whether nothing but this class says how a step is prepared and run: then `engine/sampling.py` decodes."""
         ours = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
         return (
             all(getattr(type(self), name) is getattr(EarlyExitGeneration, name) for name in ours)
@@ -160,24 +198,33 @@ class EarlyExitGeneration:
         cache = kwargs.get("past_key_values")
         if not isinstance(cache, StaircaseCache):
             return super()._beam_search(input_ids, logits_processor, *args, **kwargs)  # type: ignore[misc]
-        self._begin(
-            cache, input_ids.shape[0], logits_processor, False, args[0] if args else kwargs["stopping_criteria"]
-        )
+        criteria = args[0] if args else kwargs["stopping_criteria"]
+        state = self._begin(cache, kwargs, logits_processor, False, criteria)
         result = super()._beam_search(input_ids, logits_processor, *args, **kwargs)  # type: ignore[misc]
         if isinstance(result, torch.Tensor):
             return result
         rows = result.beam_indices.long()  # [sequences, new tokens], -1 after the end
-        depths = torch.tensor(cache.depths, device=rows.device)
+        depths = torch.tensor(state.depths, device=rows.device)
         steps = torch.arange(rows.shape[1], device=rows.device)
         exit_layers = torch.where(rows >= 0, depths[steps, rows.clamp(min=0)], torch.zeros_like(rows))
         return DeedGenerateBeamOutput(**result, exit_layers=exit_layers)  # type: ignore[arg-type]
 
     def _begin(
-        self, cache: StaircaseCache, n_rows: int, processors: LogitsProcessorList, may_skip: bool, criteria: Any
-    ) -> None:
-        if hasattr(cache.policy, "begin"):
-            cache.policy = cache.policy.begin(n_rows)
-        cache.begin(processors, may_skip, criteria.max_length)
+        self,
+        cache: StaircaseCache,
+        model_kwargs: dict[str, Any],
+        processors: LogitsProcessorList,
+        may_skip: bool,
+        criteria: Any,
+    ) -> GenerationState:
+        return cache.begin(
+            self,
+            model_kwargs["encoder_outputs"],
+            encoder_mask=model_kwargs.get("attention_mask"),
+            processors=processors,
+            may_skip_finished=may_skip,
+            max_length=criteria.max_length,
+        )
 
     # Between two steps, Transformers prepares for caches, masks and modalities that a StaircaseCache has none of. At small
     # model sizes that costs as much as a layer, so what a step needs is handed over directly.
@@ -185,11 +232,30 @@ class EarlyExitGeneration:
     def prepare_inputs_for_generation(
         self, input_ids: torch.Tensor, next_sequence_length: int | None = None, **kwargs: Any
     ) -> dict[str, Any]:
+        """What one step is run with.
+
+        Args:
+            input_ids: `[rows, length]`, all tokens so far.
+            next_sequence_length: how many of them are new; None: all, or those that a continued cache has not seen.
+            kwargs: as Transformers hands them on.
+
+        Raises:
+            ValueError: a continued cache that holds all of `input_ids` already.
+        """
         cache = kwargs.get("past_key_values")
         if not isinstance(cache, StaircaseCache):
             return super().prepare_inputs_for_generation(input_ids, next_sequence_length, **kwargs)  # type: ignore[misc]
-        if cache.constraints:
-            cache.token_ids = input_ids
+        if cache.state is not None and cache.state.constraints:
+            cache.state.token_ids = input_ids
+        past = cache.get_seq_length()
+        if past and next_sequence_length is None and kwargs.get("is_first_iteration"):
+            # A cache is continued, and no decoder_attention_mask says whether these are all tokens or the new ones.
+            if input_ids.shape[1] <= past:
+                raise ValueError(
+                    f"the cache holds {past} positions and decoder_input_ids only {input_ids.shape[1]}; pass the whole "
+                    "sequence so far, or a decoder_attention_mask as long as it"
+                )
+            next_sequence_length = input_ids.shape[1] - past
         new = input_ids if next_sequence_length is None else input_ids[:, -next_sequence_length:]
         dropped = ("is_first_iteration", "labels")  # Seq2SeqTrainer hands its labels to generate()
         return {**{k: v for k, v in kwargs.items() if k not in dropped}, "decoder_input_ids": new}
@@ -206,13 +272,13 @@ class EarlyExitGeneration:
 
 
 class _WatchedCriteria(StoppingCriteriaList):
-    """Stopping criteria that tell the cache which rows are done."""
+    """Stopping criteria that tell the generation which rows are done."""
 
-    def __init__(self, criteria: StoppingCriteriaList, cache: StaircaseCache) -> None:
+    def __init__(self, criteria: StoppingCriteriaList, state: GenerationState) -> None:
         super().__init__(criteria)
-        self.cache = cache
+        self.state = state
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         done = super().__call__(input_ids, scores, **kwargs)
-        self.cache.note_finished(done.tolist())
+        self.state.note_finished(done.tolist())
         return done

@@ -86,7 +86,13 @@ def allowed_mask(allowed: torch.Tensor, vocab: int) -> torch.Tensor:
 
 
 def check_allowed(allowed: torch.Tensor, labels: torch.Tensor, vocab: int) -> None:
-    """Raises `ValueError` where `allowed` does not fit the labels, or leaves out one of them."""
+    """Raises `ValueError` where `allowed` does not fit the labels, or leaves out one of them.
+
+    Args:
+        allowed: see `token_loss_sum`.
+        labels: `[batch, length]` long.
+        vocab: number of tokens.
+    """
     masks = allowed.dtype == torch.bool
     wanted = "[batch, length, vocab] bool" if masks else "[batch, length, most] ids"
     if allowed.ndim != 3 or allowed.shape[:2] != labels.shape or (masks and allowed.shape[2] != vocab):
@@ -137,10 +143,16 @@ def combine(exit_losses: torch.Tensor, kind: str = "deed") -> torch.Tensor:
     return mean if kind == "mean" else mean + exit_losses[-1]
 
 
-def normaliser(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | float:
-    """What the token sums are divided by: the labelled tokens here, or Trainer's count over the accumulated batch."""
+def normalizer(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | float:
+    """What the token sums are divided by: the labelled tokens here, or Trainer's count over the accumulated batch; at least 1,
+    so that a batch without labels has the loss 0 and not 0 / 0.
+
+    Args:
+        labels: `[batch, length]` long, -100 is ignored.
+        num_items_in_batch: Trainer's count; None: not given.
+    """
     if num_items_in_batch is None:
         return (labels != IGNORE_INDEX).sum().clamp(min=1)
     if isinstance(num_items_in_batch, torch.Tensor):
-        return num_items_in_batch.to(labels.device)
-    return float(num_items_in_batch)
+        return num_items_in_batch.to(labels.device).clamp(min=1)
+    return max(1.0, float(num_items_in_batch))

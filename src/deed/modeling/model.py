@@ -9,23 +9,36 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
 from deed.config import DeedConfig
 from deed.constants import IGNORE_INDEX
 from deed.engine.cache import StaircaseCache
-from deed.engine.step import Plan, decode_step
+from deed.engine.cuda_graphs import KEPT as GRAPHS
+from deed.engine.step import decode_step
 from deed.exits.adapters import build_adapters
 from deed.exits.heads import exit_features
 from deed.families import DecoderFamily, family_of
+from deed.policies.exit_checks.int8_copy import HeadCopies
 
 from . import saving
 from .classes import model_class
 from .generation import EarlyExitGeneration
-from .loss import check_allowed, combine, normaliser, token_loss_sum
+from .loss import check_allowed, combine, normalizer, token_loss_sum
 from .outputs import DeedSeq2SeqLMOutput
+
+if TYPE_CHECKING:
+    from transformers import (
+        BartForConditionalGeneration,
+        MT5ForConditionalGeneration,
+        PreTrainedModel,
+        T5ForConditionalGeneration,
+    )
+    from typing_extensions import Self
+
+    from .typed import DeedBart, DeedMT5, DeedPreTrainedModel, DeedT5
 
 # What `forward` takes beside the base class's own, for the loss: what its sums are divided by; per label the tokens it is
 # chosen from (`loss.token_loss_sum`), as in a trie of answers; and the share of probability that goes to the others of them
@@ -33,17 +46,40 @@ from .outputs import DeedSeq2SeqLMOutput
 LOSS: dict[str, Any] = {"num_items_in_batch": None, "allowed_tokens": None, "smoothing": 0.0}
 
 
+@overload
+def get_deed_model(model: T5ForConditionalGeneration, config: DeedConfig | None = None) -> DeedT5: ...  # type: ignore[overload-overlap]
+@overload
+def get_deed_model(model: MT5ForConditionalGeneration, config: DeedConfig | None = None) -> DeedMT5: ...  # type: ignore[overload-overlap]
+@overload
+def get_deed_model(model: BartForConditionalGeneration, config: DeedConfig | None = None) -> DeedBart: ...  # type: ignore[overload-overlap]
+@overload
+def get_deed_model(model: PreTrainedModel, config: DeedConfig | None = None) -> DeedPreTrainedModel: ...
 def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
-    """Put early exit on `model`, in place, and return it.
+    """Put early exit on `model`, in place, and return it: still of its class, with the methods of `DeedMixin` (what type
+    checkers are told of it: modeling/typed.py).
 
     Args:
         model: an encoder-decoder `PreTrainedModel` with a registered decoder family.
         config: defaults to `DeedConfig()`: every layer an exit, residual linear adapters, threshold 0.9.
 
     Raises:
-        TypeError: no family for this class, it is a deed model already, or it is spread over devices by hooks.
+        TypeError: no model, no family for its class, it is a deed model already, or it is spread over devices by hooks.
         DeedConfigError: the configuration does not fit the decoder.
+
+    Example:
+        ```python
+        from transformers import AutoModelForSeq2SeqLM
+
+        hf_model = AutoModelForSeq2SeqLM.from_pretrained("google-t5/t5-small")
+        model = deed.get_deed_model(hf_model, deed.DeedConfig(exit_layers=[2, 4], threshold=0.9))
+        assert model.deed_config.exit_layers == [2, 4, 6]  # the last layer is always an exit
+        ```
     """
+    if isinstance(model, str):
+        raise TypeError(
+            f"get_deed_model takes a model, not a name: load it first (AutoModelForSeq2SeqLM.from_pretrained({model!r})), or "
+            f"use deed.from_pretrained({model!r}) for one saved with early exit"
+        )
     if isinstance(model, DeedMixin):
         raise TypeError("this model has early exit already; change model.deed_config, or start from the plain model")
     if hasattr(model, "_hf_hook"):
@@ -58,9 +94,61 @@ def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
     model.deed_family = family
     model.deed_exits = adapters
     model.deed_config = resolved
+    model.deed_head_copies = HeadCopies()
     ignored = list(getattr(model.config, "keys_to_ignore_at_inference", None) or [])
     model.config.keys_to_ignore_at_inference = [*ignored, *({"exit_losses"} - set(ignored))]
     model.train(model.training)
+    return model
+
+
+@overload
+def unwrap(model: DeedT5) -> T5ForConditionalGeneration: ...
+@overload
+def unwrap(model: DeedMT5) -> MT5ForConditionalGeneration: ...
+@overload
+def unwrap(model: DeedBart) -> BartForConditionalGeneration: ...
+@overload
+def unwrap(model: DeedPreTrainedModel) -> PreTrainedModel: ...
+def unwrap(model: Any) -> Any:
+    """Take early exit off `model` again, in place, and return it: the plain class, with the weights it has.
+
+    The exits' own weights are dropped (save the model first where they are still needed), the configuration forgets them, and
+    a backbone frozen by `freeze_backbone` is trainable again as it was.
+
+    Raises:
+        TypeError: a model without early exit.
+
+    Example:
+        ```python
+        plain = deed.unwrap(model)  # the plain class again, its weights unchanged
+        tokens = plain.generate(**inputs, max_new_tokens=8)
+        ```
+    """
+    if not isinstance(model, DeedMixin):
+        raise TypeError(f"{type(model).__name__} has no early exit to take off; it is not from get_deed_model")
+    base, config = type(model).deed_base, model.config  # type: ignore[attr-defined]
+    for name, trainable in (model.deed_trainable or {}).items():
+        model.get_parameter(name).requires_grad_(trainable)  # type: ignore[attr-defined]
+    training = model.training  # type: ignore[attr-defined]
+    for name in (
+        "deed_exits",
+        "deed_family",
+        "deed_config",
+        "deed_head_copies",
+        "deed_backbone_frozen",
+        "deed_trainable",
+    ):
+        if name in vars(model) or name in model._modules:  # type: ignore[attr-defined]
+            delattr(model, name)
+    vars(model).pop(GRAPHS, None)
+    model.__class__ = base  # type: ignore[assignment]
+    model.train(training)  # type: ignore[attr-defined, misc]
+    vars(config).pop("deed_config", None)
+    ignored = [key for key in config.keys_to_ignore_at_inference or [] if key != "exit_losses"]
+    if ignored == list(getattr(type(config), "keys_to_ignore_at_inference", None) or []):
+        vars(config).pop("keys_to_ignore_at_inference", None)
+    else:
+        config.keys_to_ignore_at_inference = ignored
     return model
 
 
@@ -107,19 +195,27 @@ def _forward(self: Any, base: type, args: tuple[Any, ...], kwargs: dict[str, Any
     labels = kwargs.pop("labels", None)
     num_items, allowed, smoothing = (kwargs.pop(name, default) for name, default in LOSS.items())
     if labels is None:
+        if num_items is not None:  # Trainer counts labels, and then keeps them to itself
+            raise ValueError(
+                "the labels were taken away from the model, so its exits would not be trained: set label_smoothing_factor "
+                "to 0 and leave compute_loss_func out, or smooth labels with DeedTrainer, which does so at every exit"
+            )
         return base_forward(self, **kwargs)
 
     return_dict = kwargs.pop("return_dict", None)
     kwargs["use_cache"] = False
     if kwargs.get("decoder_input_ids") is None and kwargs.get("decoder_inputs_embeds") is None:
-        kwargs["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(labels)
+        if hasattr(self, "prepare_decoder_input_ids_from_labels"):
+            kwargs["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(labels)
+        else:  # the base shifts them itself; its loss is not used
+            kwargs["labels"] = labels
     out, states = exit_states(self, base_forward, kwargs)
     labels = labels.to(out.logits.device)
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
     if allowed is not None:
         check_allowed(allowed, labels, out.logits.shape[-1])
-    divisor = normaliser(labels, num_items)
+    divisor = normalizer(labels, num_items)
     n_exits = len(self.deed_config.exit_layers)
     kind = self.deed_config.loss
     # Selected once: every exit keeps its targets until the backward pass.
@@ -155,7 +251,16 @@ class ExitHead:
 
 
 def exit_states(self: Any, base_forward: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[int, torch.Tensor]]:
-    """The base model's own teacher-forced pass and the hidden states of every exit but the last, keyed by depth."""
+    """The base model's own teacher-forced pass and the hidden states of every exit but the last, keyed by depth.
+
+    Args:
+        self: a deed model.
+        base_forward: the plain class's `forward`.
+        kwargs: its arguments.
+
+    Raises:
+        ValueError: layers were dropped, so that states are missing.
+    """
     wanted = kwargs.pop("output_hidden_states", None)
     out = base_forward(self, **kwargs, output_hidden_states=True, return_dict=True)
     states = out.decoder_hidden_states
@@ -180,18 +285,13 @@ def _decode_forward(self: Any, kwargs: dict[str, Any]) -> Any:
     if unused:
         raise ValueError(f"decoding with early exit does not take {', '.join(unused)}")
     cache = kwargs["past_key_values"]
-    encoder_hidden = encoder_outputs[0]
-    cache.plan = cache.plan or Plan(self, encoder_outputs)
-    logits = decode_step(
-        self,
-        cache,
-        kwargs["decoder_input_ids"],
-        encoder_hidden,
-        kwargs.get("attention_mask"),
-        kwargs.get("decoder_attention_mask"),
-    )
+    if cache.state is None:  # no generate() around: whoever calls forward() step by step
+        cache.begin(self, encoder_outputs, encoder_mask=kwargs.get("attention_mask"))
+    logits = decode_step(cache, kwargs["decoder_input_ids"], kwargs.get("decoder_attention_mask"))
     # Copied, so that the caller may write into them: a step's tensors are inference tensors.
-    return DeedSeq2SeqLMOutput(logits=logits.clone(), past_key_values=cache, encoder_last_hidden_state=encoder_hidden)
+    return DeedSeq2SeqLMOutput(
+        logits=logits.clone(), past_key_values=cache, encoder_last_hidden_state=encoder_outputs[0]
+    )
 
 
 # What a decoding step reads, and what generate() passes along that changes nothing here.
@@ -220,11 +320,18 @@ class DeedMixin(EarlyExitGeneration):
     deed_family: DecoderFamily
     deed_config: DeedConfig
     deed_exits: torch.nn.ModuleDict
+    deed_head_copies: HeadCopies
     deed_backbone_frozen = False
+    deed_trainable: dict[str, bool] | None = None  # of base parameters, before they were frozen
 
     def exit_head(self, depth: int, hidden: torch.Tensor) -> torch.Tensor:
         """Logits `[…, vocab]` of the exit at `depth` from its layer's output `[…, d_model]`: final norm, adaptation
-        module, the model's own head."""
+        module, the model's own head.
+
+        Args:
+            depth: 1-based; one of `deed_config.exit_layers`.
+            hidden: any leading axes; the model's dtype.
+        """
         return self.deed_family.head(self, exit_features(self, depth, hidden))  # type: ignore[arg-type]
 
     def exit_logits(self, **inputs: Any) -> torch.Tensor:
@@ -232,6 +339,13 @@ class DeedMixin(EarlyExitGeneration):
 
         Args:
             inputs: what `forward` takes: encoder inputs (or `encoder_outputs`) and `decoder_input_ids`.
+
+        Example:
+            ```python
+            logits = model.exit_logits(**inputs, decoder_input_ids=labels)
+            assert logits.shape[:3] == (len(model.deed_config.exit_layers), *labels.shape)
+            agree = logits.argmax(-1) == logits[-1].argmax(-1)  # where each exit's best token is the last exit's
+            ```
         """
         inputs = {**inputs, "use_cache": False}
         out, states = exit_states(self, type(self).deed_base.forward, inputs)  # type: ignore[attr-defined]
@@ -240,12 +354,17 @@ class DeedMixin(EarlyExitGeneration):
     def freeze_backbone(self) -> None:
         """Train the adaptation modules only: every base tensor, and so full-depth output, stays bit for bit what it is.
         The backbone also stays in evaluation mode, so that self-distillation has a teacher without dropout."""
-        for name, parameter in self.named_parameters():  # type: ignore[attr-defined]
+        parameters = dict(self.named_parameters())  # type: ignore[attr-defined]
+        if self.deed_trainable is None:
+            self.deed_trainable = {
+                n: p.requires_grad for n, p in parameters.items() if not n.startswith(saving.PREFIX)
+            }
+        for name, parameter in parameters.items():
             parameter.requires_grad_(name.startswith(saving.PREFIX))
         self.deed_backbone_frozen = True
         self.train(self.training)  # type: ignore[attr-defined, has-type]
 
-    def train(self, mode: bool = True) -> Any:
+    def train(self, mode: bool = True) -> Self:
         """As `nn.Module.train`; a frozen backbone stays in evaluation mode."""
         super().train(mode)  # type: ignore[misc]
         if self.deed_backbone_frozen:
@@ -256,5 +375,14 @@ class DeedMixin(EarlyExitGeneration):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Transformers' `save_pretrained`, plus `deed_exits.safetensors` and `deed_config` in `config.json`. The folder
-        still loads as the plain model."""
+        still loads as the plain model.
+
+        Args:
+            save_directory: made where it does not exist.
+            args: as Transformers takes them.
+            kwargs: as Transformers takes them.
+
+        Raises:
+            DeedLoadError: `save_directory` is a file.
+        """
         saving.save_pretrained(self, super().save_pretrained, save_directory, *args, **kwargs)  # type: ignore[misc]

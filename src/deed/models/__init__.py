@@ -1,11 +1,7 @@
-"""Models that Transformers does not have, in its style: registered with its Auto classes by `register_all`."""
+"""Models that Transformers does not have, in its style: LaTr++ and OFA (registration.py: in its Auto classes)."""
 
 from __future__ import annotations
 
+from deed.utils.lazy import lazy_names
 
-def register_all() -> None:
-    """Make `AutoConfig`, `AutoModelForSeq2SeqLM` and `AutoProcessor` know the models of this package."""
-    from . import latr, ofa
-
-    latr.register()
-    ofa.register()
+__getattr__, __dir__ = lazy_names(__name__, {"latr": "latr", "ofa": "ofa"})

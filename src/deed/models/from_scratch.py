@@ -6,7 +6,14 @@ from typing import Any
 
 
 def t5_sizes(tokenizer: Any, d_model: int, d_ff: int, dropout: float) -> dict[str, Any]:
-    """Fields of a `T5Config` for this tokenizer, heads of width 32; decoding starts with the padding token, as in T5."""
+    """Fields of a `T5Config`, heads of width 32; decoding starts with the padding token, as in T5.
+
+    Args:
+        tokenizer: gives vocabulary size and special tokens.
+        d_model: width, a multiple of 32.
+        d_ff: inner width of the feed-forward parts.
+        dropout: rate.
+    """
     return {
         "vocab_size": len(tokenizer),
         "d_model": d_model,

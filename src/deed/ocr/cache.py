@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from deed.errors import DataError
+from deed.utils.files import read_json, write_json
 
 FORMAT = 1  # counted up whenever the same engine and image would give another result
+MOST = 10**9  # pixels a side, seconds: more is not an entry of ours
 
 
 def default_cache() -> Path:
@@ -36,7 +36,13 @@ def cache_folder(cache: Path | str | bool | None) -> Path | None:
 
 
 def entry_path(folder: Path, image: Any, engine: str) -> Path:
-    """Where the result for an RGB image is, or would be."""
+    """Where the result for an RGB image is, or would be.
+
+    Args:
+        folder: the cache.
+        image: the picture, RGB.
+        engine: name and version.
+    """
     digest = hashlib.sha256(f"{FORMAT}|{engine}|{image.mode}|{image.size}|".encode())
     digest.update(image.tobytes())
     key = digest.hexdigest()
@@ -46,37 +52,35 @@ def entry_path(folder: Path, image: Any, engine: str) -> Path:
 def load_entry(path: Path) -> dict[str, Any] | None:
     """What `save_entry` wrote; None where there is nothing, or nothing that is whole."""
     try:
-        entry = json.loads(path.read_bytes())
+        entry = read_json(path)
+        words = [(str(text), tuple(map(_edge, (x0, y0, x1, y1)))) for text, (x0, y0, x1, y1) in entry["words"]]
         width, height = map(int, entry["size"])
-        return {
-            "words": [
-                (str(text), tuple(int(edge) for edge in (x0, y0, x1, y1))) for text, (x0, y0, x1, y1) in entry["words"]
-            ],
-            "rotation": {0: 0, 90: 90, 180: 180, 270: 270}[entry["rotation"]],
-            "size": (width, height),
-            "seconds": float(entry["seconds"]),
-        }
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        turn, seconds = {0: 0, 90: 90, 180: 180, 270: 270}[entry["rotation"]], float(entry["seconds"])
+        "".join(text for text, _ in words).encode()
+    except (ValueError, TypeError, KeyError, ArithmeticError):
         return None
+    if not (0 < width < MOST and 0 < height < MOST and 0 <= seconds < MOST):
+        return None
+    return {"words": words, "rotation": turn, "size": (width, height), "seconds": seconds}
+
+
+def _edge(value: Any) -> int:
+    """An edge of a box, 0..1000."""
+    if not isinstance(value, int) or not 0 <= value <= 1000:
+        raise ValueError(f"expected 0 to 1000, got {type(value).__name__}")
+    return int(value)
 
 
 def save_entry(path: Path, entry: dict[str, Any]) -> None:
-    """Write to a temporary name and rename, so that readers and other writers see a whole file or none.
+    """Write the entry so that readers and other writers see a whole file or none.
 
     Raises:
         DataError: the folder cannot be written.
     """
-    name = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(entry, stream, ensure_ascii=False)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        write_json(path, entry, indent=None, ensure_ascii=False)
     except OSError as error:
-        if name is not None:
-            Path(name).unlink(missing_ok=True)
         raise _cannot_write(path.parent, error) from None
 
 

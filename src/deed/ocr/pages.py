@@ -1,4 +1,4 @@
-"""Pages of PDF files as images, drawn by PDFium; an image file counts as a document of one page."""
+"""Pages of PDF files, drawn by PDFium, and of TIFFs as images; another image file is a document of one page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deed.errors import DataError
-from deed.utils.images import OCR_PIXELS, check_file, is_pdf, load_image
+from deed.utils.images import OCR_PIXELS, check_file, is_pdf, is_tiff, load_image, tiff_page, tiff_pages
 from deed.utils.optional import need
 
 DPI = 200  # lower where a page would get more than OCR_PIXELS
@@ -42,12 +42,14 @@ def _document(path: Path) -> Iterator[Any]:
 
 
 def page_count(path: str | os.PathLike[str]) -> int:
-    """How many pages a PDF has; 1 for an image file.
+    """How many pages a PDF or a TIFF has; 1 for another image file.
 
     Raises:
-        DataError: missing, empty, damaged or encrypted, or without pages. An image file's content is not looked at.
+        DataError: missing, empty, damaged or encrypted, or without pages. Another image file's content is not looked at.
     """
     file, head = check_file(path)
+    if is_tiff(head):
+        return len(tiff_pages(file))
     if not is_pdf(head):
         return 1
     with _document(file) as document:
@@ -65,6 +67,11 @@ def page_image(path: str | os.PathLike[str], page: int = 1) -> Any:
         DataError: the file is missing, empty, damaged or encrypted, or has no such page.
     """
     file, head = check_file(path)
+    if is_tiff(head):
+        frames = tiff_pages(file)
+        if not 1 <= page <= len(frames):
+            raise DataError(f"{file} has pages 1 to {len(frames)}, got page {page}")
+        return tiff_page(file, frames[page - 1])
     if not is_pdf(head):
         if page != 1:
             raise DataError(f"{file} is an image, which has page 1 only, got page {page}")

@@ -45,15 +45,18 @@ class Line(NamedTuple):
 
     @property
     def chars(self) -> int:
+        """Number of characters."""
         return sum(len(text) for text, _ in self.words)
 
     @property
     def sides(self) -> tuple[float, float]:
+        """Width along the text and height across it, pixels."""
         across, down = self.corners[1] - self.corners[0], self.corners[3] - self.corners[0]
         return math.hypot(*across), math.hypot(*down)
 
     @property
     def tall(self) -> bool:
+        """Whether it stands on end."""
         width, height = self.sides
         return height >= TALL * width
 

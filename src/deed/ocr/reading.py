@@ -85,11 +85,16 @@ def read_page(
 def read_words(
     image: Any, engine: str = "rapidocr", cache: Path | str | bool | None = None, threads: int | None = None
 ) -> list[Word]:
-    """The words of `read_page`: top to bottom, left to right, boxes on 0..1000 of the upright page."""
+    """The words of `read_page`: top to bottom, left to right, boxes on 0..1000 of the upright page.
+
+    Args:
+        image, engine, cache, threads: as for `read_page`.
+    """
     return read_page(image, engine, cache, threads).words
 
 
 def usable_cpus() -> int:
+    """CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

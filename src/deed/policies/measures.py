@@ -1,8 +1,8 @@
-"""How sure an exit is, and who leaves: confidence measures and exit policies.
+"""How sure an exit is: confidence measures.
 
-A measure maps one asked exit to a confidence per row, larger is surer, 1 is certain. A policy says which rows leave.
-Both see an `Ask`, whose logits are computed only when somebody looks at them, so a forced schedule costs no head.
-Measures follow CALM (Schuster et al. 2022, section 3.5) and PABEE (Zhou et al. 2020, patience).
+A measure maps an `ExitQuery` to a confidence per row; larger is surer, 1 is certain. The query's logits are computed only
+when they are looked at, so that a measure of hidden states costs no run of the head. Measures follow CALM (Schuster et al.
+2022, section 3.5) and PABEE (Zhou et al. 2020, patience).
 """
 
 from __future__ import annotations
@@ -14,38 +14,47 @@ from typing import Any, Protocol
 import torch
 
 from deed.errors import DeedConfigError
-from deed.policies.query import Ask
 
 from .ordered_prob import OrderedProb
+from .query import ExitQuery
 
 
 class Confidence(Protocol):
-    """A measure: `Ask` to `[r]` floats; `remembers` asks for `Ask.earlier` to be kept."""
+    """A measure: `ExitQuery` to `[r]` floats. `needs_history` asks for `ExitQuery.previous_tokens` to be kept (its former
+    name `remembers` is read as well, see `needs_history`)."""
 
-    remembers: bool
+    needs_history: bool
 
-    def __call__(self, ask: Ask) -> torch.Tensor: ...
+    def __call__(self, query: ExitQuery) -> torch.Tensor:
+        """Confidence `[r]` of the query's rows."""
+        ...
+
+
+def needs_history(measure_or_policy: Any) -> bool:
+    """Whether a measure or a policy wants `ExitQuery.previous_tokens`; False where it does not say."""
+    found = getattr(measure_or_policy, "needs_history", None)
+    return bool(getattr(measure_or_policy, "remembers", False) if found is None else found)
 
 
 @dataclass(frozen=True)
 class MaxProb:
-    """Largest softmax probability (the paper's default)."""
+    """Largest softmax probability (the default of DEED, section 3)."""
 
-    remembers = False
+    needs_history = False
 
-    def __call__(self, ask: Ask) -> torch.Tensor:
+    def __call__(self, query: ExitQuery) -> torch.Tensor:
         # softmax is one fused kernel; exp(max - logsumexp) saves the [rows, vocab] but takes five times as long.
-        return ask.masked_logits.softmax(-1).amax(-1)
+        return query.masked_logits.softmax(-1).amax(-1)
 
 
 @dataclass(frozen=True)
 class Margin:
     """Gap between the two largest probabilities."""
 
-    remembers = False
+    needs_history = False
 
-    def __call__(self, ask: Ask) -> torch.Tensor:
-        top = ask.masked_logits.softmax(-1).topk(2, dim=-1).values
+    def __call__(self, query: ExitQuery) -> torch.Tensor:
+        top = query.masked_logits.softmax(-1).topk(2, dim=-1).values
         return top[..., 0] - top[..., 1]
 
 
@@ -53,15 +62,15 @@ class Margin:
 class Entropy:
     """1 - H / log V, V the number of tokens measured over (1 where only one is allowed)."""
 
-    remembers = False
+    needs_history = False
 
-    def __call__(self, ask: Ask) -> torch.Tensor:
-        log_p = ask.masked_logits.log_softmax(-1)
+    def __call__(self, query: ExitQuery) -> torch.Tensor:
+        log_p = query.masked_logits.log_softmax(-1)
         p = log_p.exp()
         entropy = -torch.where(p > 0, p * log_p, torch.zeros_like(p)).sum(-1)
-        if ask.allowed is None:
+        if query.allowed is None:
             return 1 - entropy / math.log(log_p.shape[-1])
-        size = ask.allowed.sum(-1).clamp(min=1).to(entropy.dtype)
+        size = query.allowed.sum(-1).clamp(min=1).to(entropy.dtype)
         return torch.where(size > 1, 1 - entropy / size.log().clamp(min=1e-12), torch.ones_like(entropy))
 
 
@@ -69,12 +78,12 @@ class Entropy:
 class StateSimilarity:
     """Cosine between this layer's output and the layer below's. It starts at the second layer: the first gives 0."""
 
-    remembers = False
+    needs_history = False
 
-    def __call__(self, ask: Ask) -> torch.Tensor:
-        if ask.previous is None:
-            return ask.hidden.new_zeros(ask.hidden.shape[0])
-        return torch.nn.functional.cosine_similarity(ask.hidden, ask.previous, dim=-1)
+    def __call__(self, query: ExitQuery) -> torch.Tensor:
+        if query.previous is None:
+            return query.hidden.new_zeros(query.hidden.shape[0])
+        return torch.nn.functional.cosine_similarity(query.hidden, query.previous, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -82,20 +91,20 @@ class Patience:
     """How many exits in a row gave the same token as this one, over `patience`, at most 1 (threshold 1 is PABEE)."""
 
     patience: int = 2
-    remembers = True
+    needs_history = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.patience, int) or self.patience < 1:
             raise DeedConfigError(f"confidence patience must be an integer >= 1, got {self.patience!r}")
 
-    def __call__(self, ask: Ask) -> torch.Tensor:
-        token = ask.masked_logits.argmax(-1)
+    def __call__(self, query: ExitQuery) -> torch.Tensor:
+        token = query.masked_logits.argmax(-1)
         agrees = torch.ones_like(token, dtype=torch.bool)
         count = torch.zeros_like(token)
-        for before in reversed(ask.earlier):
+        for before in reversed(query.previous_tokens):
             agrees = agrees & (before == token)
             count = count + agrees
-        return (count.to(ask.logits.dtype) / self.patience).clamp(max=1)
+        return (count.to(query.logits.dtype) / self.patience).clamp(max=1)
 
 
 CONFIDENCES: dict[str, type] = {
@@ -127,5 +136,3 @@ def build_confidence(spec: str | dict[str, Any] | Confidence) -> Confidence:
         raise DeedConfigError(f"confidence {name!r} needs the options {missing}")
     built: Confidence = CONFIDENCES[name](**options)
     return built
-
-    # Optional: `begin(n_rows)` gives the policy that a generation of that many decoder rows works with.

@@ -14,7 +14,7 @@ import torch
 from deed.errors import DeedConfigError
 
 if TYPE_CHECKING:
-    from .query import Ask
+    from .query import ExitQuery
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class OrderedProb:
     first: int
     count: int
     within: int = 2
-    remembers = False
+    needs_history = False
 
     def __post_init__(self) -> None:
         for name, least in (("first", 0), ("count", 1), ("within", 0)):
@@ -38,13 +38,13 @@ class OrderedProb:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise DeedConfigError(f"confidence ordered_prob: {name} must be an integer >= {least}, got {value!r}")
 
-    def __call__(self, ask: Ask) -> torch.Tensor:
-        """`[r]`.
+    def __call__(self, query: ExitQuery) -> torch.Tensor:
+        """Confidence `[r]`.
 
         Raises:
             ValueError: the scale goes beyond the vocabulary.
         """
-        probabilities = ask.masked_logits.softmax(-1)
+        probabilities = query.masked_logits.softmax(-1)
         if self.first + self.count > probabilities.shape[-1]:
             raise ValueError(
                 f"confidence ordered_prob: tokens {self.first} to {self.first + self.count - 1} are beyond the vocabulary of "

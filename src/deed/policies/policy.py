@@ -5,23 +5,72 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
-from deed.policies.measures import CONFIDENCES, Confidence, MaxProb, build_confidence
-from deed.policies.query import Ask
+from .measures import CONFIDENCES, Confidence, MaxProb, build_confidence, needs_history
+from .query import ExitDecision, ExitQuery
 
 
 class ExitPolicy(Protocol):
-    """Who leaves at an exit. `remembers` as in `Confidence`; `exits_early` False promises full depth throughout."""
+    """Who leaves at an exit.
 
-    remembers: bool
+    `exits_early` False promises full depth throughout; `needs_history` as in `Confidence`. Optional methods:
+
+    - `begin(n_rows)` gives the policy that a generation of that many decoder rows works with.
+    - `decide(query)` gives an `ExitDecision` in place of `leaves`, for policies that compute the logits of some rows only.
+    - `keep(rows)` and `join(other, n_rows, n_other)` give the policy of a batch that rows left or joined; without them a
+      policy is taken to be the same for every row.
+    """
+
+    needs_history: bool
     exits_early: bool
 
-    def leaves(self, ask: Ask) -> torch.Tensor:
-        """`[r]` bool. Not asked at the last exit, where every row leaves."""
+    def leaves(self, query: ExitQuery) -> torch.Tensor:
+        """`[r]` bool: who leaves. Not asked at the last exit, where every row leaves."""
         ...
+
+
+def decide(policy: ExitPolicy, query: ExitQuery) -> ExitDecision:
+    """What `policy` says to `query`, whichever of `decide` and `leaves` it has."""
+    if hasattr(policy, "decide"):
+        return cast(ExitDecision, policy.decide(query))
+    leave = policy.leaves(query)
+    return ExitDecision(leave, None, query.logits if query.computed else None)
+
+
+def begin(policy: ExitPolicy, n_rows: int) -> ExitPolicy:
+    """The policy that a generation of `n_rows` decoder rows works with.
+
+    Raises:
+        ValueError: the policy is for another number of rows.
+    """
+    return cast(ExitPolicy, policy.begin(n_rows)) if hasattr(policy, "begin") else policy
+
+
+def keep(policy: ExitPolicy, rows: list[int]) -> ExitPolicy:
+    """The policy of a batch of which only `rows` are left, in that order."""
+    return cast(ExitPolicy, policy.keep(rows)) if hasattr(policy, "keep") else policy
+
+
+def join(policy: ExitPolicy, other: ExitPolicy, n_rows: int, n_other: int) -> ExitPolicy:
+    """The policy of `n_rows` rows under `policy`, followed by `n_other` rows under `other`.
+
+    Args:
+        policy: of the rows that are there.
+        other: of the rows that join them.
+        n_rows: how many are there.
+        n_other: how many join.
+
+    Raises:
+        ValueError: the two cannot decide for one batch.
+    """
+    if hasattr(policy, "join"):
+        return cast(ExitPolicy, policy.join(other, n_rows, n_other))
+    if policy is other or policy == other:
+        return policy
+    raise ValueError(f"rows under different exit policies cannot share a batch: {policy!r} and {other!r}")
 
 
 @dataclass
@@ -32,6 +81,15 @@ class ThresholdPolicy:
         confidence: the measure.
         threshold: a number, a list of one per exit before the last, or a tensor `[rows]` of one per row.
         decay: `{"temperature": t, "length": n}` or None, see `DeedConfig.threshold_decay`.
+
+    Raises:
+        ValueError: a threshold that is no number, or below 0.
+
+    Example:
+        ```python
+        policy = deed.ThresholdPolicy(deed.Margin(), 0.5)  # instead of the model's own measure and threshold
+        tokens = model.generate(**inputs, exit_policy=policy, max_new_tokens=8)
+        ```
     """
 
     confidence: Confidence
@@ -41,13 +99,19 @@ class ThresholdPolicy:
     def __post_init__(self) -> None:
         if isinstance(self.threshold, torch.Tensor) and self.threshold.ndim == 0:
             self.threshold = float(self.threshold)
-        values = torch.as_tensor(self.threshold, dtype=torch.float64)
-        if values.ndim > 1 or values.isnan().any():
+        try:
+            if isinstance(self.threshold, str):
+                raise TypeError
+            values = torch.as_tensor(self.threshold, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            values = torch.tensor(math.nan)
+        if values.ndim > 1 or values.isnan().any() or (values < 0).any():
             raise ValueError(
-                f"exit_threshold must be a number, a list per exit or a tensor [rows], got {self.threshold!r}"
+                "exit_threshold must be a number of at least 0, a list per exit or a tensor [rows] of such, got "
+                f"{self.threshold!r}"
             )
         self.exits_early = bool((values <= 1).any())
-        self.remembers = self.confidence.remembers
+        self.needs_history = needs_history(self.confidence)
 
     def begin(self, n_rows: int) -> ThresholdPolicy:
         """This policy for `n_rows` decoder rows (requests x beams): a threshold per request becomes one per row.
@@ -63,26 +127,58 @@ class ThresholdPolicy:
         # A copy: the policy may be the caller's own, used again with other beams.
         return replace(self, threshold=self.threshold.repeat_interleave(n_rows // given))
 
-    def at(self, ask: Ask) -> float | torch.Tensor:
-        """The threshold in force: a float, or a tensor `[r]`."""
+    def keep(self, rows: list[int]) -> ThresholdPolicy:
+        """This policy for some of its rows."""
+        return replace(self, threshold=self.threshold[rows]) if isinstance(self.threshold, torch.Tensor) else self
+
+    def join(self, other: ExitPolicy, n_rows: int, n_other: int) -> ThresholdPolicy:
+        """This policy for its rows, `other` for those that follow them: a threshold per row.
+
+        Args:
+            other: of the rows that join.
+            n_rows: how many this one decides for.
+            n_other: how many join.
+
+        Raises:
+            ValueError: `other` has another measure or decay, or one of the two a threshold per exit.
+        """
+        if not isinstance(other, ThresholdPolicy) or (other.confidence, other.decay) != (self.confidence, self.decay):
+            raise ValueError("rows of one batch need the same confidence measure and decay; thresholds may differ")
+        one, two = self.threshold, other.threshold
+        if not isinstance(one, torch.Tensor) and not isinstance(two, torch.Tensor) and one == two:
+            return self
+        if isinstance(one, (list, tuple)) or isinstance(two, (list, tuple)):
+            raise ValueError("a threshold per exit has to be the same for all rows of a batch")
+        parts = [torch.as_tensor(t, dtype=torch.float64).expand(n) for t, n in ((one, n_rows), (two, n_other))]
+        return replace(self, threshold=torch.cat([p.cpu() for p in parts]))
+
+    def at(self, query: ExitQuery) -> float | torch.Tensor:
+        """The threshold in force: a float, or a tensor `[r]` float64."""
         if isinstance(self.threshold, torch.Tensor):
-            value: Any = self.threshold.to(ask.rows.device)[ask.rows].to(torch.float64)
+            value: Any = self.threshold.to(query.rows.device)[query.rows].to(torch.float64)
         elif isinstance(self.threshold, (list, tuple)):
-            value = float(self.threshold[ask.exit_index])
+            value = float(self.threshold[query.exit_index])
         else:
             value = float(self.threshold)  # type: ignore[arg-type]
         if self.decay is None:
             return value
-        bonus = 0.1 * math.exp(-self.decay["temperature"] * ask.step / self.decay["length"])
+        rate = self.decay["temperature"] / self.decay["length"]
+        if query.steps is not None:
+            bonus: Any = 0.1 * torch.tensor(
+                [math.exp(-rate * step) for step in query.steps], dtype=torch.float64, device=query.rows.device
+            )
+        else:
+            bonus = 0.1 * math.exp(-self.decay["temperature"] * query.step / self.decay["length"])
         if isinstance(value, torch.Tensor):
             return torch.where(value > 1, value, 0.9 * value + bonus)
         return value if value > 1 else 0.9 * value + bonus
 
-    def leaves(self, ask: Ask) -> torch.Tensor:
-        threshold = self.at(ask)
-        if isinstance(threshold, float) and threshold > 1:  # no measure reaches it: spare the head
-            return torch.zeros(len(ask.rows), dtype=torch.bool, device=ask.hidden.device)
-        confidence = self.confidence(ask)
+    def leaves(self, query: ExitQuery) -> torch.Tensor:
+        """`[r]` bool; above 1 without a run of the head."""
+        threshold = self.at(query)
+        if isinstance(threshold, float) and threshold > 1:  # no measure reaches it
+            return torch.zeros(len(query.rows), dtype=torch.bool, device=query.hidden.device)
+        confidence = self.confidence(query)
         if isinstance(threshold, torch.Tensor):  # in the measure's dtype, as a number would be
             threshold = threshold.to(confidence.dtype)
         return confidence >= threshold
@@ -108,12 +204,21 @@ class FixedSchedule:
         depths: `[steps]`, or `[rows][steps]` with one list per decoder row (requests x beams).
         ask: also compute each passed exit's logits and confidence, as a threshold would (for honest timings).
         measure: the confidence that `ask` computes.
+
+    Raises:
+        ValueError: no depths, or one below 1 (`generate()` refuses those deeper than the decoder).
+
+    Example:
+        ```python
+        policy = deed.FixedSchedule([3, 1, 6, 2])  # token t exits at depth policy.depths[t % 4]
+        out = model.generate(**inputs, exit_policy=policy, max_new_tokens=4, return_dict_in_generate=True)
+        ```
     """
 
     depths: Sequence[int] | Sequence[Sequence[int]]
     ask: bool = False
     measure: Confidence = field(default_factory=MaxProb)
-    remembers = False
+    needs_history = False
     exits_early = True
 
     def __post_init__(self) -> None:
@@ -130,19 +235,49 @@ class FixedSchedule:
         if len(self._table) not in (1, n_rows):
             raise ValueError(f"FixedSchedule has {len(self._table)} rows, but {n_rows} rows are decoded")
 
+    def check_layers(self, n_layers: int) -> None:
+        """Raises `ValueError` for a depth that a decoder of `n_layers` does not have."""
+        deepest = max(map(max, self._table))
+        if deepest > n_layers:
+            raise ValueError(f"FixedSchedule asks for depth {deepest}, but the decoder has {n_layers} layers")
+
     def begin(self, n_rows: int) -> FixedSchedule:
         """This schedule, checked to fit `n_rows` decoder rows."""
         self.check_rows(n_rows)
         return self
 
-    def leaves(self, ask: Ask) -> torch.Tensor:
+    def keep(self, rows: list[int]) -> FixedSchedule:
+        """This schedule for some of its rows."""
+        return self if len(self._table) == 1 else replace(self, depths=[self._table[r] for r in rows])
+
+    def join(self, other: ExitPolicy, n_rows: int, n_other: int) -> FixedSchedule:
+        """This schedule for its rows, `other` for those that follow them.
+
+        Args:
+            other: of the rows that join.
+            n_rows: how many this one decides for.
+            n_other: how many join.
+
+        Raises:
+            ValueError: `other` is no such schedule.
+        """
+        if not isinstance(other, FixedSchedule) or (other.ask, other.measure) != (self.ask, self.measure):
+            raise ValueError("rows under a FixedSchedule can be joined by rows under another only")
+        one, two = (p._table if len(p._table) == n else p._table * n for p, n in ((self, n_rows), (other, n_other)))
+        return replace(self, depths=[*one, *two])
+
+    def leaves(self, query: ExitQuery) -> torch.Tensor:
+        """`[r]` bool: whose depth is reached."""
         if self.ask:
-            self.measure(ask)
-        if len(self._table) == 1:
-            target = self._table[0][ask.step % len(self._table[0])]
-            return torch.full((len(ask.rows),), target <= ask.depth, device=ask.hidden.device)
-        wanted = [self._table[r][ask.step % len(self._table[r])] <= ask.depth for r in ask.rows.tolist()]
-        return torch.tensor(wanted, device=ask.hidden.device)
+            self.measure(query)
+        if len(self._table) == 1 and query.steps is None:
+            target = self._table[0][query.step % len(self._table[0])]
+            return torch.full((len(query.rows),), target <= query.depth, device=query.hidden.device)
+        rows = query.rows.tolist()
+        tables = [self._table[0 if len(self._table) == 1 else r] for r in rows]
+        steps = query.steps or [query.step] * len(rows)
+        wanted = [table[step % len(table)] <= query.depth for table, step in zip(tables, steps, strict=True)]
+        return torch.tensor(wanted, device=query.hidden.device)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""

@@ -1,31 +1,33 @@
-"""`Ask`: one exit asked about the rows still in work at one decoding step; logits are computed when first looked at."""
+"""`ExitQuery`: one exit asked about the rows still decoding at one step; logits are computed when first looked at.
+
+`ExitDecision` is the answer: which rows leave, and the logits that were computed to find out.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 
 
 @dataclass
-class Ask:
-    """One exit asked about the rows still in work at one decoding step.
+class ExitQuery:
+    """One exit asked about the rows still decoding at one step.
 
     Attributes:
         depth: 1-based decoder depth of the exit.
         exit_index: its index among the exits; `is_last` says whether it is the last.
         step: index of the token being generated, 0 for the first.
-        rows: `[r]` long, which rows of the batch are asked.
+        rows: `[r]` long, which rows of the batch are asked about.
         hidden: `[r, d_model]`, this layer's output at the newest position.
         previous: `[r, d_model]`, the layer below's output there; None at the first layer.
         head: gives this exit's raw logits: `head()` those of `hidden`, `head(rows of it)` of these alone.
         allowed: `[r, vocab]` bool or None; where given, confidence is taken over these tokens only.
-        earlier: argmax tokens `[r]` of the exits already asked in this step, oldest first.
-        narrowed: positions in `rows` (ascending) and logits for those alone, left by a policy that computed the
-            answer of no other row (`deed.asking`); every row that leaves is among them.
+        previous_tokens: argmax tokens `[r]` of the exits already asked in this step, oldest first.
+        steps: `[r]`, the step of each row where rows joined the batch at different times; None: `step` for all.
     """
 
     depth: int
@@ -37,8 +39,8 @@ class Ask:
     previous: torch.Tensor | None
     head: Callable[..., torch.Tensor]
     allowed: torch.Tensor | None = None
-    earlier: list[torch.Tensor] = field(default_factory=list)
-    narrowed: tuple[torch.Tensor, torch.Tensor] | None = None
+    previous_tokens: list[torch.Tensor] = field(default_factory=list)
+    steps: Sequence[int] | None = None
 
     @cached_property
     def logits(self) -> torch.Tensor:
@@ -46,7 +48,7 @@ class Ask:
         return self.head()
 
     @property
-    def looked(self) -> bool:
+    def computed(self) -> bool:
         """Whether the logits were computed."""
         return "logits" in self.__dict__
 
@@ -55,32 +57,52 @@ class Ask:
         """The logits confidence is measured on: -inf where a token is not allowed."""
         return self.logits if self.allowed is None else self.logits.masked_fill(~self.allowed, -math.inf)
 
-    def only(self, picked: torch.Tensor) -> Ask:
+    @property
+    def earlier(self) -> list[torch.Tensor]:
+        """The former name of `previous_tokens`."""
+        return self.previous_tokens
+
+    def only(self, picked: torch.Tensor) -> ExitQuery:
         """The same exit asked about the rows at positions `picked` (long) alone."""
         hidden = self.hidden[picked]
-        return Ask(
-            self.depth,
-            self.exit_index,
-            self.is_last,
-            self.step,
-            self.rows[picked],
-            hidden,
-            None if self.previous is None else self.previous[picked],
-            lambda rows=hidden: self.head(rows),
-            None if self.allowed is None else self.allowed[picked],
-            [token[picked] for token in self.earlier],
+        return replace(
+            self,
+            rows=self.rows[picked],
+            hidden=hidden,
+            previous=None if self.previous is None else self.previous[picked],
+            head=lambda rows=hidden: self.head(rows),
+            allowed=None if self.allowed is None else self.allowed[picked],
+            previous_tokens=[token[picked] for token in self.previous_tokens],
+            steps=None if self.steps is None else [self.steps[i] for i in picked.tolist()],
         )
 
-    def leaving(self, leave: list[bool]) -> torch.Tensor:
-        """Logits `[n, vocab]` of the n rows that leave, with no more work than was not yet done."""
-        if self.narrowed is None and all(leave):
+
+@dataclass(frozen=True)
+class ExitDecision:
+    """A policy's answer to an `ExitQuery`.
+
+    Attributes:
+        leave: `[r]` bool, the rows that leave.
+        rows: `[n]` long, ascending: positions in the query's rows whose logits were computed; None: of all, or of none.
+        logits: `[n or r, vocab]`, their logits; None where none were computed.
+    """
+
+    leave: torch.Tensor
+    rows: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+    @property
+    def computed_rows(self) -> int:
+        """Of how many rows the logits were computed."""
+        return 0 if self.logits is None else len(self.logits)
+
+    def logits_of(self, exiting: list[int]) -> torch.Tensor | None:
+        """Logits `[n, vocab]` of the rows at the positions `exiting` (ascending), all of which leave; None where they
+        were not computed."""
+        if self.logits is None or len(exiting) == len(self.logits):
             return self.logits
-        picked = torch.tensor([i for i, gone in enumerate(leave) if gone], device=self.hidden.device)
-        if self.narrowed is not None:
-            positions, logits = self.narrowed
-            if len(positions) == len(picked):
-                return logits
-            return logits.index_select(0, torch.searchsorted(positions, picked))
-        if self.looked:
-            return self.logits.index_select(0, picked)
-        return self.head(self.hidden.index_select(0, picked))
+        at = torch.tensor(exiting, dtype=torch.long, device=self.logits.device)
+        return self.logits.index_select(0, at if self.rows is None else torch.searchsorted(self.rows, at))
+
+
+Ask = ExitQuery  # the former name, still public as `deed.Ask`

@@ -6,124 +6,84 @@ Examples stream from the data set's own files; pages without OCR are read by `de
 
 from __future__ import annotations
 
+import argparse
+import functools
+import itertools
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from torch.utils.data import IterableDataset
-from transformers import set_seed
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImageProcessorPil
 
-from deed.config import DeedConfig
-from deed.constants import IGNORE_INDEX, NEVER_EXIT
 from deed.data.base import Example
 from deed.data.registry import READERS, check_task, read
-from deed.errors import DataError
-from deed.modeling.model import get_deed_model
 from deed.models.latr import LatrForConditionalGeneration, LatrProcessor
 from deed.models.latr.denoising import mask_spans
-from deed.models.shared import pad_lists
 from deed.ocr.words import Word
-from deed.tasks import documents as document_run
-from deed.tasks.answering import evaluate_task
+from deed.tasks.documents import DocumentTask
 from deed.tasks.image_task import read_words_of
 from deed.tasks.loading import load_processor
-from deed.training.run_folder import check_recipe, last_complete_checkpoint, publish
-from deed.training.trainer import DeedTrainer
 
-from .arguments import training_arguments
-
-SHUFFLED = 1000  # examples held to draw from
+from .recipe import Count, Natural, Recipe, new_exits
+from .run import Parts, run_recipe, streamed
+from .task_data import ExampleStream, encoder, held_out_scores
 
 
-@dataclass
-class DocumentRecipe:
-    """What a training run is, saved beside its result.
+@dataclass(kw_only=True)
+class DocumentRecipe(Recipe):
+    """A training run of a LaTr++ on a data set on disk.
 
     Args:
-        task: a name of `tasks.registry.READERS`.
-        base: folder (or Hub name) of a T5 checkpoint, or of a LaTr++ to go on from.
-        vit: folder (or Hub name) of a ViT checkpoint; None: words and boxes only. Kept frozen, but for its projection,
+        task: a name of `deed.data.registry.READERS`.
+        data: the data set's folder.
+        base: folder (or Hub name) of a T5 checkpoint to start from, or of a LaTr++ to go on from.
+        vit: folder (or Hub name) of a ViT checkpoint; left out: words and boxes only. Kept frozen, but for its projection,
             unless `train_vit`.
-        objective: `"answer"`, or `"denoise"` for layout-aware pre-training.
+        train_vit: train the ViT too, not only its projection.
+        objective: answer, or denoise for layout-aware pre-training.
+        ocr: rapidocr or tesseract, for data sets that bring no OCR.
         max_length: tokens of question and words.
         max_answer: tokens of an answer; longer ones are cut.
         eval_count: questions of the validation split scored at the end.
     """
 
-    task: str
+    task: str = field(metadata={"help": argparse.SUPPRESS})
+    data: str | None = field(default=None, metadata={"help": argparse.SUPPRESS})
     base: str
     vit: str | None = None
-    data: str | None = None
-    objective: str = "answer"
-    steps: int = 10_000
-    batch_size: int = 8
-    learning_rate: float = 1e-4
-    warmup_steps: int = 1000
-    weight_decay: float = 0.01
-    max_length: int = 512
-    max_answer: int = 64
     train_vit: bool = False
-    adapter: str = "residual_linear"
-    loss: str = "deed"
-    conventional: bool = False
+    objective: Literal["answer", "denoise"] = "answer"
     ocr: str = "rapidocr"
-    bf16: bool = True
-    seed: int = 0
-    save_every: int = 500
-    log_every: int = 50
-    eval_count: int = 200
+    max_length: Count = 512
+    max_answer: Count = 64
+    eval_count: Natural = 200
 
 
-class Stream(IterableDataset):
-    """Encoded training examples without end: the data set read again and again, in an order that a seed shuffles.
+def document_stream(recipe: DocumentRecipe, processor: LatrProcessor, limit: int | None = None) -> ExampleStream:
+    """Training examples: questions with answers, or, to denoise, any page with words.
 
     Args:
-        recipe: with `task`, `data` and `seed`; what else `encode` needs.
+        recipe: `task`, `data`, `objective`, `ocr`, `max_answer`, `seed`.
+        processor: encodes.
         limit: use only so many examples.
     """
+    answer = encoder(DocumentTask(recipe.task), processor)
 
-    def __init__(self, recipe: Any, processor: Any, limit: int | None = None) -> None:
-        self.recipe, self.processor, self.limit = recipe, processor, limit
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        rng = random.Random(self.recipe.seed)
-        while True:
-            used = 0
-            for example in self.shuffled(rng):
-                row = self.encode(example, rng)
-                if row is not None:
-                    used += 1
-                    yield row
-            if not used:
-                raise DataError(f"{self.recipe.data}: the train split of {self.recipe.task} has nothing to train on")
-
-    def shuffled(self, rng: random.Random) -> Iterator[Example]:
-        held: list[Example] = []
-        for i, example in enumerate(examples_of(self.recipe, "train")):
-            if self.limit is not None and i >= self.limit:
-                break
-            held.append(example)
-            if len(held) > SHUFFLED:
-                yield held.pop(rng.randrange(len(held)))
-        rng.shuffle(held)
-        yield from held
-
-    def encode(self, example: Example, rng: random.Random) -> dict[str, Any] | None:
-        if self.recipe.objective == "answer" and not example.answers:
+    def encode(example: Example, rng: random.Random) -> dict[str, Any] | None:
+        if recipe.objective == "answer" and not example.answers:
             return None  # before its page is read for nothing
-        example = with_words(example, self.recipe)
-        if self.recipe.objective == "denoise":
+        example = with_words(example, recipe)
+        if recipe.objective == "denoise":
             if len(example.words) < 2:
                 return None
             words, target = mask_spans(example.words, rng)
             example = replace(example, question="read", words=[Word(*w) for w in words], answers=[target])
-        row = document_run.encode(self.processor, example)
-        labels = self.processor.encode_answer(rng.choice(example.answers))[: self.recipe.max_answer]
-        return {**row, "labels": labels}
+        row = answer(example, rng)
+        return {**row, "labels": row["labels"][: recipe.max_answer]}
+
+    return ExampleStream(lambda: examples_of(recipe, "train"), encode, recipe.seed, limit)
 
 
 def examples_of(recipe: Any, split: str) -> Iterator[Example]:
@@ -140,24 +100,12 @@ def with_words(example: Example, recipe: DocumentRecipe) -> Example:
     return read_words_of(example, recipe.ocr) if READERS[recipe.task].needs_ocr else example
 
 
-def collate(processor: LatrProcessor) -> Any:
-    """Data collator: encoded rows to a padded batch."""
-
-    def join(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        inputs = document_run.inputs_of(processor, [{k: v for k, v in r.items() if k != "labels"} for r in rows])
-        return {**inputs, "labels": pad_lists([r["labels"] for r in rows], IGNORE_INDEX)}
-
-    return join
-
-
 def start_documents(recipe: DocumentRecipe) -> tuple[Any, LatrProcessor]:
     """The model a run starts from, and its processor.
 
     Raises:
         ValueError: a checkpoint that is missing or of another kind.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImageProcessorPil
-
     try:
         if AutoConfig.from_pretrained(recipe.base).model_type == "latr":
             if recipe.vit is not None:
@@ -173,87 +121,42 @@ def start_documents(recipe: DocumentRecipe) -> tuple[Any, LatrProcessor]:
     except (OSError, ValueError) as error:
         raise ValueError(f"the models to start from cannot be loaded: {error}") from None
     model.config.freeze_vision = model.encoder.config.freeze_vision = not recipe.train_vit
-    if not recipe.conventional:
-        get_deed_model(model, DeedConfig(adapter=recipe.adapter, loss=recipe.loss, threshold=NEVER_EXIT))
-    return model, processor
+    return new_exits(model, recipe), processor
 
 
-def train_documents(output: Path, recipe: DocumentRecipe, limit: int | None = None) -> dict[str, Any]:
-    """Train; continues from the last complete checkpoint in `output` when there is one. Also under `torchrun`.
+def train_documents(
+    output: Path, recipe: DocumentRecipe, limit: int | None = None, minutes: float | None = None
+) -> dict[str, Any]:
+    """Train a LaTr++ on a data set; see `run_recipe`.
 
     Args:
         output: run folder; the model is written to `output/model`.
+        recipe: see `DocumentRecipe`.
         limit: use only so many training examples (for tests).
-
-    Returns:
-        `{"steps", "train_loss", "validation": {…}}`.
+        minutes: stop after so many, with a checkpoint.
 
     Raises:
         DataError: unknown task, missing or broken data.
-        ValueError: another recipe in `output`, or models that cannot be loaded.
+        ValueError: as `run_recipe`.
     """
     check_task(recipe.task, "latr")
-    if recipe.objective not in ("answer", "denoise"):
-        raise DataError(f"objective must be 'answer' or 'denoise', got {recipe.objective!r}")
     next(examples_of(recipe, "train"))  # missing data is told before models are loaded
-    set_seed(recipe.seed)
-    model, processor = start_documents(recipe)
-    stream = Stream(recipe, processor, limit)
-    # A frozen ViT, a batch without pictures.
-    return fine_tune(output, recipe, model, stream, collate(processor), validate, unused=recipe.vit is not None)
 
+    task = DocumentTask(recipe.task)
 
-def fine_tune(
-    output: Path,
-    recipe: Any,
-    model: Any,
-    stream: Stream,
-    join: Any,
-    validate: Callable[[Any, Any, Any], dict[str, Any]],
-    unused: bool,
-) -> dict[str, Any]:
-    """Train on a stream, publish the model and validate it; continues where a run in `output` stopped.
+    def plan(model: Any, processor: Any, checkpoint: str | None) -> Parts:
+        def held_out() -> Iterator[Example]:
+            with_answers = (example for example in examples_of(recipe, "val") if example.answers)
+            return (with_words(example, recipe) for example in itertools.islice(with_answers, recipe.eval_count))
 
-    Args:
-        recipe: with the fields of `DocumentRecipe` that say how to train.
-        join: data collator.
-        validate: `(model, processor, recipe)` to scores.
-        unused: whether a step may leave parameters without gradients.
+        def validate() -> dict[str, Any]:
+            return held_out_scores(
+                task, model, processor, held_out, count=recipe.eval_count, max_new_tokens=recipe.max_answer
+            )
 
-    Raises:
-        ValueError: another recipe in `output`.
-    """
-    arguments = training_arguments(
-        output,
-        recipe,
-        per_device_train_batch_size=recipe.batch_size,
-        remove_unused_columns=False,
-        # Each process reads the stream and keeps its share: batches of different lengths cannot be dealt out by one.
-        accelerator_config={"dispatch_batches": False},
-        ddp_find_unused_parameters=unused,
-    )
-    with arguments.main_process_first():
-        output.mkdir(parents=True, exist_ok=True)
-        check_recipe(output, recipe)
-    processor = stream.processor
-    trainer = DeedTrainer(
-        model=model, args=arguments, train_dataset=stream, data_collator=join, processing_class=processor
-    )
-    result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(output))
-    validation: dict[str, Any] = {}
-    if trainer.is_world_process_zero():
-        publish(trainer, model, processor, output, recipe)
-        if recipe.eval_count:
-            validation = validate(model, processor, recipe)
-    return {"steps": result.global_step, "train_loss": result.training_loss, "validation": validation}
+        collate = functools.partial(task.collate, processor)
+        scored = recipe.eval_count and recipe.objective == "answer"
+        return Parts(document_stream(recipe, processor, limit), collate, validate if scored else None)
 
-
-def validate(model: Any, processor: LatrProcessor, recipe: DocumentRecipe) -> dict[str, Any]:
-    """The data set's metric on the first `eval_count` validation questions, at full depth; nothing after pre-training."""
-    if recipe.objective != "answer":
-        return {}
-    with_answers = (example for example in examples_of(recipe, "val") if example.answers)
-    examples = (with_words(example, recipe) for example in islice(with_answers, recipe.eval_count))
-    task = document_run.DocumentTask(recipe.task)
-    used, results = evaluate_task(task, model.eval(), processor, examples, max_new_tokens=recipe.max_answer)
-    return {k: v for k, v in results[0].items() if k not in ("threshold", "mean_depth")} if used else {}
+    # A frozen ViT, or a batch without pictures, has no gradients.
+    return run_recipe(output, recipe, start_documents, plan, minutes, **streamed(unused=recipe.vit is not None))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 import random
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,27 +16,77 @@ from torch.utils.data import Dataset
 
 from deed.constants import IGNORE_INDEX
 from deed.data.base import Example
-from deed.data.readers import easyvqa
 from deed.data.synthetic import pages
+from deed.data.synthetic.pages_read import read_split
 from deed.models.latr.denoising import mask_spans
 from deed.models.shared import pad_lists
 from deed.ocr.words import Word
 
-if TYPE_CHECKING:
-    from .pages import PagesRecipe
+from .easy_vqa import SIDE, Pictures, shape_questions, turned
+from .recipe import Count, Natural, Rate, Recipe, Share, Width
 
-SHAPES = ("circle", "rectangle", "triangle")
-NAMING = 0.3  # share of picture questions that ask for a shape's name: a tenth of easy-vqa's, and the hardest to learn
+NAMING = 0.3  # share of picture questions that ask for a shape's name
 POOL = 6  # batches drawn at once and sorted by length, so that little of a batch is padding
+
+
+@dataclass(kw_only=True)
+class PagesRecipe(Recipe):
+    """A training run on generated pages and easy-vqa.
+
+    Args:
+        batch_size: pages per step and process; pictures come twice as many, they are short.
+        denoise_steps: first steps, on masked words of pages.
+        picture_share: share of batches from easy-vqa; a fifth of it below `top_level`.
+        seen_share: share of page batches that have the pages' pictures too, the others are words and boxes only; a fifth
+            of it below `top_level`.
+        real_share: share of pages as the OCR engine read them, from step `real_start` on.
+        real_start: see `real_share`.
+        curriculum_loss: running loss of the last exit at which pages get one field more.
+        top_level: the level of whole pages.
+        encoder_layers: layers of the encoder.
+        decoder_layers: layers of the decoder.
+        vision_layers: layers of the ViT.
+        d_model: width, a multiple of 32.
+        d_ff: inner width of the feed-forward parts.
+        start: folder of a saved model to go on from, with a fresh optimizer and schedule, at the level it had reached and
+            without denoising; sizes are the model's own.
+        workers: processes that make batches.
+    """
+
+    task: Literal["pages"] = field(default="pages", metadata={"help": argparse.SUPPRESS})
+    steps: Count = 5000
+    batch_size: Count = 48
+    learning_rate: Rate = 1e-3
+    warmup_steps: Natural = 200
+    weight_decay: Rate = 0.02
+    denoise_steps: Natural = 100
+    picture_share: Share = 0.35
+    seen_share: Share = 0.5
+    real_share: Share = 0.25
+    real_start: Natural = 2000
+    curriculum_loss: Rate = 0.2
+    top_level: Count = 8
+    encoder_layers: Count = 3
+    decoder_layers: Count = field(default=8, metadata={"aliases": "--layers"})
+    vision_layers: Count = 2
+    d_model: Width = 128
+    d_ff: Count = 512
+    start: str | None = field(default=None, metadata={"aliases": "--from"})
+    save_every: Count = 100
+    workers: Natural = 1
+
+    renamed_fields: ClassVar[dict[str, str]] = {"mastery": "curriculum_loss"}
 
 
 class PageBatches(Dataset):
     """Item i is a whole batch, encoded: `{"rows", "source", …}`.
 
     Args:
+        recipe: shares, sizes and seed.
+        processor: a `LatrProcessor`.
         level: shared tensor of the curriculum; `top_level` means whole pages.
         real: gives pages read by the OCR engine, as examples; called when they are first needed.
-        pictures: `(images uint8 [n, 64, 64, 3], questions [(text, answer, image index)])` of easy-vqa.
+        pictures: of easy-vqa.
     """
 
     def __init__(
@@ -44,13 +95,13 @@ class PageBatches(Dataset):
         processor: Any,
         level: torch.Tensor,
         real: Callable[[], list[Example]],
-        pictures: tuple[Any, Any],
+        pictures: Pictures,
     ) -> None:
         self.recipe, self.processor, self.level = recipe, processor, level
         self.read, (self.images, self.questions) = real, pictures
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.pooled: tuple[Any, list[Any]] = (None, [])
-        self.naming = [question for question in self.questions if question[1] in SHAPES] or self.questions
+        self.naming = shape_questions(self.questions)
         self.layouts = list(pages.KNOWN)
         # A run that goes on from a finished model has its first stages behind it.
         self.denoise_steps, self.real_start = (0, 0) if recipe.start else (recipe.denoise_steps, recipe.real_start)
@@ -94,9 +145,16 @@ class PageBatches(Dataset):
 
     @functools.cached_property
     def real(self) -> list[Example]:
+        """Pages as the OCR engine read them, read when first needed."""
         return self.read()
 
     def page(self, rng: random.Random, level: int | None = None) -> Example:
+        """A question on a fresh page.
+
+        Args:
+            rng: where it is drawn from.
+            level: fields on the page; None: the curriculum's.
+        """
         now = int(self.level) if level is None else level
         top = now >= self.recipe.top_level
         # Some easier ones stay in, so that nothing learned is lost.
@@ -106,6 +164,7 @@ class PageBatches(Dataset):
         return Example(question, answers, pages.ocr_words(page, rng), pages.sketch(page))
 
     def encode(self, example: Example) -> dict[str, Any]:
+        """An example's ids, boxes, labels and picture."""
         ids, boxes = self.processor.encode(example.question, example.words)
         return {
             "input_ids": ids,
@@ -115,6 +174,7 @@ class PageBatches(Dataset):
         }
 
     def masked(self, rng: random.Random) -> dict[str, Any]:
+        """An encoded page of layout-aware denoising: spans of words masked, to be told."""
         while True:
             example = self.page(rng, rng.randint(2, 4))
             if len(example.words) >= 4:
@@ -123,6 +183,7 @@ class PageBatches(Dataset):
         return self.encode(Example("read", [target], [Word(*w) for w in words], example.image))
 
     def look(self, rng: random.Random) -> dict[str, Any]:
+        """A batch of questions on pictures of easy-vqa, each turned one of eight ways."""
         size = 2 * self.recipe.batch_size
         picked = [rng.choice(self.naming if rng.random() < NAMING else self.questions) for _ in range(size)]
         rows = []
@@ -133,6 +194,13 @@ class PageBatches(Dataset):
         return self.collate(rows, "pictures", seen=True)
 
     def collate(self, rows: list[dict[str, Any]], source: str, seen: bool = False) -> dict[str, Any]:
+        """Encoded rows to a padded batch.
+
+        Args:
+            rows: of `encode`.
+            source: `"denoise"`, `"pages"` or `"pictures"`.
+            seen: with the pictures, where all rows have one.
+        """
         batch: dict[str, Any] = {
             **self.processor.pad(rows),
             "labels": pad_lists([r["labels"] for r in rows], IGNORE_INDEX),
@@ -143,37 +211,15 @@ class PageBatches(Dataset):
         return {**batch, "source": source}
 
 
-def turned(image: np.ndarray, way: int) -> np.ndarray:
-    """One of the eight ways to turn and mirror a square picture: none changes a shape's name or colour."""
-    image = np.rot90(image, way % 4)
-    return np.ascontiguousarray(image[:, ::-1] if way >= 4 else image)
-
-
 def real_pages(limit: int | None = None) -> list[Example]:
-    """The training pages as the OCR engine reads them, with their pictures as arrays."""
-    from deed.data.synthetic.pages_read import read_split
+    """The training pages as the OCR engine reads them, with their pictures as arrays `[64, 64, 3]`.
 
+    Args:
+        limit: use only so many.
+    """
     found = []
     for example in read_split("train", limit):
         picture: Any = example.image
-        small = picture.convert("RGB").resize((64, 64), resample=2)
+        small = picture.convert("RGB").resize((SIDE, SIDE), resample=2)
         found.append(Example(example.question, example.answers, example.words, np.asarray(small), example.id))
     return found
-
-
-def load_pictures(limit: int | None = None) -> tuple[np.ndarray, list[tuple[str, str, int]]]:
-    """easy-vqa's training part as arrays: `[n, 64, 64, 3]`, and `(question, answer, index of the image)`."""
-    from PIL import Image
-
-    images: dict[Path, int] = {}
-    arrays: list[np.ndarray] = []
-    questions: list[tuple[str, str, int]] = []
-    for example in easyvqa.read(None, "train"):
-        path: Any = example.image
-        if path not in images:
-            if limit is not None and len(images) >= limit:
-                break
-            images[path] = len(arrays)
-            arrays.append(np.asarray(Image.open(path).convert("RGB").resize((64, 64))))
-        questions.append((example.question, example.answers[0], images[path]))
-    return np.stack(arrays), questions

@@ -7,81 +7,27 @@ have seen, and a conventional run what the one with deep supervision saw.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import set_seed
 
 from deed.constants import IGNORE_INDEX
-from deed.data.readers import easyvqa
 from deed.data.synthetic import scenes
 from deed.models.ofa import OFAForConditionalGeneration, OFAProcessor
 from deed.models.ofa import small as small_ofa
-from deed.training.run_folder import check_recipe, last_complete_checkpoint, publish
-from deed.training.trainer import DeedTrainer
+from deed.training.trainer import BatchTrainer
 
-from .arguments import training_arguments, whole_batches
-from .page_batches import load_pictures
-from .pages import only_item
-from .scene_batches import KINDS, SceneBatches
-from .scene_stem import schooled
-from .starting import check_start, prepared, started
+from . import easy_vqa
+from .recipe import check_start, prepared, started
+from .run import Parts, only_item, run_recipe, whole_batches
+from .scene_batches import KINDS, SceneBatches, ScenesRecipe
+from .scene_stem import pretrained_stem
 
 
-@dataclass
-class ScenesRecipe:
-    """What a training run is, saved beside its result.
-
-    Args:
-        steps: optimizer steps; the schedule's length, fixed when a run starts.
-        batch_size: pictures per step.
-        learning_rate: peak of a linear warm-up and a cosine down to nothing.
-        caption_share, refer_share, vqa_share, region_share: shares of the tasks on scenes; what is left to 1 is easy-vqa.
-        naming_share: of easy-vqa's questions, those that ask for a shape's name: a tenth of the data set's.
-        stem_steps: steps of the stem's own schooling before (`scene_stem.py`), after which it stays as it is; 0: none, and
-            the stem learns with the rest.
-        stem_learning_rate: its peak.
-        grow_steps: steps over which scenes grow from two things to up to five; with `start` they have grown.
-        conventional: train the plain model (last layer's loss only), for comparison.
-        start: go on from this saved model, with a fresh optimizer and schedule; sizes are the model's own.
-    """
-
-    steps: int = 5000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    warmup_steps: int = 200
-    weight_decay: float = 0.02
-    caption_share: float = 0.2
-    refer_share: float = 0.4
-    vqa_share: float = 0.13
-    region_share: float = 0.13
-    naming_share: float = 0.3
-    stem_steps: int = 1200
-    stem_learning_rate: float = 3e-3
-    grow_steps: int = 800
-    encoder_layers: int = 3
-    decoder_layers: int = 8
-    d_model: int = 160
-    d_ff: int = 480
-    stem_blocks: int = 1
-    vocab_size: int = 1024
-    adapter: str = "residual_linear"
-    loss: str = "deed"
-    conventional: bool = False
-    start: str | None = None
-    bf16: bool = False
-    seed: int = 0
-    save_every: int = 250
-    log_every: int = 50
-    workers: int = 1
-
-
-class ScenesTrainer(DeedTrainer):
-    """`DeedTrainer` that logs the last exit's loss of each task beside those of the exits."""
+class ScenesTrainer(BatchTrainer):
+    """`BatchTrainer` that logs the last exit's loss of each task beside those of the exits."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -90,6 +36,11 @@ class ScenesTrainer(DeedTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        """The loss, with each task's part noted for the log.
+
+        Args:
+            model, inputs, return_outputs, num_items_in_batch: as in `Trainer.compute_loss`.
+        """
         kinds = inputs.pop("kinds")
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         labels = inputs["labels"]
@@ -103,6 +54,7 @@ class ScenesTrainer(DeedTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The log, with the loss of each task since the last one."""
         if "loss" in logs:
             for kind, (total, count) in zip(KINDS, self.sums.T.tolist(), strict=True):
                 if count:
@@ -114,9 +66,7 @@ class ScenesTrainer(DeedTrainer):
 def vocabulary() -> Iterator[str]:
     """What the tokenizer learns its pieces from."""
     yield from scenes.vocabulary_texts(1000)
-    for word in sorted(
-        {w for e in easyvqa.read(None, "train") for w in re.findall(r"\w+", f"{e.question} {e.answers[0]}")}
-    ):
+    for word in easy_vqa.words():
         yield from [word] * 50
 
 
@@ -125,9 +75,9 @@ def start_scenes(recipe: ScenesRecipe) -> tuple[Any, OFAProcessor]:
     if recipe.start:
         check_start(recipe, OFAForConditionalGeneration, "an OFA")
         model = started(recipe, OFAForConditionalGeneration)
-        if model.config.freeze_resnet:  # schooled before: it stays as it is
+        if model.config.freeze_resnet:  # pretrained: it stays as it is
             model.get_encoder().embed_images.requires_grad_(False)
-        return judged(model, OFAProcessor.from_pretrained(Path(recipe.start)))
+        return with_bins(model, OFAProcessor.from_pretrained(Path(recipe.start)))
     tokenizer = small_ofa.build_tokenizer(vocabulary(), recipe.vocab_size)
     model = small_ofa.build_model(
         tokenizer,
@@ -138,52 +88,32 @@ def start_scenes(recipe: ScenesRecipe) -> tuple[Any, OFAProcessor]:
         stem_depths=(1, recipe.stem_blocks, recipe.stem_blocks),
         freeze_resnet=recipe.stem_steps > 0,
     )
-    return judged(prepared(model, recipe), small_ofa.build_processor(tokenizer))
+    return with_bins(prepared(model, recipe), small_ofa.build_processor(tokenizer))
 
 
-def judged(model: Any, processor: OFAProcessor) -> tuple[Any, OFAProcessor]:
-    """The same, a deed model with the confidence that goes with its bins."""
+def with_bins(model: Any, processor: OFAProcessor) -> tuple[Any, OFAProcessor]:
+    """The same; a deed model with the confidence measure for coordinate bins."""
     if hasattr(model, "deed_config"):
         model.deed_config.confidence = small_ofa.confidence(processor.tokenizer)
     return model, processor
 
 
-def train_scenes(output: Path, recipe: ScenesRecipe, limit: int | None = None) -> dict[str, Any]:
-    """Train; continues from the last complete checkpoint in `output` when there is one.
+def train_scenes(
+    output: Path, recipe: ScenesRecipe, limit: int | None = None, minutes: float | None = None
+) -> dict[str, Any]:
+    """Train the OFA on scenes; see `run_recipe`.
 
     Args:
         output: run folder; the model is written to `output/model`.
+        recipe: see `ScenesRecipe`.
         limit: use only so many pictures of easy-vqa (for tests).
-
-    Returns:
-        `{"steps", "train_loss"}`.
-
-    Raises:
-        ValueError: another recipe in `output`, or a model to go on from that does not fit.
+        minutes: stop after so many, with a checkpoint.
     """
-    check_start(recipe, OFAForConditionalGeneration, "an OFA")
-    output.mkdir(parents=True, exist_ok=True)
-    check_recipe(output, recipe)
-    set_seed(recipe.seed)
-    model, processor = start_scenes(recipe)
-    if (output / "processor_config.json").is_file():  # a resumed run keeps its vocabulary
-        processor = OFAProcessor.from_pretrained(output)
-    else:
-        processor.save_pretrained(output)
-    pictures = load_pictures(limit)
-    checkpoint, stem_log = last_complete_checkpoint(output), []
-    if recipe.stem_steps and not recipe.start:
-        stem_log = schooled(model, output, recipe, pictures)
-    data = SceneBatches(recipe, processor, pictures)
-    arguments = training_arguments(
-        output, recipe, **whole_batches(recipe), lr_scheduler_type="cosine", adam_beta2=0.98
-    )
-    trainer = ScenesTrainer(
-        model=model, args=arguments, train_dataset=data, data_collator=only_item, processing_class=processor
-    )
-    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(data)  # type: ignore[method-assign]
-    result = trainer.train(resume_from_checkpoint=checkpoint)
-    if trainer.is_world_process_zero():
-        trainer.state.log_history = [*stem_log, *trainer.state.log_history]
-        publish(trainer, model, processor, output, recipe)
-    return {"steps": result.global_step, "train_loss": result.training_loss}
+
+    def plan(model: Any, processor: Any, checkpoint: str | None) -> Parts:
+        pictures = easy_vqa.load_pictures(limit)
+        stem_log = [] if recipe.start or not recipe.stem_steps else pretrained_stem(model, output, recipe, pictures)
+        return Parts(SceneBatches(recipe, processor, pictures), only_item, trainer=ScenesTrainer, log=stem_log)
+
+    arguments = {**whole_batches(recipe.workers), "lr_scheduler_type": "cosine", "adam_beta2": 0.98}
+    return run_recipe(output, recipe, start_scenes, plan, minutes, **arguments)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from deed.utils.files import atomic_write
 
 from . import depth_colours, depth_runs, threshold_text
 
@@ -70,15 +71,9 @@ def write_report(
         "report.html": render(results, pictures, thumbs),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = {name: folder / f"{name}.{os.getpid()}.tmp" for name in files}
-    try:
-        for name, text in files.items():
-            temporary[name].write_text(text, encoding="utf-8")
-        for name, path in temporary.items():
-            path.replace(folder / name)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
+    for name, text in files.items():
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return folder / "report.html"
 
 

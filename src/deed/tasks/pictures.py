@@ -126,9 +126,7 @@ class PictureTask(ImageTask):
         if self.metric == "vqa_accuracy":
             return metrics.vqa_accuracy_each(answers, references)
         if self.metric == "ofa_vqa_score":
-            from deed.data.readers.ofa_tsv import vqa_score_each
-
-            return vqa_score_each(answers, [example.extra["confidences"] for example in examples])
+            return metrics.ofa_vqa_score_each(answers, [example.extra["confidences"] for example in examples])
         return metrics.exact_match_each(answers, references)
 
     def right(self, answer: Any, example: Example, value: float) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
-from transformers import (
-    TrainerCallback,
-)
+from transformers import TrainerCallback
 
 
 class DropoutWindow(TrainerCallback):
@@ -18,6 +17,11 @@ class DropoutWindow(TrainerCallback):
         self.rate, self.start, self.stop, self.now = rate, start, stop, -1.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set the rate of every dropout of the model, if it changes.
+
+        Args:
+            args, state, control, kwargs: as in `TrainerCallback`.
+        """
         rate = self.rate if self.start <= state.global_step < self.stop else 0.0
         if rate == self.now:
             return
@@ -27,3 +31,22 @@ class DropoutWindow(TrainerCallback):
                 module.p = rate
             elif isinstance(getattr(module, "dropout", None), float):  # attention keeps its rate as a number
                 module.dropout = rate
+
+
+class TimeLimit(TrainerCallback):
+    """Stops after so many minutes, with a checkpoint from which the same run goes on."""
+
+    def __init__(self, minutes: float) -> None:
+        self.end = time.monotonic() + 60 * minutes
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint and the end once time is up, in all processes of a run at once.
+
+        Args:
+            args, state, control, kwargs: as in `TrainerCallback`.
+        """
+        over = torch.tensor(time.monotonic() > self.end, dtype=torch.int, device=args.device)
+        if args.world_size > 1:
+            torch.distributed.all_reduce(over, torch.distributed.ReduceOp.MAX)
+        if over and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = True

@@ -9,7 +9,14 @@ from torch.utils.data import Sampler
 
 
 class BucketSampler(Sampler[int]):
-    """Batches of like length in random order, so that little of a batch is padding; the same for a seed and an epoch."""
+    """Batches of like length in random order, so that little of a batch is padding; the same for a seed and an epoch.
+
+    Args:
+        lengths: of the examples.
+        batch_size: examples per batch.
+        seed: of the order.
+        pool: batches drawn at once and sorted by length.
+    """
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int, pool: int = 50) -> None:
         self.lengths, self.batch_size, self.seed, self.pool = lengths, batch_size, seed, pool
@@ -19,6 +26,7 @@ class BucketSampler(Sampler[int]):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
+        """Called by Accelerate: another order for each epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:

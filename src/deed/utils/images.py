@@ -1,4 +1,8 @@
-"""Pictures of any kind as upright 8-bit RGB, refused with one clear error when they are broken or too large."""
+"""The one place that opens a picture: upright 8-bit RGB of any kind, or one clear error for what is broken or too large.
+
+Files come from elsewhere, so only formats that Pillow decodes by itself are tried: it hands PostScript to Ghostscript, which
+runs it as a program.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import io
 import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +25,10 @@ from .optional import need
 MAX_PIXELS = 89_000_000
 # A4 at 200 dpi has 3.9 megapixels. More costs time and memory and reads no better.
 OCR_PIXELS = 4_000_000
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # as text, and with a preview before it
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # and BigTIFF
+REDUCED = 1  # of TIFF's NewSubfileType: a smaller copy of another page
 
 
 def check_file(path: str | os.PathLike[str]) -> tuple[Path, bytes]:
@@ -41,7 +51,13 @@ def check_file(path: str | os.PathLike[str]) -> tuple[Path, bytes]:
 
 
 def is_pdf(head: bytes) -> bool:
+    """Whether a file that begins like this is a PDF."""
     return b"%PDF-" in head
+
+
+def is_tiff(head: bytes) -> bool:
+    """Whether a file that begins like this is a TIFF, which may have many pages."""
+    return head.startswith(TIFF)
 
 
 def source_name(source: Any) -> str:
@@ -67,9 +83,8 @@ def load_image(source: Any) -> Any:
         DataError: missing, empty, broken or cut off, no image, or more than 89 megapixels (`MAX_PIXELS`; looked up in
             the header, before anything is decoded). Names the file.
     """
-    pillow = need("PIL.Image")
     name = source_name(source)
-    if isinstance(source, pillow.Image):
+    if isinstance(source, need("PIL.Image").Image):
         return _to_rgb(source, name)
     if isinstance(source, bytes | bytearray | memoryview):
         head = bytes(source[:1024])
@@ -82,9 +97,45 @@ def load_image(source: Any) -> Any:
         raise DataError(f"an image is a path, bytes or a PIL image, got {type(source).__name__}")
     if is_pdf(head):
         raise DataError(f"{name} is a PDF; take a page of it with page_image(path, page)")
+    with _opened(stream, head, name) as image:
+        return _to_rgb(image, name)
+
+
+def tiff_pages(path: Path) -> list[int]:
+    """Which frames of a TIFF are its pages; the others are smaller copies of them.
+
+    Raises:
+        DataError: broken, cut off, or no TIFF.
+    """
+    with _opened(path, TIFF[0], str(path)) as image:
+        frames = range(getattr(image, "n_frames", 1))
+        return [i for i in frames if not _seek(image, i) & REDUCED] or [0]
+
+
+def tiff_page(path: Path, frame: int) -> Any:
+    """A frame of a TIFF, as `load_image` gives a picture; raises as that does."""
+    with _opened(path, TIFF[0], str(path)) as image:
+        _seek(image, frame)
+        return _to_rgb(image, str(path))
+
+
+def _seek(image: Any, frame: int) -> int:
+    """Go to a frame; its NewSubfileType."""
+    image.seek(frame)
+    kind = getattr(image, "tag_v2", {}).get(254, 0)
+    return kind if isinstance(kind, int) else 0
+
+
+@contextmanager
+def _opened(stream: Any, head: bytes, name: str) -> Iterator[Any]:
+    """An image file, opened; what goes wrong with it inside the block is told as what is wrong with the file."""
+    pillow = need("PIL.Image")
+    if head.startswith(POSTSCRIPT):
+        raise DataError(_postscript(name))
+    pillow.init()
     try:
-        with pillow.open(stream) as image:
-            return _to_rgb(image, name)
+        with pillow.open(stream, formats=[known for known in FORMATS if known in pillow.OPEN]) as image:
+            yield image
     except DataError:
         raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
@@ -94,6 +145,10 @@ def load_image(source: Any) -> Any:
         raise DataError(f"{name} is no image that Pillow can read; convert it to PNG or JPEG") from None
     except Exception as error:  # broken files make Pillow raise all sorts: OSError, SyntaxError, struct.error …
         raise DataError(_broken(name, error)) from error
+
+
+def _postscript(name: str) -> str:
+    return f"{name} is PostScript; convert it to PNG or PDF first"
 
 
 def _too_large(name: str, size: str) -> str:
@@ -111,8 +166,8 @@ def _to_rgb(image: Any, name: str) -> Any:
         raise DataError(_too_large(name, f"{width}x{height} pixels ({width * height / 1e6:.0f} megapixels)"))
     if not width * height:
         raise DataError(f"{name} has no pixels: {width}x{height}")
-    if image.format == "EPS":  # drawn by running Ghostscript, which files from elsewhere should not get to do
-        raise DataError(f"{name} is PostScript; convert it to PNG or PDF first")
+    if image.format == "EPS":  # opened by the caller; not yet run
+        raise DataError(_postscript(name))
     try:
         image.load()
     except Exception as error:  # as in load_image; here for images opened by the caller
@@ -130,7 +185,7 @@ def _to_rgb(image: Any, name: str) -> Any:
             return pillow.alpha_composite(white, image).convert("RGB")
         return image if image.mode == "RGB" else image.convert("RGB")
     except ValueError as error:  # La, in older versions of Pillow LAB
-        raise DataError(f"{name} has colours of mode {image.mode}, which cannot be converted ({error})") from None
+        raise DataError(f"{name} has colors of mode {image.mode}, which cannot be converted ({error})") from None
 
 
 def _stretch(image: Any) -> Any:

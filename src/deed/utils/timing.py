@@ -26,6 +26,12 @@ def interleave(
 ) -> dict[str, list[Run]]:
     """Runs per subject, in the order of `inputs`. Input i is answered by subject i first, then by the next ones.
 
+    Args:
+        answers: per subject a function that answers an input and returns what it measured.
+        inputs: what is answered; each subject answers all.
+        warmup: how many of them every subject answers first, unmeasured.
+        tick: called with 1 after each answer (a `Bar`'s `advance`).
+
     Raises:
         ValueError: no inputs.
     """
@@ -52,9 +58,11 @@ class EncoderClock:
         self.device, self.spent, self.started = device, 0.0, 0.0
 
     def start(self, *_: Any) -> None:
+        """Before the encoder runs."""
         self.started = now(self.device)
 
     def stop(self, *_: Any) -> None:
+        """After it has run."""
         self.spent += now(self.device) - self.started
 
     def take(self) -> float:
@@ -90,8 +98,46 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": middle, "p25": low, "p75": high}
 
 
+# Of /proc/cpuinfo, what decides which products a library has a fast path for.
+INSTRUCTION_FLAGS = (
+    *(
+        "avx2",
+        "fma",
+        "avx_vnni",
+        "avx512f",
+        "avx512bw",
+        "avx512_vnni",
+        "avx512_bf16",
+        "amx_tile",
+        "amx_int8",
+        "amx_bf16",
+    ),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
+)
+# What keeps a library from using all of them: ATen, oneDNN, MKL, FBGEMM (which heeds none of the others), deed.
+RESTRICTIONS = (
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR"),
+    *("FBGEMM_ENABLE_INSTRUCTIONS", "FBGEMM_FORCE_AUTOVEC", "FBGEMM_NO_ASMJIT", "DEED_KERNELS"),
+)
+
+
+def instruction_sets() -> dict[str, Any]:
+    """What the processor has that matters for products, what PyTorch's own loops use of it, and the environment variables
+    that keep a library from using it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        flags = next(line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        flags = []
+    return {
+        "processor_has": [flag for flag in INSTRUCTION_FLAGS if flag in flags],
+        "torch_uses": torch.backends.cpu.get_cpu_capability(),
+        "restricted_by": {name: os.environ[name] for name in RESTRICTIONS if name in os.environ},
+    }
+
+
 def machine() -> dict[str, Any]:
-    """What the times were taken on: processor, processors usable, torch's threads, load before the run."""
+    """What the times were taken on: processor, processors usable, torch's threads, instruction sets, load before the run."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -101,7 +147,7 @@ def machine() -> dict[str, Any]:
     values: dict[str, Any] = {"processor": processor, "usable_cpus": usable, "torch_threads": torch.get_num_threads()}
     if hasattr(os, "getloadavg"):
         values["load_average_before"] = round(os.getloadavg()[0], 2)
-    return {**values, "system": platform.platform()}
+    return {**values, "system": platform.platform(), "instruction_sets": instruction_sets()}
 
 
 def versions() -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 A pickle names functions to call. Here it may name numpy's array constructors and nothing else, and even those are
 replaced: numpy's own can be handed a dtype whose flags make it take plain bytes for pointers. Arrays come out as
-lists, numpy numbers as Python's.
+lists, numpy numbers as Python's. Nor may a few bytes stand for much: all arrays together have no more items, and as
+lists no more parts, than the file has bytes.
 """
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 from collections.abc import Callable
@@ -17,6 +19,7 @@ import numpy as np
 
 from deed.errors import DataError
 
+LEAST = 4096  # items that any file may have
 PLAIN_DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[SU][1-9]\d{0,5}|O[48]?")
 
 
@@ -47,20 +50,40 @@ def load(file: IO[bytes], encoding: str = "ASCII") -> Any:
     """The object pickled in an open file: containers, strings, numbers, None; arrays as lists.
 
     Args:
+        file: open for reading, and seekable.
         encoding: of Python 2's strings ("latin1" reads its numpy arrays).
 
     Raises:
-        pickle.UnpicklingError: the pickle refers to anything else. Broken pickles raise whatever they run into.
+        pickle.UnpicklingError: the pickle refers to anything else, or its arrays are larger than the file. Broken pickles
+            raise whatever they run into.
     """
     return _plain(_Unpickler(file, encoding=encoding).load(), {})
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: IO[bytes], encoding: str) -> None:
+        super().__init__(file, encoding=encoding)
+        start = file.tell()
+        self._left = max(LEAST, file.seek(0, 2) - start)
+        file.seek(start)
+
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
+        if (module, name) in ARRAYS:
+            return _Call(lambda *_: _Array(self._spend))
         if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"it refers to {module}.{name}, which data has no need of; refused")
         return ALLOWED[module, name]
+
+    def _spend(self, shape: Any) -> None:
+        """Count an array's parts as nested lists: `(3, 0)` is a list of three, `(0, 3)` an empty one."""
+        if not isinstance(shape, tuple) or not all(type(axis) is int and 0 <= axis <= self._left for axis in shape):
+            raise pickle.UnpicklingError("an array's shape is not that of data in this file; refused")
+        end = shape.index(0) if 0 in shape else len(shape)
+        parts = sum(math.prod(shape[:i]) for i in range(1, end + 1))
+        if parts > self._left:
+            raise pickle.UnpicklingError("its arrays have more items than the file has bytes; refused")
+        self._left -= parts
 
 
 class _Call:
@@ -96,13 +119,15 @@ class _Dtype:
 class _Array:
     """An array on its way to being a list."""
 
-    __slots__ = ("items",)
+    __slots__ = ("_spend", "items")
 
-    def __init__(self) -> None:
+    def __init__(self, spend: Callable[[Any], None]) -> None:
         self.items: list[Any] = []
+        self._spend = spend
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, data = state
+        self._spend(shape)
         if dtype.dtype.kind != "O":
             data = _bytes(data)
             self.items = np.ndarray(shape, dtype.dtype, data, order="F" if fortran else "C").tolist()
@@ -130,10 +155,9 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+ARRAYS = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray")}
 ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _Call(lambda *_: _Array()),
     ("numpy.core.multiarray", "scalar"): _Call(_scalar),
-    ("numpy", "ndarray"): _Call(lambda *_: _Array()),
     ("numpy", "dtype"): _Call(lambda spec, *_: _Dtype(spec)),
     ("_codecs", "encode"): _Call(_encode),
     ("builtins", "bytes"): _Call(lambda: b""),  # no bytes at all, before protocol 3

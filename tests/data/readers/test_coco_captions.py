@@ -76,7 +76,7 @@ def test_a_broken_official_entry_is_named(tmp_path, keys, value, message):
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (["split"], ..., r"images\[1\]: 'split': expected a string, got no such field"),
+        (["split"], ..., r"images\[1\] \(image 201\): 'split': expected a string, got no such field"),
         (["sentences"], [], r"images\[1\] \(image 201\): 'sentences': expected one caption or more"),
         (["sentences", 2, "raw"], 3, r"images\[1\] \(image 201\), sentences\[2\]: 'raw': expected a string, got 3"),
         (["filename"], "a.jpg", r"images\[1\] .*: 'filename': expected an image file at .*train2014/a\.jpg"),

@@ -63,10 +63,14 @@ def test_missing_data(tmp_path):
         ("question", 3, r"\(question 1001\): 'question': expected a string, got 3"),
         ("answers", ..., r"'answers': expected a list of one or more strings, got no such field"),
         ("answers", [], r"'answers': expected a list of one or more strings, got \[\]"),
-        ("answers", "one", r"'answers': expected a list of one or more strings, got 'one'"),
-        ("image", "documents/gone.png", r"'image': expected an image file at .*gone\.png, found none"),
+        ("answers", "one", r"'answers': expected a list, got 'one'"),
+        (
+            "image",
+            "documents/gone.png",
+            r"'image': expected an image file at .*gone\.png or in \d+ other places, found none",
+        ),
         ("image", "x" * 5000, r"'image': expected an image file at .*, found none"),
-        ("ucsf_document_page_no", "8", r"'ucsf_document_page_no': expected the page's OCR at .*trnp0000_8\.json"),
+        ("ucsf_document_page_no", "8", r"'ucsf_document_page_no': expected the page's OCR .* at .*trnp0000_8\.json"),
         ("question_types", "form", "'question_types': expected a list"),
     ],
 )
@@ -84,10 +88,14 @@ def test_a_broken_entry_is_named_after_the_ones_before_it(folder, field, value, 
         (
             ["boundingBox"],
             [1, 2, 3, 4],
-            r"words\[1\]: 'boundingBox': expected a list of 8 numbers, got \[1, 2, 3, 4\]",
+            r"words\[1\]: 'boundingBox': expected a list of length 8, got \[1, 2, 3, 4\]",
         ),
-        (["boundingBox"], [1, 2, 3, 4, 5, 6, 7, "8"], "'boundingBox': expected a list of 8 numbers"),
-        (["boundingBox"], [1, 2, 3, 4, 5, 6, 7, float("nan")], "'boundingBox': expected a list of 8 numbers"),
+        (["boundingBox"], [1, 2, 3, 4, 5, 6, 7, "8"], r"'boundingBox\[7\]': expected a number, got '8'"),
+        (
+            ["boundingBox"],
+            [1, 2, 3, 4, 5, 6, 7, float("nan")],
+            r"'boundingBox\[7\]': expected a number within range, got nan",
+        ),
         (["text"], ..., "'text': expected a string, got no such field"),
     ],
 )
@@ -107,7 +115,7 @@ def test_broken_ocr_files(folder):
     with pytest.raises(DataError, match=r"trnp0000_7\.json: 'recognitionResults': expected a list, got no such field"):
         docvqa.read_ocr(path)
     path.write_text('{"recognitionResults": [')
-    with pytest.raises(DataError, match=r"trnp0000_7\.json: not valid JSON"):
+    with pytest.raises(DataError, match=r"trnp0000_7\.json cannot be read as JSON: "):
         docvqa.read_ocr(path)
 
 

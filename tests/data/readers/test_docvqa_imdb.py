@@ -44,7 +44,7 @@ def rows(tmp_path, **changes):
     row |= {"ocr_tokens": ["b"], "ocr_normalized_boxes": boxes}
     broken = {key: value for key, value in {**row, **changes}.items() if value is not ...}
     write_npy(tmp_path / "imdb_train.npy", [{"header": 1}, row, broken])
-    (tmp_path / "a.png").touch()
+    (tmp_path / "a.png").write_bytes(b"a picture")
     return docvqa.read(tmp_path, "train")
 
 
@@ -53,11 +53,14 @@ def rows(tmp_path, **changes):
     [
         ({"question": ...}, "'question': expected a string, got no such field"),
         ({"answers": ...}, "'answers': expected a list of one or more strings"),
-        ({"ocr_normalized_boxes": np.zeros((1, 3))}, r"word 0: 'ocr_normalized_boxes': expected a list of 4 numbers"),
+        (
+            {"ocr_normalized_boxes": np.zeros((1, 3))},
+            r"'ocr_normalized_boxes\[0\]': expected a list of length 4, got \[0.0, 0.0, 0.0\]",
+        ),
         ({"ocr_normalized_boxes": []}, "'ocr_normalized_boxes': expected 1, one per token, got 0"),
-        ({"ocr_tokens": [3]}, "word 0: 'ocr_tokens': expected a string, got 3"),
+        ({"ocr_tokens": [3]}, r"'ocr_tokens\[0\]': expected a string, got 3"),
         ({"image_name": "b"}, r"'image_name': expected an image file at .*b\.jpg or .*b\.png"),
-        ({"image_name": ["a", "a"]}, "'answer_page_idx': expected a whole number, got no such field"),
+        ({"image_name": ["a", "a"]}, "'answer_page_idx': expected a page, 0 to 1, got None"),
         ({"image_name": ["a"], "answer_page_idx": 1}, "'answer_page_idx': expected a page, 0 to 0, got 1"),
         ({"image_name": ["a", "a"], "answer_page_idx": 1}, "'ocr_tokens': expected an item for each of 2 pages"),
     ],

@@ -41,14 +41,6 @@ def test_vqa(tmp_path):
     assert one(tmp_path, [*VQA[:4], "", IMAGE], "vqa").extra["objects"] == []
 
 
-def test_vqa_score():
-    confidences = [{"no": 0.6, "yes": 0.3}, {"2": 1.0}, {"2": 1.0}]
-    assert ofa_tsv.vqa_score_each(["yes", "2", "two"], confidences) == [0.3, 1.0, 0.0]
-    assert ofa_tsv.vqa_score(["yes", "2", "two"], confidences) == pytest.approx(1.3 / 3)
-    with pytest.raises(ValueError, match="as many confidences as predictions, got 3 and 1"):
-        ofa_tsv.vqa_score(["yes"], confidences)
-
-
 def test_refer(tmp_path):
     example = one(tmp_path, REFER, "refer")
     assert (example.id, example.question, example.answers, example.kind) == ("79_1", "front vase", [], "refer")
@@ -114,8 +106,8 @@ def test_any_example_by_its_place(tmp_path):
         ("vqa", 3, "0.5|!+", r"'answers' .*, got '0\.5\|!\+'"),
         ("vqa", 0, "", r": 'uniq_id' \(column 0\): expected an id, got nothing"),
         ("vqa", 5, "%%%", r"'image' \(column 5\): expected a picture in url-safe base64, got 3 bytes: "),
-        ("vqa", 5, IMAGE[:200], r"'image' .*got 200 bytes: image file is truncated"),
-        ("vqa", 5, "", r"'image' .*got 0 bytes: cannot identify image file"),
+        ("vqa", 5, IMAGE[:200], r"'image' .*got 200 bytes: .*image file is truncated"),
+        ("vqa", 5, "", r"'image' .*expected a picture in url-safe base64, got nothing"),
         ("refer", 3, "1,2,3", r"'region_coord' \(column 3\): expected x0,y0,x1,y1, got '1,2,3'"),
         ("refer", 3, "1,2,three,4", r"'region_coord' .*: expected x0,y0,x1,y1, got"),
         ("refer", 3, "5,2,3,4", r"'region_coord' .*: expected x0,y0,x1,y1 with x0 <= x1 and y0 <= y1, got '5,2,3,4'"),

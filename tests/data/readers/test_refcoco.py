@@ -117,13 +117,13 @@ def test_other_pickles_that_are_no_refs(tmp_path, data, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"split": 3}, r"ref 1: 'split': expected a string, got 3"),
+        ({"split": 3}, r"ref 1 \(ref_id 51\): 'split': expected a string, got 3"),
         ({"ref_id": None}, r"ref 1: 'ref_id': expected a number or a string, got None"),
         ({"ann_id": 5}, r"ref 1 \(ref_id 51\): 'ann_id': expected an annotation in instances\.json, got 5"),
         ({"image_id": 5}, r"ref 1 \(ref_id 51\): 'image_id': expected an image in instances\.json, got 5"),
         ({"sentences": []}, r"ref 1 \(ref_id 51\): 'sentences': expected one expression or more"),
         ({"sentences": [{"sent_id": 1}]}, r"ref 1 .*, sentences\[0\]: 'sent': expected a string, got no such field"),
-        ({"sentences": ["left"]}, r"ref 1 .*, sentences\[0\]: expected an object, got 'left'"),
+        ({"sentences": ["left"]}, r"ref 1 .*: 'sentences\[0\]': expected an object, got 'left'"),
     ],
 )
 def test_a_broken_ref_is_named(tmp_path, changes, message):
@@ -140,7 +140,7 @@ def test_a_broken_ref_is_named(tmp_path, changes, message):
         (
             ["annotations", 1, "bbox"],
             [1, 2, 3],
-            r"annotations\[1\] \(annotation 1719311\): 'bbox': expected a list of 4",
+            r"annotations\[1\] \(annotation 1719311\): 'bbox': expected a list of length 4",
         ),
         (["annotations", 1, "bbox"], [1, 2, -3, 4], r"annotations\[1\] .*: 'bbox': expected .*sizes not negative"),
         (["annotations", 1, "id"], ..., r"annotations\[1\]: 'id': expected a number or a string, got no such field"),

@@ -56,7 +56,7 @@ def test_the_other_place_for_images(folder):
         ("file_path", 5, "'file_path': expected a string, got 5"),
         ("question", ["?"], "'question': expected a string"),
         ("answers", ..., "'answers': expected a list of one or more strings, got no such field"),
-        ("dataset", "gone", r"'file_path': expected an image file at .*gone.* or .*gone\.jpg, found none"),
+        ("dataset", "gone", r"'file_path': expected an image file at .*gone.* or .*gone\.jpg or .*, found none"),
     ],
 )
 def test_a_broken_entry_is_named(folder, field, value, message):

@@ -45,7 +45,7 @@ def test_splits(folder):
     [
         ("question_id", ..., "entry 1: 'question_id': expected a number or a string, got no such field"),
         ("question", None, r"entry 1 \(question 30001\): 'question': expected a string, got None"),
-        ("answers", ["a", 2], r"'answers': expected a list of one or more strings, got \['a', 2\]"),
+        ("answers", ["a", 2], r"'answers\[1\]': expected a string, got 2"),
         ("answers", ..., r"'answers': expected a list of one or more strings, got no such field"),
         ("image_id", "other", f"'image_id': expected an image that {OCR} has an entry for, got 'other'"),
         ("image_id", "val0", f"'image_id': expected an image that {OCR} has an entry for, got 'val0'"),

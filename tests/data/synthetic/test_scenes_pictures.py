@@ -33,19 +33,19 @@ def test_every_glyph_has_ink_to_its_edges_and_looks_like_no_other():
     assert nearest[0] > 0.1, nearest
 
 
-def test_colours_are_far_apart_and_stand_out_from_every_paper():
-    colours = [np.array(rgb) for rgb in scenes.COLOURS.values()]
-    apart = [abs(a - b).sum() for i, a in enumerate(colours) for b in colours[:i]]
+def test_colors_are_far_apart_and_stand_out_from_every_paper():
+    colors = [np.array(rgb) for rgb in scenes.COLORS.values()]
+    apart = [abs(a - b).sum() for i, a in enumerate(colors) for b in colors[:i]]
     assert min(apart) > 80
-    assert min(abs(colour - np.array(tint)).sum() for colour in colours for tint in compose._TINTS) > 150
+    assert min(abs(color - np.array(tint)).sum() for color in colors for tint in compose._TINTS) > 150
 
 
 def test_a_tenth_of_the_combinations_is_held_out():
-    n_all = len(scenes.NAMES) * len(scenes.COLOURS)
-    assert (len(scenes.NAMES), len(scenes.COLOURS), len(scenes.HELD_OUT)) == (60, 8, 48)
+    n_all = len(scenes.NAMES) * len(scenes.COLORS)
+    assert (len(scenes.NAMES), len(scenes.COLORS), len(scenes.HELD_OUT)) == (60, 8, 48)
     assert n_all == len(scenes.HELD_OUT) + len(set(pictograms.KNOWN))
-    for colour in scenes.COLOURS:
-        assert sum(held == colour for _, held in scenes.HELD_OUT) == 6
+    for color in scenes.COLORS:
+        assert sum(held == color for _, held in scenes.HELD_OUT) == 6
     # They are fixed: a new name or order would let trained models have seen them.
     assert {("anchor", "red"), ("dog", "pink"), ("heart", "green"), ("umbrella", "black")} <= scenes.HELD_OUT
 
@@ -77,7 +77,7 @@ def test_things_keep_clear_of_one_another():
                     one.box[3] < other.box[1], other.box[3] < one.box[1],
                 )  # fmt: skip
                 assert any(apart)
-                for a, b in zip(one.centre, other.centre, strict=True):
+                for a, b in zip(one.center, other.center, strict=True):
                     assert abs(a - b) >= compose.CLEAR * scene.side
 
 
@@ -86,10 +86,10 @@ def test_scenes_vary_and_things_have_kin():
     assert {len(scene.things) for scene in made} == {2, 3, 4, 5}
     things = [thing for scene in made for thing in scene.things]
     assert {thing.name for thing in things} == set(scenes.NAMES)
-    assert {thing.colour for thing in things} == set(scenes.COLOURS)
+    assert {thing.color for thing in things} == set(scenes.COLORS)
     assert 0.4 < sum(thing.size == "large" for thing in things) / len(things) < 0.6
     assert all(len({thing.combination for thing in scene.things}) > 1 for scene in made)
-    for attribute in ("name", "colour"):
+    for attribute in ("name", "color"):
         shared = [len({getattr(thing, attribute) for thing in scene.things}) < len(scene.things) for scene in made]
         assert sum(shared) / len(made) > 0.5
     assert {thing.angle for thing in things} == {-8, -4, 0, 4, 8}

@@ -40,11 +40,11 @@ def select(things, noun):
     """The things that a noun phrase without an article fits, singular or plural."""
     words = noun.split()
     size = words.pop(0) if words[0] in ("small", "large") else None
-    colour = words.pop(0) if words[0] in scenes.COLOURS else None
+    color = words.pop(0) if words[0] in scenes.COLORS else None
     name = " ".join(words)
     name = SINGULAR.get(name, name)
     assert name is None or name in scenes.NAMES, noun
-    return [t for t in things if name in (None, t.name) and colour in (None, t.colour) and size in (None, t.size)]
+    return [t for t in things if name in (None, t.name) and color in (None, t.color) and size in (None, t.size)]
 
 
 def related(things, where, anchor):
@@ -88,7 +88,7 @@ def test_an_expression_is_true_of_one_thing_only_and_its_box_is_given(split):
         assert thing.box == example.box and example.answer == "" and example.references == ()
         assert split == "train" or thing.combination in scenes.HELD_OUT
     kinds = Counter(example.kind for example in made)
-    assert set(kinds) == {"name", "colour", "size", "both", "relation", "extreme"}
+    assert set(kinds) == {"name", "color", "size", "both", "relation", "extreme"}
     assert min(kinds.values()) > 0.03 * N and kinds["relation"] + kinds["extreme"] > 0.4 * N
     hard = [sum(t.name == resolve(e.scene, e.text).name for t in e.scene.things) > 1 for e in made]
     assert sum(hard) > 0.5 * N
@@ -105,7 +105,7 @@ def test_longer_expressions_than_needed_are_rare():
     assert 0 < spare < 0.15 * N
 
 
-def test_twins_that_lie_inside_each_other_in_x_and_y_are_told_by_their_centres():
+def test_twins_that_lie_inside_each_other_in_x_and_y_are_told_by_their_centers():
     def twin(box):
         return compose.Thing("key", "blue", "large", box, 40, 0, (0, 0, 255))
 
@@ -164,7 +164,7 @@ def answer(scene, question):
     if found := re.fullmatch(r"is there an? (.*)\?", question):
         return "yes" if select(scene.things, found[1]) else "no"
     if found := re.fullmatch(r"what color is (.*)\?", question):
-        return resolve(scene, found[1]).colour
+        return resolve(scene, found[1]).color
     if found := re.fullmatch(r"what size is (.*)\?|is (.*) small or large\?", question):
         return resolve(scene, found[1] or found[2]).size
     where = "|".join(sorted(WHERE, key=len, reverse=True))
@@ -194,7 +194,7 @@ def test_questions_have_one_answer_and_cannot_be_guessed(split):
         assert total > 0.1 * 3 * N, kind
         assert counts.most_common(1)[0][1] < 0.58 * total, (kind, counts)
     assert set(answers["count"]) == set("012345")
-    assert set(answers["color"]) == set(scenes.COLOURS) and len(answers["what"]) > 55
+    assert set(answers["color"]) == set(scenes.COLORS) and len(answers["what"]) > 55
     often = [counts for counts in by_words.values() if counts.total() > 40]
     assert len(often) > 10
     right = sum(counts.most_common(1)[0][1] for counts in often)
@@ -203,7 +203,7 @@ def test_questions_have_one_answer_and_cannot_be_guessed(split):
 
 def test_held_out_combinations_are_not_even_named_in_training():
     named = re.compile(
-        "|".join(rf"\b{colour} ({name}|{pictograms.KINDS[name].plural})\b" for name, colour in scenes.HELD_OUT)
+        "|".join(rf"\b{color} ({name}|{pictograms.KINDS[name].plural})\b" for name, color in scenes.HELD_OUT)
     )
     unseen = 0
     for task in scenes.TASKS:

@@ -1,4 +1,4 @@
-"""Cheap asking in `generate()`: what equals plain asking equals it, the rest never leaves where plain would not."""
+"""Exit checks in `generate()`: what equals the plain check equals it, the rest never leaves where plain would not."""
 
 import gc
 import threading
@@ -13,16 +13,15 @@ import deed
 import oracle as ref
 from conftest import VOCAB, batch, deed_model, plain_model
 from deed import DeedConfig, DeedConfigError, FixedSchedule, MaxProb, ThresholdPolicy
-from deed.policies.exit_checks import AskedPolicy, Screen, Shortlist
-from deed.policies.exit_checks import int8_copy as cheap_module
-from deed.policies.exit_checks.build import asked, build_asking
+from deed.policies.exit_checks import TwoStagePolicy, build_exit_check, with_exit_check
+from deed.policies.exit_checks import screen as screen_module
 from test_decode import compare
 
 ONE_SIDED = [
     {"name": "screen"},
     {"name": "screen", "refine": 0},
     {"name": "screen", "rank": 8, "refine": 4},
-    {"name": "screen", "rank": 12, "refine": 0, "slack": 0.2},
+    {"name": "screen", "rank": 8, "refine": 6, "reuse": True},
     {"name": "shortlist", "size": 6},
     {"name": "shortlist", "size": 6, "first": "screen", "rank": 8},
 ]
@@ -33,29 +32,31 @@ def name_of(spec):
     return "-".join(str(v) for v in spec.values())
 
 
-class Watched(AskedPolicy):
+class Watched(TwoStagePolicy):
     """Records, at every exit of every step, who leaves and whom exact logits let leave."""
 
     records: ClassVar[list] = []
 
-    def leaves(self, ask):
-        said = super().leaves(ask)
-        exact = ask.head()
-        truth = self.inner.leaves(replace(ask, head=lambda: exact, narrowed=None))
-        Watched.records.append((said, truth))
-        if said.any():
-            torch.testing.assert_close(ask.leaving(said.tolist()), exact[said], rtol=1e-10, atol=1e-10)
-        return said
+    def decide(self, query):
+        decision = super().decide(query)
+        exact = query.head()
+        truth = self.policy.leaves(replace(query, head=lambda: exact))
+        Watched.records.append((decision.leave, truth))
+        exiting = decision.leave.nonzero()[:, 0].tolist()
+        found = decision.logits_of(exiting)
+        if exiting and found is not None:
+            torch.testing.assert_close(found, exact[exiting], rtol=1e-10, atol=1e-10)
+        return decision
 
 
 @pytest.mark.parametrize("spec", ONE_SIDED, ids=name_of)
 @pytest.mark.parametrize("confidence", ["max_prob", "margin", "entropy"])
-def test_a_row_leaves_only_where_plain_asking_lets_it(kind, spec, confidence):
+def test_a_row_leaves_only_where_the_plain_check_lets_it(kind, spec, confidence):
     model = deed_model(kind, DeedConfig(confidence=confidence))
     left = stayed = 0
     for value in (0.5, [0.9, 0.4, 1.5, 0.2], torch.tensor([0.2, 0.5, 0.8, 2.0])):
         Watched.records.clear()
-        policy = Watched(model._exit_policy(value, None), build_asking(spec, model))
+        policy = Watched(model._exit_policy(value, None), build_exit_check(spec, model))
         model.generate(**batch(), max_new_tokens=8, min_new_tokens=8, exit_policy=policy)
         for said, truth in Watched.records:
             assert not (said & ~truth).any()
@@ -74,18 +75,18 @@ def test_a_row_leaves_only_where_plain_asking_lets_it(kind, spec, confidence):
     ],
     ids=["greedy", "margin", "beam", "sampling"],
 )
-def test_a_bounded_screen_equals_plain_asking(kind, spec, confidence, measure, mode):
-    model, seen = deed_model(kind, DeedConfig(confidence=confidence, asking=spec)), set()
+def test_a_bounded_screen_equals_the_plain_check(kind, spec, confidence, measure, mode):
+    model, seen = deed_model(kind, DeedConfig(confidence=confidence, exit_check=spec)), set()
     for value in (0.4, 0.75, [0.9, 0.5, 0.7, 0.2]):
         seen |= set(compare(model, batch(), value, measure, **mode).exit_layers.flatten().tolist())
     assert len(seen - {0}) >= 4
 
 
 @pytest.mark.parametrize("spec", [*ONE_SIDED, *BOUNDED], ids=name_of)
-def test_looks_that_see_everything_equal_plain_asking(kind, spec):
-    """Exact for all tokens after refining (or listed all), a first look is the exact ask: every mode of decoding agrees."""
+def test_screens_that_refine_everything_equal_the_plain_check(kind, spec):
+    """Exact for all tokens after refining, approximate logits are the exact ones: every mode of decoding agrees."""
     full = {"screen": {"refine": VOCAB}, "shortlist": {"size": VOCAB}}[spec["name"]]
-    model = deed_model(kind, DeedConfig(asking={**spec, **full}))
+    model = deed_model(kind, DeedConfig(exit_check={**spec, **full}))
     compare(model, batch(), torch.tensor([0.0, 0.5, 0.8, 2.0]), min_new_tokens=6)
     if kind == "bart":
         compare(model, batch(), 0.6, num_beams=3)
@@ -93,10 +94,12 @@ def test_looks_that_see_everything_equal_plain_asking(kind, spec):
 
 
 def test_per_request_thresholds_under_beams(kind):
-    model = deed_model(kind, DeedConfig(asking={"name": "screen", "bound": True}))
+    model = deed_model(kind, DeedConfig(exit_check={"name": "screen", "bound": True}))
     per_request = torch.tensor([0.0, 0.5, 0.8, 2.0])
     inputs, mode = batch(), {"num_beams": 3, "max_new_tokens": 6}
-    plain = model.generate(**inputs, **mode, exit_threshold=per_request, asking="plain", return_dict_in_generate=True)
+    plain = model.generate(
+        **inputs, **mode, exit_threshold=per_request, exit_check="plain", return_dict_in_generate=True
+    )
     got = model.generate(**inputs, **mode, exit_threshold=per_request, return_dict_in_generate=True)
     assert torch.equal(got.sequences, plain.sequences) and torch.equal(got.exit_layers, plain.exit_layers)
     with pytest.raises(ValueError, match="exit_threshold has 3 values, but 4 rows"):
@@ -106,7 +109,7 @@ def test_per_request_thresholds_under_beams(kind):
 def test_a_threshold_that_decays(kind):
     config = {"threshold_decay": {"temperature": 4.0, "length": 9}, "threshold": 0.7}
     plain = deed_model(kind, DeedConfig(**config)).generate(**batch(), max_new_tokens=9)
-    model = deed_model(kind, DeedConfig(**config, asking={"name": "screen", "bound": True}))
+    model = deed_model(kind, DeedConfig(**config, exit_check={"name": "screen", "bound": True}))
     assert torch.equal(model.generate(**batch(), max_new_tokens=9), plain)
 
 
@@ -124,7 +127,7 @@ def test_confidence_over_allowed_tokens(kind, spec):
             prefix_allowed_tokens_fn=allow,
             exit_threshold=0.8,
             confidence_over="allowed",
-            asking=how,
+            exit_check=how,
             return_dict_in_generate=True,
         )
         for how in ("plain", spec)
@@ -141,20 +144,20 @@ def test_a_no_costs_no_exact_head(kind):
     model = deed_model(kind)
     options = {"max_new_tokens": 8, "min_new_tokens": 8, "exit_threshold": 1.0, "return_dict_in_generate": True}
     assert model.generate(**batch(), **options).past_key_values.stats()["asked_rows"] == 5 * 8 * 4
-    for spec in (*ONE_SIDED[:3], *ONE_SIDED[4:], *BOUNDED):
-        cache = model.generate(**batch(), **options, asking=spec).past_key_values
+    for spec in (*ONE_SIDED, *BOUNDED):
+        cache = model.generate(**batch(), **options, exit_check=spec).past_key_values
         exits = 2 if spec["name"] == "shortlist" and "first" not in spec else 1
         assert cache.stats()["asked_rows"] == exits * 8 * 4
-        assert cache.policy.looked_rows == (5 - exits) * 8 * 4 and cache.policy.confirmed_rows == 0
+        assert cache.policy.screened_rows == (5 - exits) * 8 * 4 and cache.policy.confirmed_rows == 0
 
 
 def test_thresholds_above_one_are_not_even_looked_at():
-    model = deed_model("t5_tied", DeedConfig(asking="screen"))
+    model = deed_model("t5_tied", DeedConfig(exit_check="screen"))
     out = model.generate(
         **batch(), max_new_tokens=4, exit_threshold=[1.5, 0.0, 0.0, 0.0], return_dict_in_generate=True
     )
-    assert out.past_key_values.policy.looked_rows == int((out.exit_layers > 0).sum())
-    never = asked(ThresholdPolicy(MaxProb(), 1.5), "screen", model)
+    assert out.past_key_values.policy.screened_rows == int((out.exit_layers > 0).sum())
+    never = with_exit_check(ThresholdPolicy(MaxProb(), 1.5), "screen", model)
     assert isinstance(never, ThresholdPolicy)
 
 
@@ -165,42 +168,31 @@ def test_schedules_leave_as_scheduled(kind, ask):
         policy = FixedSchedule(depths, ask=ask)
         plain = model.generate(**batch(), **options, exit_policy=policy)
         for spec in (*ONE_SIDED, *BOUNDED):
-            got = model.generate(**batch(), **options, exit_policy=policy, asking=spec)
+            got = model.generate(**batch(), **options, exit_policy=policy, exit_check=spec)
             assert torch.equal(got.sequences, plain.sequences) and torch.equal(got.exit_layers, plain.exit_layers)
-            assert (got.past_key_values.policy.looked_rows > 0) == ask
-
-
-def test_without_confirmation_the_refined_tokens_answer(kind):
-    """Twelve refined tokens of forty hold the best one, so greedy tokens are those of the exit, though its tail is rough."""
-    spec = {"name": "screen", "confirm": False, "refine": 12}
-    model = deed_model(kind, DeedConfig(asking=spec))
-    assert not build_asking(spec, model).equals_plain
-    flat = [3, 1, 5, 2]
-    compare(model, batch(), depths=lambda t, n: [flat[t % 4]] * n, policy=FixedSchedule(flat, ask=True))
-    out = model.generate(**batch(), max_new_tokens=8, exit_threshold=0.5, return_dict_in_generate=True)
-    assert out.past_key_values.policy.confirmed_rows == 0 and (out.exit_layers < 5).any()
+            assert (got.past_key_values.policy.screened_rows > 0) == ask
 
 
 def test_measures_that_need_no_head_are_not_screened(kind):
-    model = deed_model(kind, DeedConfig(confidence="state_similarity", asking="screen"))
+    model = deed_model(kind, DeedConfig(confidence="state_similarity", exit_check="screen"))
     out = compare(model, batch(), 0.75, ref.state_similarity)
     assert isinstance(out.past_key_values.policy, ThresholdPolicy)
 
 
 def test_a_policy_of_ones_own_is_asked_plainly_unless_wrapped():
-    model = deed_model("bart", DeedConfig(asking="screen"))
+    model = deed_model("bart", DeedConfig(exit_check="screen"))
 
     class Own:
-        remembers, exits_early, calls = False, True, 0
+        needs_history, exits_early, calls = False, True, 0
 
-        def leaves(self, ask):
+        def leaves(self, query):
             Own.calls += 1
-            return ask.masked_logits.softmax(-1).amax(-1) >= 0.6
+            return query.masked_logits.softmax(-1).amax(-1) >= 0.6
 
     own = Own()
-    assert asked(own, "screen", model) is own
+    assert with_exit_check(own, "screen", model) is own
     plain = model.generate(**batch(), max_new_tokens=8, exit_policy=own, return_dict_in_generate=True)
-    wrapped = AskedPolicy(own, build_asking({"name": "screen", "refine": VOCAB}, model))
+    wrapped = TwoStagePolicy(own, build_exit_check({"name": "screen", "refine": VOCAB}, model))
     got = model.generate(**batch(), max_new_tokens=8, exit_policy=wrapped, return_dict_in_generate=True)
     assert torch.equal(got.sequences, plain.sequences) and torch.equal(got.exit_layers, plain.exit_layers)
 
@@ -210,7 +202,7 @@ def test_two_threads_with_one_model_and_two_shortlists():
     jobs = [(seed, {"name": "shortlist", "size": size}) for seed in range(3) for size in (3, 30)]
 
     def run(seed, spec):
-        return model.generate(**batch(seed=seed), max_new_tokens=9, min_new_tokens=9, asking=spec)
+        return model.generate(**batch(seed=seed), max_new_tokens=9, min_new_tokens=9, exit_check=spec)
 
     expected = [run(*job) for job in jobs]
     got = [None] * len(jobs)
@@ -229,21 +221,21 @@ def test_two_threads_with_one_model_and_two_shortlists():
 
 def test_an_asked_policy_can_be_used_again():
     model = deed_model("bart")
-    policy = AskedPolicy(ThresholdPolicy(MaxProb(), 0.6), Shortlist(model, 5))
+    policy = TwoStagePolicy(ThresholdPolicy(MaxProb(), 0.6), build_exit_check({"name": "shortlist", "size": 5}, model))
     first = model.generate(**batch(), max_new_tokens=8, exit_policy=policy)
     other = batch(rows=2, seed=4)
     model.generate(**other, max_new_tokens=8, exit_policy=policy)
     assert torch.equal(model.generate(**batch(), max_new_tokens=8, exit_policy=policy), first)
-    assert policy.looked_rows == 0  # each generation counts for itself
+    assert policy.screened_rows == 0  # each generation counts for itself
 
 
 def test_the_copy_is_built_once_and_anew_after_the_weights_change(monkeypatch):
     model, made = deed_model("t5_tied"), []
-    whole = Screen._whole
-    monkeypatch.setattr(Screen, "_whole", lambda self: made.append(1) or whole(self))
+    build = screen_module.CheapMatrix
+    monkeypatch.setattr(screen_module, "CheapMatrix", lambda *a, **k: made.append(1) or build(*a, **k))
     names = set(model.state_dict())
     for _ in range(3):
-        model.generate(**batch(), max_new_tokens=2, exit_threshold=0.5, asking="screen")
+        model.generate(**batch(), max_new_tokens=2, exit_threshold=0.5, exit_check="screen")
     assert len(made) == 1 and set(model.state_dict()) == names
     with torch.no_grad():
         model.lm_head.weight.mul_(1.5)  # training on
@@ -257,7 +249,7 @@ def test_the_copy_is_built_once_and_anew_after_the_weights_change(monkeypatch):
         2,
     ):
         change()
-        screen = build_asking("screen", model)
+        screen = build_exit_check("screen", model)
         assert len(made) == number
         x = torch.randn(3, 32)
         exact = model.deed_family.head(model, x.double()).float()
@@ -267,8 +259,8 @@ def test_the_copy_is_built_once_and_anew_after_the_weights_change(monkeypatch):
 def test_copies_do_not_pile_up_and_go_with_the_model():
     model = deed_model("bart")
     for rank in range(1, 12):
-        build_asking({"name": "screen", "rank": rank}, model)
-    assert len(cheap_module._BUILT[model]) == 4
+        build_exit_check({"name": "screen", "rank": rank}, model)
+    assert len(model.deed_head_copies._kept) == 4
     gone = weakref.ref(model)
     del model
     gc.collect()
@@ -277,7 +269,7 @@ def test_copies_do_not_pile_up_and_go_with_the_model():
 
 def test_full_depth_stays_the_plain_models(kind):
     model = deed_model(
-        kind, DeedConfig(asking="screen"), enc=5
+        kind, DeedConfig(exit_check="screen"), enc=5
     )  # plain T5's own cache needs as many layers on both sides
     expected = plain_model(kind, enc=5).generate(**batch(), max_new_tokens=8)
     assert torch.equal(model.generate(**batch(), max_new_tokens=8, exit_threshold=1.5), expected)
@@ -285,11 +277,11 @@ def test_full_depth_stays_the_plain_models(kind):
 
 def test_saved_and_loaded_with_the_model(tmp_path):
     spec = {"name": "screen", "rank": 6, "refine": 5}
-    model = deed_model("t5_untied_gated", DeedConfig(threshold=0.6, asking=spec))
+    model = deed_model("t5_untied_gated", DeedConfig(threshold=0.6, exit_check=spec))
     expected = model.generate(**batch(), max_new_tokens=8)
     model.save_pretrained(tmp_path)
     again = deed.from_pretrained(tmp_path)
-    assert again.deed_config.asking == spec
+    assert again.deed_config.exit_check == spec
     assert torch.equal(again.generate(**batch(), max_new_tokens=8), expected)
 
 
@@ -297,42 +289,77 @@ def test_half_precision():
     model = deed_model("t5_untied_gated", DeedConfig(threshold=0.5), dtype=torch.bfloat16)
     inputs = batch()
     for spec in ("screen", {"name": "screen", "rank": 8}, "shortlist"):
-        out = model.generate(**inputs, max_new_tokens=6, asking=spec, return_dict_in_generate=True)
+        out = model.generate(**inputs, max_new_tokens=6, exit_check=spec, return_dict_in_generate=True)
         assert (out.exit_layers < 5).any()
     with pytest.raises(DeedConfigError, match="bound=True needs a float32 model"):
-        model.generate(**inputs, asking={"name": "screen", "bound": True})
+        model.generate(**inputs, exit_check={"name": "screen", "bound": True})
 
 
 @pytest.mark.parametrize("kind", ["t5_tied", "bart"])
-def test_a_quantised_head_is_asked_through_a_narrow_copy(kind):
+def test_a_quantized_head_is_screened_by_a_narrow_copy(kind):
     model = deed_model(kind, DeedConfig(threshold=0.85 if kind == "bart" else 0.6), dtype=torch.float32)
     deed.quantize(model, parts=["head"], min_weights=0)
     plain = model.generate(**batch(), max_new_tokens=8, return_dict_in_generate=True)
     for spec in ({"name": "screen", "rank": 8, "refine": VOCAB}, {"name": "shortlist", "size": VOCAB}):
-        got = model.generate(**batch(), max_new_tokens=8, asking=spec, return_dict_in_generate=True)
-        assert got.past_key_values.policy.looked_rows > 0
+        got = model.generate(**batch(), max_new_tokens=8, exit_check=spec, return_dict_in_generate=True)
+        assert got.past_key_values.policy.screened_rows > 0
         # Written out, the head's weights are exact, but its activations are not rounded: near-ties may be missed.
         assert (got.exit_layers[:, 0] >= plain.exit_layers[:, 0]).all()
         assert (got.exit_layers == plain.exit_layers).float().mean() > 0.8
     with pytest.raises(DeedConfigError, match="the head is in int8 already"):
-        model.generate(**batch(), asking="screen")
+        model.generate(**batch(), exit_check="screen")
 
 
 def test_errors():
     model = deed_model("bart", DeedConfig(confidence="patience"))
     with pytest.raises(DeedConfigError, match="does not work with confidence"):
-        model.generate(**batch(), exit_threshold=1.0, asking="shortlist")
-    with pytest.raises(ValueError, match="asked plainly"):
-        AskedPolicy(model._exit_policy(1.0, None), Shortlist(model, 4))
+        model.generate(**batch(), exit_threshold=1.0, exit_check="shortlist")
+    with pytest.raises(ValueError, match="checked plainly"):
+        TwoStagePolicy(model._exit_policy(1.0, None), build_exit_check({"name": "shortlist", "size": 4}, model))
     model = deed_model("bart")
-    with pytest.raises(DeedConfigError, match="asking must be one of"):
-        model.generate(**batch(), asking="guess")
-    with pytest.raises(DeedConfigError, match="asking must be one of"):
-        model.generate(**batch(), asking="guess", exit_threshold=2.0)
+    with pytest.raises(DeedConfigError, match="exit_check must be one of"):
+        model.generate(**batch(), exit_check="guess")
+    with pytest.raises(DeedConfigError, match="exit_check must be one of"):
+        model.generate(**batch(), exit_check="guess", exit_threshold=2.0)
     with pytest.raises(DeedConfigError, match="rank must be below d_model, which is 32, got 32"):
-        model.generate(**batch(), exit_threshold=0.5, asking={"name": "screen", "rank": 32})
+        model.generate(**batch(), exit_threshold=0.5, exit_check={"name": "screen", "rank": 32})
     with pytest.raises(DeedConfigError, match="needs trained gates"):
-        model.generate(**batch(), exit_threshold=0.5, asking="gate")
-    own = type("Own", (), {"remembers": False, "exits_early": True, "leaves": None})()
+        model.generate(**batch(), exit_threshold=0.5, exit_check="gate")
+    own = type("Own", (), {"needs_history": False, "exits_early": True, "leaves": None})()
     with pytest.raises(DeedConfigError, match="under a threshold"):
-        AskedPolicy(own, build_asking({"name": "screen", "bound": True}, model))
+        TwoStagePolicy(own, build_exit_check({"name": "screen", "bound": True}, model))
+
+
+def test_the_former_name_is_still_read():
+    model = deed_model("t5_tied")
+    spec = {"name": "screen", "rank": 8}
+    options = {"max_new_tokens": 6, "exit_threshold": 0.5}
+    expected = model.generate(**batch(), **options, exit_check=spec)
+    assert torch.equal(model.generate(**batch(), **options, asking=spec), expected)
+    with pytest.raises(ValueError, match="former name"):
+        model.generate(**batch(), asking="plain", exit_check="plain")
+
+
+def test_a_copied_model_builds_its_own():
+    import copy
+
+    model = deed_model("bart")
+    build_exit_check("screen", model)
+    twin = copy.deepcopy(model)
+    assert len(model.deed_head_copies._kept) == 1 and not twin.deed_head_copies._kept
+
+
+def test_a_shortlist_is_the_screen_that_reuses_its_tokens(kind):
+    """One class, two names: the same tokens and depths."""
+    model = deed_model(kind)
+    options = {"max_new_tokens": 8, "exit_threshold": 0.6, "return_dict_in_generate": True}
+    pairs = (
+        ({"name": "shortlist", "size": 6}, {"name": "screen", "refine": 6, "reuse": True, "first": "exact"}),
+        (
+            {"name": "shortlist", "size": 6, "first": "screen", "rank": 8},
+            {"name": "screen", "refine": 6, "reuse": True, "rank": 8},
+        ),
+    )
+    for short, screen in pairs:
+        a, b = (model.generate(**batch(), **options, exit_check=spec) for spec in (short, screen))
+        assert torch.equal(a.sequences, b.sequences) and torch.equal(a.exit_layers, b.exit_layers)

@@ -30,7 +30,7 @@ def test_gates_tell_better_than_chance_and_leave_early(shipped):
     lines = []
     report = fit_gate(model, examples, progress=lines.append)
     assert len(lines) == len(report["exits"]) == len(model.deed_config.exit_layers) - 1
-    assert model.deed_config.asking == "gate" and report["held_out"] > 100
+    assert model.deed_config.exit_check == "gate" and report["held_out"] > 100
     early = [e["auc"] for e in report["exits"][:4]]
     assert all(a is None or a > 0.5 for a in early) and max(a for a in early if a is not None) > 0.7
     assert report["exits"][0]["agrees"] < report["exits"][-1]["agrees"]
@@ -40,7 +40,7 @@ def test_gates_tell_better_than_chance_and_leave_early(shipped):
     _, loose_depth = answer(model, tokenizer, words, 0.3)
     assert loose_depth < strict_depth < depth
     assert sum(a == b for a, b in zip(strict, full, strict=True)) > 0.6 * len(words)
-    model.deed_config.asking = "plain"
+    model.deed_config.exit_check = "plain"
     del model.deed_exits["gate"]
 
 
@@ -49,7 +49,7 @@ def test_a_fitted_screen_misses_less_than_one_from_the_weights_alone(shipped):
     model, _, examples = shipped
     rank, kept = 6, {}
     report = fit_screen(model, examples[:60], rank)
-    assert model.deed_config.asking == {"name": "screen", "rank": rank} and 0 < report["error"] < 1
+    assert model.deed_config.exit_check == {"name": "screen", "rank": rank} and 0 < report["error"] < 1
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(e["input_ids"]) for e in examples[60:90]], True)
     out = model.generate(ids, attention_mask=(ids != 0).long(), exit_threshold=2.0, max_new_tokens=4)
     hidden = (
@@ -58,16 +58,15 @@ def test_a_fitted_screen_misses_less_than_one_from_the_weights_alone(shipped):
         .flatten(0, 1)
     )
     exact = model.exit_head(2, hidden)
-    options = {"refine": 0, "slack": 0.0, "bound": False, "confirm": True}
     for name in ("fitted", "weights"):
         if name == "weights":
             del model.deed_exits["screen"]
-        screen = Screen(model, rank, **options)
-        ask = deed.Ask(2, 1, False, 0, torch.arange(len(hidden)), hidden, None, None)
-        rough = screen.logits(ask)
+        screen = Screen(model, rank, refine=0)
+        ask = deed.ExitQuery(2, 1, False, 0, torch.arange(len(hidden)), hidden, None, None)
+        rough = screen.approximation(ask).logits
         kept[name] = float((rough - exact).sub((rough - exact).mean(-1, keepdim=True)).square().sum())
     assert kept["fitted"] < 0.7 * kept["weights"]
-    model.deed_config.asking = "plain"
+    model.deed_config.exit_check = "plain"
 
 
 def examples_for(rows=10):
@@ -82,25 +81,25 @@ def examples_for(rows=10):
 def test_learned_tensors_are_saved_and_loaded_and_not_trained(kind, tmp_path):
     model = deed_model(kind, DeedConfig(threshold=0.6), dtype=torch.float32)
     trainable = sum(p.numel() for p in model.deed_exits.parameters())
-    plain = model.generate(**batch(), max_new_tokens=8, asking="plain", return_dict_in_generate=True)
+    plain = model.generate(**batch(), max_new_tokens=8, exit_check="plain", return_dict_in_generate=True)
     fit_screen(model, examples_for(), 9)
     screened = model.generate(**batch(), max_new_tokens=8)
-    assert model.deed_config.asking["name"] == "screen"
+    assert model.deed_config.exit_check["name"] == "screen"
     assert fit_gate(model, examples_for()) == fit_gate(model, examples_for()), "training is deterministic"
     assert sum(p.numel() for p in model.deed_exits.parameters()) == trainable
     got = model.generate(**batch(), max_new_tokens=8, return_dict_in_generate=True)
     assert isinstance(got.past_key_values.policy, ThresholdPolicy)  # a gate is a measure
     assert not torch.equal(got.exit_layers, plain.exit_layers[:, : got.exit_layers.shape[1]])
     model.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["deed_config"]["asking"] == "gate"
+    assert json.loads((tmp_path / "config.json").read_text())["deed_config"]["exit_check"] == "gate"
     again = deed.from_pretrained(tmp_path)
     assert torch.equal(again.generate(**batch(), max_new_tokens=8), got.sequences)
-    other = again.generate(**batch(), max_new_tokens=8, asking={"name": "screen", "rank": 9})
+    other = again.generate(**batch(), max_new_tokens=8, exit_check={"name": "screen", "rank": 9})
     assert torch.equal(other, screened)
-    # Whatever asking is set to, the folder stays loadable, and another model's extras do not stay behind.
-    again.deed_config.asking = "plain"
+    # Whatever exit_check is set to, the folder stays loadable, and another model's extras do not stay behind.
+    again.deed_config.exit_check = "plain"
     again.save_pretrained(tmp_path / "plain")
-    assert deed.from_pretrained(tmp_path / "plain").deed_config.asking == "plain"
+    assert deed.from_pretrained(tmp_path / "plain").deed_config.exit_check == "plain"
     fresh = deed_model(kind, dtype=torch.float32)
     fresh.save_pretrained(tmp_path / "fresh")
     from deed.modeling.loading import load_exits_into
@@ -163,8 +162,8 @@ def test_errors():
         fit_screen(model, examples_for(), 32)
     fit_screen(model, examples_for(), 4)
     with pytest.raises(DeedConfigError, match="fit_screen was run for rank 4"):
-        model.generate(**batch(), exit_threshold=0.5, asking={"name": "screen", "rank": 5})
-    model.generate(**batch(), exit_threshold=0.5, asking={"name": "screen", "rank": 3}, max_new_tokens=2)
+        model.generate(**batch(), exit_threshold=0.5, exit_check={"name": "screen", "rank": 5})
+    model.generate(**batch(), exit_threshold=0.5, exit_check={"name": "screen", "rank": 3}, max_new_tokens=2)
     only = deed_model("bart", DeedConfig(exit_layers=[5]))
     for fit in (lambda: fit_gate(only, examples_for()), lambda: fit_screen(only, examples_for(), 4)):
         with pytest.raises(ValueError, match="has none"):

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import deed_model
-from deed import Ask, DeedConfigError, FixedSchedule, Margin, MaxProb, StateSimilarity, ThresholdPolicy
-from deed.policies.exit_checks import AskedPolicy, Screen, Shortlist
+from deed import DeedConfigError, ExitQuery, FixedSchedule, Margin, MaxProb, StateSimilarity, ThresholdPolicy
+from deed.policies.exit_checks import Screen, TwoStagePolicy, build_exit_check, with_exit_check
 from deed.policies.exit_checks.bounds import UpperBound, bounded
-from deed.policies.exit_checks.build import asked, build_asking
 from deed.policies.exit_checks.int8_copy import CheapMatrix, has_int8
 from deed.policies.exit_checks.screen import gathered_logits, principal_directions
-from deed.policies.exit_checks.two_stage import FirstLook, Loosened
+from deed.policies.exit_checks.two_stage import QUERY_FIELDS, ApproximateQuery
+from deed.policies.query import ExitDecision
 
 needs_int8 = pytest.mark.skipif(not has_int8(torch.device("cpu")), reason="no int8 kernel on this machine")
 
@@ -85,17 +85,17 @@ def test_the_upper_bound_never_says_no_where_the_exact_head_says_yes(
     if allowed is not None:
         allowed[:, 0] = True
     measure = Margin() if margin else MaxProb()
-    screen = Screen(model, None, refine, 0.0, True, True)
+    screen = Screen(model, None, refine, bound=True)
     exact = _ask(hidden, model.head, allowed)
     confidence = measure(exact)
     upper = UpperBound(margin)(_look(exact, screen))
     assert (upper >= confidence).all()
     for value in (threshold, float(confidence[0])):
         policy = ThresholdPolicy(measure, value)
-        asked_policy = AskedPolicy(policy, screen)
-        maybe, yes = asked_policy.first.leaves(_look(exact, screen)), policy.leaves(exact)
+        two_stages = TwoStagePolicy(policy, screen)
+        maybe, yes = two_stages.first.leaves(_look(exact, screen)), policy.leaves(exact)
         assert (maybe >= yes).all()
-        leaves = asked_policy.leaves(_ask(hidden, model.head, allowed))
+        leaves = two_stages.leaves(_ask(hidden, model.head, allowed))
         # Six rows at once and some of them alone may differ in the last bit, plainly asked too.
         clear = (confidence - value).abs() > 1e-5
         assert torch.equal(leaves[clear], yes[clear]) and not (leaves & ~maybe).any()
@@ -104,7 +104,7 @@ def test_the_upper_bound_never_says_no_where_the_exact_head_says_yes(
 @needs_int8
 def test_the_upper_bound_is_no_blanket_yes():
     weight, hidden = numbers(0, 500, 128, scale=0.2), numbers(1, 64, 128)
-    screen = Screen(_HeadOnly(weight), None, 16, 0.0, True, True)
+    screen = Screen(_HeadOnly(weight), None, 16, bound=True)
     exact = _ask(hidden, screen.exits.head)
     threshold = float(MaxProb()(exact).quantile(0.7))
     maybe = bounded(ThresholdPolicy(MaxProb(), threshold)).leaves(_look(exact, screen))
@@ -118,19 +118,19 @@ def test_refined_tokens_are_exact(kind):
     exact = _ask(hidden, lambda h: model.exit_head(2, h))
     for spec in ({}, {"rank": 5}, {"bound": True}):
         look = _look(exact, Screen(model, **{**ALL, "refine": 7, **spec}))
-        rough, tokens = look.logits, look.refined
+        rough, tokens = look.logits, look.approximation.refined
         assert tokens.shape == (3, 7)
         torch.testing.assert_close(
             rough.gather(1, tokens), exact.logits.float().gather(1, tokens), rtol=1e-5, atol=1e-5
         )
         assert (rough - exact.logits).abs().max() > 1e-4
     weight, bias, scale = model.deed_family.head_parts(model)
-    features = model.deed_exits["2"](model.deed_family.finish(model, hidden))
+    features = model.deed_exits["2"](model.deed_family.final_norm(model, hidden))
     every = torch.arange(40).expand(3, 40)
     torch.testing.assert_close(gathered_logits(weight, bias, scale, features, every), exact.logits)
 
 
-ALL = {"rank": None, "refine": 0, "slack": 0.0, "bound": False, "confirm": True}
+ALL = {"rank": None, "refine": 0, "bound": False}
 
 
 def test_low_rank_reproduces_a_head_of_that_rank():
@@ -145,68 +145,73 @@ def test_low_rank_reproduces_a_head_of_that_rank():
     assert (worse - exact.logits).norm() > 3 * (rough - exact.logits).norm()
 
 
-def test_slack_loosens_the_first_look_only():
-    model = _HeadOnly(numbers(0, 300, 32, scale=0.4))
-    exact = _ask(numbers(1, 50, 32), model.head)
-    said = {}
-    for slack in (0.0, 0.3):
-        policy = AskedPolicy(ThresholdPolicy(MaxProb(), 0.9), Screen(model, **{**ALL, "rank": 20, "slack": slack}))
-        said[slack] = policy.leaves(_ask(exact.hidden, model.head)), policy.confirmed_rows
-    truth = MaxProb()(exact) >= 0.9
-    assert (said[0.3][0] >= said[0.0][0]).all() and said[0.3][1] > said[0.0][1]
-    assert not (said[0.3][0] & ~truth).any()
-    assert Loosened(MaxProb(), 0.5)(exact).max() <= 1
-
-
 def test_a_shortlist_is_the_last_full_look_of_this_step_and_row():
     model = _HeadOnly(numbers(0, 50, 16))
-    look = Shortlist(model, 5)
+    head = build_exit_check({"name": "shortlist", "size": 5}, model).begin()
 
-    def ask(exit_index, rows, step=0, hidden=None):
-        hidden = numbers(exit_index, 4, 16)[rows] if hidden is None else hidden
-        return _ask(hidden, model.head, exit_index=exit_index, step=step, rows=torch.tensor(rows))
+    def ask(exit_index, rows):
+        return _ask(numbers(exit_index, 4, 16)[rows], model.head, exit_index=exit_index, rows=torch.tensor(rows))
+
+    def stay(query):
+        return torch.zeros(len(query.rows), dtype=torch.bool)
 
     first = ask(0, [0, 1, 2, 3])
-    assert not look.serves(first)
+    assert not head.serves(first)
+    head.observe(first, ExitDecision(stay(first), None, first.logits))
     best = first.logits.topk(5).indices
     second = ask(1, [1, 3])
-    assert look.serves(second)
-    seen = look.logits(_look(second, look))
+    assert head.serves(second)
+    seen = head.approximation(second).logits
     for i, row in enumerate((1, 3)):
         listed = (seen[i] > -torch.inf).nonzero()[:, 0]
         assert set(listed.tolist()) == set(best[row].tolist())
         torch.testing.assert_close(seen[i, listed], second.logits[i, listed])
     # Row 3 was confirmed, so that all its logits are known: its list is new, row 1's is not.
-    second.__dict__.pop("logits")
-    second.narrowed = torch.tensor([1]), second.head(second.hidden[1:])
+    confirmed = second.head(second.hidden[1:])
+    head.observe(second, ExitDecision(stay(second), torch.tensor([1]), confirmed))
     third = ask(2, [1, 3])
-    assert look.serves(third)
-    listed = [set((row > -torch.inf).nonzero()[:, 0].tolist()) for row in look.logits(_look(third, look))]
-    assert listed == [set(best[1].tolist()), set(second.narrowed[1][0].topk(5).indices.tolist())]
-    assert not look.serves(ask(0, [0, 1], step=1)), "a new step starts anew"
-    assert not look.serves(ask(1, [0, 1], step=1)), "nothing was looked at yet: the exit before was not asked"
+    assert head.serves(third)
+    listed = [set((row > -torch.inf).nonzero()[:, 0].tolist()) for row in head.approximation(third).logits]
+    assert listed == [set(best[1].tolist()), set(confirmed[0].topk(5).indices.tolist())]
+    head.observe(third, ExitDecision(stay(third)))
+    again = ask(0, [0, 1])
+    assert not head.serves(again), "a new step starts anew"
+    head.observe(again, ExitDecision(stay(again)))
+    assert not head.serves(ask(1, [0, 1])), "nothing is known yet: the exit before computed no logits"
+
+
+def test_a_shortlist_leaves_out_what_is_not_allowed():
+    model = _HeadOnly(numbers(0, 50, 16))
+    head = build_exit_check({"name": "shortlist", "size": 5}, model).begin()
+    allowed = torch.arange(50).expand(2, 50) >= 40
+    query = _ask(numbers(1, 2, 16), model.head, allowed, exit_index=0)
+    head.serves(query)
+    head.observe(query, ExitDecision(torch.zeros(2, dtype=torch.bool), None, query.logits))
+    assert head.serves(_ask(numbers(2, 2, 16), model.head, allowed)) and (head.tokens >= 40).all()
 
 
 def test_what_each_way_promises_and_whom_it_wraps():
     model = deed_model("bart")
     for spec, equal in (("shortlist", False), ("screen", False), ({"name": "screen", "bound": True}, True)):
-        look = build_asking(spec, model)
-        assert look.equals_plain is equal and look.__doc__
-        policy = asked(ThresholdPolicy(MaxProb(), 0.5), spec, model)
-        assert isinstance(policy, AskedPolicy) and policy.exits_early and not policy.remembers
-        assert policy.to_dict()["look"] == type(look).__name__
-    assert build_asking("plain", model) is None
+        head = build_exit_check(spec, model)
+        assert head.equals_plain is equal and head.__doc__
+        policy = with_exit_check(ThresholdPolicy(MaxProb(), 0.5), spec, model)
+        assert isinstance(policy, TwoStagePolicy) and policy.exits_early and not policy.needs_history
+        assert policy.to_dict()["head"] == type(head).__name__
+    assert build_exit_check("plain", model) is None
     plain = ThresholdPolicy(MaxProb(), 0.5)
-    assert asked(plain, "plain", model) is plain and asked(plain, {"name": "plain"}, model) is plain
+    assert (
+        with_exit_check(plain, "plain", model) is plain and with_exit_check(plain, {"name": "plain"}, model) is plain
+    )
     similar = ThresholdPolicy(StateSimilarity(), 0.5)
-    assert asked(similar, "screen", model) is similar
+    assert with_exit_check(similar, "screen", model) is similar
     with pytest.raises(DeedConfigError, match="bound"):
-        asked(similar, {"name": "screen", "bound": True}, model)
+        with_exit_check(similar, {"name": "screen", "bound": True}, model)
     assert bounded(FixedSchedule([1])) == FixedSchedule([1])
 
 
 class _Family:
-    def ends(self, model):
+    def norm_and_head(self, model):
         return lambda hidden: hidden, model.head
 
     def head_parts(self, model):
@@ -228,9 +233,10 @@ class _HeadOnly(torch.nn.Module):
 
 def _ask(hidden, head, allowed=None, exit_index=1, step=0, rows=None):
     rows = torch.arange(len(hidden)) if rows is None else rows
-    return Ask(exit_index + 1, exit_index, False, step, rows, hidden, None, lambda h=hidden: head(h), allowed)
+    return ExitQuery(exit_index + 1, exit_index, False, step, rows, hidden, None, lambda h=hidden: head(h), allowed)
 
 
-def _look(ask, look):
-    fields = (ask.depth, ask.exit_index, False, ask.step, ask.rows, ask.hidden, None, ask.head, ask.allowed)
-    return FirstLook(*fields, look=look)
+def _look(query, head):
+    return ApproximateQuery(
+        **{name: getattr(query, name) for name in QUERY_FIELDS}, approximate=lambda: head.approximation(query)
+    )

@@ -16,13 +16,15 @@ COCO's. Captioning models are trained on `train` and `restval`, COCO's `val` les
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from deed.errors import DataError
 
 from ..base import Example
-from .coco import coco_image, list_entries
-from .reading import find_split
+from .coco import coco_image
+from .reading import Entry, Examples, Id, find_split, list_entries, wrong
 
 KARPATHY = "dataset_coco.json"
 KARPATHY_SPLITS = ("train", "restval", "val", "test")
@@ -33,12 +35,47 @@ FILES = tuple(f"{folder}captions_{{split}}{year}.json" for folder in FOLDERS for
 EXACT = tuple(f"{folder}captions_{{split}}.json" for folder in FOLDERS)
 
 
-def read(data: Path, split: str) -> Iterator[Example]:
+class Sentence(Entry):
+    """A caption of Karpathy's."""
+
+    raw: str
+
+
+class Picture(Entry):
+    """What is read of one of Karpathy's pictures."""
+
+    named = "image", "cocoid"
+
+    split: str
+    cocoid: Id
+    filepath: str
+    filename: str
+    sentences: list[Sentence]
+
+
+class Annotation(Entry):
+    """What is read of a caption in COCO's own files."""
+
+    image_id: Id
+    caption: str
+
+
+class Image(Entry):
+    """What is read of a picture in COCO's own files."""
+
+    named = "image", "id"
+
+    id: Id
+    file_name: str
+
+
+def read(data: Path, split: str, skip_missing: bool = False) -> Iterator[Example]:
     """The pictures of a split, in the file's order, one at a time, each with all its captions.
 
     Args:
         data: folder with the files above.
         split: `train`, `val` (or `validation`); of Karpathy's also `restval` and `test`; `train2014`, `val2014`.
+        skip_missing: see `Examples`.
 
     Yields:
         Example: `question` is empty, `answers` are the captions as written (without outer white space), `id` is the image's,
@@ -51,43 +88,47 @@ def read(data: Path, split: str) -> Iterator[Example]:
     data = Path(data)
     if split[-4:] in YEARS:
         _, path = find_split(data, split, EXACT)
-        return _official(data, path)
+        return _official(data, path, skip_missing)
     karpathy = data / KARPATHY
     if not karpathy.is_file():
         _, path = find_split(data, split, FILES)
-        return _official(data, path)
+        return _official(data, path, skip_missing)
     name = "val" if split == "validation" else split
     if name not in KARPATHY_SPLITS:
         raise DataError(f"{karpathy}: no split {split!r}; it has {', '.join(KARPATHY_SPLITS)}")
-    return _karpathy(data, karpathy, name)
+    return Examples(list_entries(karpathy, "images", Picture), partial(_parse_karpathy, data, name), skip_missing)
 
 
-def _karpathy(data: Path, path: Path, split: str) -> Iterator[Example]:
-    for entry in list_entries(path, "images"):
-        if entry.text("split") != split:
-            continue
-        image_id = entry.id("cocoid")
-        entry.where += f" (image {image_id})"
-        captions = [sentence.text("raw").strip() for sentence in entry.entries("sentences")]
-        if not captions:
-            raise entry.wrong("sentences", "one caption or more")
-        folder, name = entry.text("filepath"), entry.text("filename")
-        yield _example(captions, coco_image([data], folder, name, entry.where, "filename"), image_id)
+def _parse_karpathy(data: Path, split: str, row: Picture, where: str) -> Iterator[Example]:
+    if row.split != split:
+        return
+    if not row.sentences:
+        raise wrong(where, "sentences", "one caption or more", row.sentences)
+    captions = [sentence.raw.strip() for sentence in row.sentences]
+    image = coco_image([data], row.filepath, row.filename, where, "filename")
+    yield _example(captions, image, row.cocoid)
 
 
-def _official(data: Path, path: Path) -> Iterator[Example]:
-    captions: dict[str, list[str]] = {}
-    for entry in list_entries(path, "annotations"):
-        captions.setdefault(entry.id("image_id"), []).append(entry.text("caption").strip())
+def _official(data: Path, path: Path, skip_missing: bool) -> Examples:
     folder = path.stem.removeprefix("captions_")
-    for entry in list_entries(path, "images"):
-        image_id = entry.id("id")
-        entry.where += f" (image {image_id})"
-        if image_id not in captions:
-            raise entry.wrong("id", "an image that one annotation or more is of")
-        image = coco_image([data], folder, entry.text("file_name"), entry.where, "file_name")
-        yield _example(captions[image_id], image, image_id)
+    return Examples(_with_captions(path), partial(_parse_official, data, folder), skip_missing)
 
 
-def _example(captions: list[str], image: Path, image_id: str) -> Example:
-    return Example("", captions, image=image, id=image_id, kind="caption", extra={"task": "caption"})
+def _with_captions(path: Path) -> Iterator[tuple[str, Any]]:
+    captions: dict[str, list[str]] = {}
+    for _, annotation in list_entries(path, "annotations", Annotation):
+        captions.setdefault(str(annotation.image_id), []).append(annotation.caption.strip())
+    for where, row in list_entries(path, "images", Image):
+        yield where, (row, captions)
+
+
+def _parse_official(data: Path, folder: str, entry: Any, where: str) -> Iterator[Example]:
+    row, captions = entry
+    if str(row.id) not in captions:
+        raise wrong(where, "id", "an image that one annotation or more is of", row.id)
+    image = coco_image([data], folder, row.file_name, where, "file_name")
+    yield _example(captions[str(row.id)], image, row.id)
+
+
+def _example(captions: list[str], image: Path, image_id: str | int) -> Example:
+    return Example("", captions, image=image, id=str(image_id), kind="caption", extra={"task": "caption"})

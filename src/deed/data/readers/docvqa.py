@@ -1,48 +1,106 @@
 """DocVQA (single page): questions about scanned documents, with the OCR that comes with them.
 
-On disk, as rrc.cvc.uab.es (challenge 17, task 1) hands it out; all in one folder, or a folder per split with its own
-`documents` and `ocr_results`:
+On disk, as rrc.cvc.uab.es (challenge 17, task 1) hands it out: its three archives unpacked into one folder, or, as it was
+before, all in one folder or a folder per split:
 
-    {split}_v1.0.json or {split}_v1.0_withQT.json   {"data": [{questionId, question, image, ucsf_document_id,
-                                                    ucsf_document_page_no, answers (not in test), question_types}]}
-    documents/*.png                                 the field `image` is "documents/….png"
-    ocr_results/{ucsf_document_id}_{page}.json      {"recognitionResults": [{width, height, lines: [{words: [{text,
-                                                    boundingBox: x1, y1 … x4, y4 in pixels}]}]}]}
+    spdocvqa_qas/{split}_v1.0_withQT.json       {"data": [{questionId, question, image, ucsf_document_id,
+        or {split}_v1.0.json                    ucsf_document_page_no, answers (not in test), question_types}]}
+    spdocvqa_images/*.png                       before: documents/*.png, which the field `image` still says
+    spdocvqa_ocr/{document id}_{page}.json      before: ocr_results; {"recognitionResults": [{width, height, lines:
+                                                [{words: [{text, boundingBox: x1, y1 … x4, y4 in pixels}]}]}]}
 
-A folder with `imdb_{split}.npy` instead is read by `docvqa_imdb`.
+The folder given may be that of the questions, too: pictures and OCR are looked for there and one folder above. A folder with
+`imdb_{split}.npy` instead is read by `docvqa_imdb`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from deed.errors import DataError
+from msgspec import Meta
+
 from deed.ocr.words import Word, unit_box
+from deed.utils.files import read_json
 
 from ..base import Example
 from . import docvqa_imdb
-from .reading import Entry, data_entries, existing_image, find_split, words_at
+from .reading import (
+    Entry,
+    Examples,
+    Id,
+    Number,
+    answers_of,
+    existing_file,
+    existing_image,
+    find_split,
+    list_entries,
+    read_entry,
+    words_at,
+    wrong,
+)
 
 # With question types before without.
-FILES = (
-    "{split}_v1.0_withQT.json",
-    "{split}_v1.0.json",
-    "{split}/{split}_v1.0_withQT.json",
-    "{split}/{split}_v1.0.json",
-)
+FOLDERS = ("", "spdocvqa_qas/", "{split}/", "qas/", "annotations/")
+FILES = tuple(f"{folder}{{split}}_v1.0{ending}.json" for folder in FOLDERS for ending in ("_withQT", ""))
+IMAGE_FOLDERS = ("spdocvqa_images", "documents", "images", "")
+OCR_FOLDERS = ("spdocvqa_ocr", "ocr_results", "ocr")
 PAGES_KEPT = 32  # the questions about one page follow each other
 
+Size = Annotated[float, Meta(gt=0, le=1e15)]
+Corners = tuple[Number, Number, Number, Number, Number, Number, Number, Number]
 
-def read(data: Path, split: str) -> Iterator[Example]:
+
+class Question(Entry):
+    """What is read of a question."""
+
+    named = "question", "questionId"
+
+    questionId: Id
+    question: str
+    image: str
+    ucsf_document_id: Id
+    ucsf_document_page_no: Id
+    answers: list[str] | None = None
+    question_types: list[str] | None = None
+
+
+class OcrWord(Entry):
+    """A word with the corners of its box, clockwise from the upper left."""
+
+    text: str
+    boundingBox: Corners
+
+
+class OcrLine(Entry):
+    """A line of words."""
+
+    words: list[OcrWord]
+
+
+class OcrPage(Entry):
+    """A page and its size, in the unit of its boxes."""
+
+    width: Size
+    height: Size
+    lines: list[OcrLine]
+
+
+class OcrFile(Entry):
+    """A file of `spdocvqa_ocr`."""
+
+    recognitionResults: list[OcrPage]
+
+
+def read(data: Path, split: str, skip_missing: bool = False) -> Iterator[Example]:
     """The questions of a split, in the file's order, one at a time.
 
     Args:
         data: folder with the files above, or with an imdb.
         split: `train`, `val` (or `validation`), `test`.
+        skip_missing: see `Examples`.
 
     Yields:
         Example: `kind` is the first of the question's types, all of them are in `extra["question_types"]`.
@@ -52,55 +110,49 @@ def read(data: Path, split: str) -> Iterator[Example]:
             is reached).
     """
     data = Path(data)
-    if docvqa_imdb.is_imdb(data) and not any(data.glob("*_v1.0*.json")):
-        return docvqa_imdb.read(data, split)
+    if docvqa_imdb.is_imdb(data) and not any(path for name in FILES for path in data.glob(name.format(split="*"))):
+        return docvqa_imdb.read(data, split, skip_missing)
     name, path = find_split(data, split, FILES)
-    return _examples(path, is_test=name == "test")
-
-
-def _examples(path: Path, is_test: bool) -> Iterator[Example]:
     page_words = lru_cache(PAGES_KEPT)(read_ocr)
-    for entry in data_entries(path):
-        question_id = entry.id("questionId")
-        entry.where += f" (question {question_id})"
-        image = existing_image([path.parent / entry.text("image")], entry.where, "image")
-        page = f"{entry.id('ucsf_document_id')}_{entry.id('ucsf_document_page_no')}.json"
-        ocr = path.parent / "ocr_results" / page
-        if not ocr.is_file():
-            raise DataError(f"{entry.where}: 'ucsf_document_page_no': expected the page's OCR at {ocr}, found none")
-        types = entry.texts("question_types") if entry.has("question_types") else []
-        yield Example(
-            question=entry.text("question"),
-            answers=entry.answers(is_test),
-            words=list(page_words(ocr)),
-            image=image,
-            id=question_id,
-            kind=types[0] if types else "",
-            extra={"question_types": types} if types else {},
-        )
+    return Examples(
+        list_entries(path, "data", Question), partial(_parse, path, name == "test", page_words), skip_missing
+    )
+
+
+def _parse(path: Path, is_test: bool, page_words: Any, row: Question, where: str) -> Iterator[Example]:
+    roots = path.parent, path.parent.parent
+    name = Path(row.image).name
+    images = [root / folder / name for root in roots for folder in IMAGE_FOLDERS]
+    image = existing_image([path.parent / row.image, *images], where, "image")
+    page = f"{row.ucsf_document_id}_{row.ucsf_document_page_no}.json"
+    places = [root / folder / page for root in roots for folder in OCR_FOLDERS]
+    if (ocr := existing_file(places)) is None:
+        expected = f"the page's OCR (by ucsf_document_id, too) at {' or '.join(map(str, places))}"
+        raise wrong(where, "ucsf_document_page_no", expected, row.ucsf_document_page_no)
+    types = row.question_types or []
+    yield Example(
+        question=row.question,
+        answers=answers_of(row.answers, is_test, where),
+        words=list(page_words(ocr)),
+        image=image,
+        id=str(row.questionId),
+        kind=types[0] if types else "",
+        extra={"question_types": types} if types else {},
+    )
 
 
 def read_ocr(path: Path) -> tuple[Word, ...]:
-    """The words of one `ocr_results` file, in its order.
+    """The words of one OCR file, in its order.
 
     Boxes come as four corners, which are not upright where the text is not: the word's box is their hull.
 
     Raises:
         DataError: not JSON, or a field missing or wrong; names file, word and field.
     """
-    try:
-        content: Any = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}); get the file again") from None
     words: list[Word] = []
-    for page in Entry(content, str(path)).entries("recognitionResults"):
-        width, height = page.number("width"), page.number("height")
-        if min(width, height) <= 0:
-            raise page.wrong("width" if width <= 0 else "height", "a number above 0")
-        for line in page.entries("lines"):
-            for word in line.entries("words"):
-                corners = word.numbers("boundingBox", 8)
-                xs, ys = corners[::2], corners[1::2]
-                box = unit_box(min(xs), min(ys), max(xs), max(ys), width, height)
-                words += words_at(word.text("text"), box)
+    _, found = read_entry(read_json(path), OcrFile, str(path))
+    for page in found.recognitionResults:
+        for word in (word for line in page.lines for word in line.words):
+            xs, ys = word.boundingBox[::2], word.boundingBox[1::2]
+            words += words_at(word.text, unit_box(min(xs), min(ys), max(xs), max(ys), page.width, page.height))
     return tuple(words)

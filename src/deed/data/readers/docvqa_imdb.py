@@ -3,35 +3,81 @@
 The format of rubenpt91/MP-DocVQA-Framework: a numpy array of objects, a header first, then a dict per question:
 question_id, question, answers (not in test), image_name, ocr_tokens, ocr_normalized_boxes (left, top, right, bottom,
 0..1 of the page). In MP-DocVQA the last three are lists with an item per page, and answer_page_idx says which one
-holds the answer: that page is the example's. Images are `{image_name}.jpg` or `.png`, in the same folder, `images/` or
-`documents/`.
+holds the answer: that page is the example's. Images are `{image_name}.jpg` or `.png`, in the same folder or one beside
+it (`IMAGE_FOLDERS`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deed.errors import DataError
 from deed.ocr.words import Word, unit_box
 from deed.utils.unpickle import load_objects
 
 from ..base import Example
-from .reading import Entry, existing_image, find_split, words_at
+from .reading import (
+    Box,
+    Entry,
+    Examples,
+    Id,
+    Whole,
+    answers_of,
+    existing_image,
+    find_split,
+    read_entry,
+    words_at,
+    wrong,
+)
 
-FILES = ("imdb_{split}.npy", "new_imdb_{split}.npy")
-IMAGE_FOLDERS = ("", "images", "documents")
+FOLDERS = ("", "spdocvqa_imdb/", "imdb/", "mpdocvqa_imdb/")
+FILES = tuple(f"{folder}{name}" for folder in FOLDERS for name in ("imdb_{split}.npy", "new_imdb_{split}.npy"))
+IMAGE_FOLDERS = ("", "images", "documents", "spdocvqa_images", "mpdocvqa_images")
 IMAGE_ENDINGS = (".jpg", ".png", "")  # some names have their ending already
+
+
+class Question(Entry):
+    """What is read of a row but for its page or pages."""
+
+    named = "question", "question_id"
+
+    question_id: Id
+    question: str
+    image_name: str | list[str]
+    answers: list[str] | None = None
+    answer_page_idx: Whole | None = None
+
+
+class Page(Entry):
+    """A page: words and their boxes, left, top, right, bottom, 0..1."""
+
+    image_name: str
+    ocr_tokens: list[str]
+    ocr_normalized_boxes: list[Box]
+
+
+class Pages(Entry):
+    """The same, an item per page; which one matters is told by `answer_page_idx`."""
+
+    image_name: list[Any]
+    ocr_tokens: list[Any]
+    ocr_normalized_boxes: list[Any]
 
 
 def is_imdb(data: Path) -> bool:
     """Whether the folder holds imdb files."""
-    return any(data.glob("*imdb_*.npy"))
+    return any(path for folder in FOLDERS for path in (data / folder).glob("*imdb_*.npy"))
 
 
-def read(data: Path, split: str) -> Iterator[Example]:
+def read(data: Path, split: str, skip_missing: bool = False) -> Iterator[Example]:
     """The questions of a split, in the file's order. Numpy loads such a file whole: it cannot be streamed.
+
+    Args:
+        data: folder with the files above.
+        split: `train`, `val` (or `validation`), `test`.
+        skip_missing: see `Examples`.
 
     Raises:
         DataError: no such folder or split (at once); a file that is not such an array or needs more than numbers,
@@ -39,53 +85,61 @@ def read(data: Path, split: str) -> Iterator[Example]:
     """
     data = Path(data)
     name, path = find_split(data, split, FILES)
-    return _examples(data, path, is_test=name == "test")
+    return Examples(_rows(path), partial(_parse, path.parent, name == "test"), skip_missing)
 
 
-def _examples(data: Path, path: Path, is_test: bool) -> Iterator[Example]:
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     for i, row in enumerate(load_objects(path)):
         if i == 0 and isinstance(row, dict) and "question" not in row:
             continue  # the header
-        entry = Entry(row, f"{path}, row {i}")
-        question_id = entry.id("question_id")
-        entry.where += f" (question {question_id})"
-        page = _page(entry, row)
-        name = page.text("image_name")
-        candidates = [data / folder / (name + ending) for folder in IMAGE_FOLDERS for ending in IMAGE_ENDINGS]
-        yield Example(
-            question=entry.text("question"),
-            answers=entry.answers(is_test),
-            words=_words(page),
-            image=existing_image(candidates, entry.where, "image_name"),
-            id=question_id,
-        )
+        yield f"{path}, row {i}", row
 
 
-def _page(entry: Entry, row: dict[str, Any]) -> Entry:
-    """The page with the answer; the row itself where there are no pages."""
-    names = row.get("image_name")
-    if not isinstance(names, list):
-        return entry
-    index = entry.integer("answer_page_idx") if len(names) != 1 or entry.has("answer_page_idx") else 0
-    if not 0 <= index < len(names):
-        raise entry.wrong("answer_page_idx", f"a page, 0 to {len(names) - 1}")
+def _parse(folder: Path, is_test: bool, value: Any, where: str) -> Iterator[Example]:
+    where, row = read_entry(value, Question, where)
+    place, page = _page(row, value, where)
+    roots = folder, folder.parent
+    candidates = [
+        root / inside / (page.image_name + ending)
+        for root in roots
+        for inside in IMAGE_FOLDERS
+        for ending in IMAGE_ENDINGS
+    ]
+    yield Example(
+        question=row.question,
+        answers=answers_of(row.answers, is_test, where),
+        words=_words(page, place),
+        image=existing_image(candidates, place, "image_name"),
+        id=str(row.question_id),
+    )
+
+
+def _page(row: Question, value: dict[str, Any], where: str) -> tuple[str, Page]:
+    """The page with the answer and its place; the row itself where there are no pages."""
+    if isinstance(row.image_name, str):
+        return read_entry(value, Page, where)
+    _, pages = read_entry(value, Pages, where)
+    count = len(row.image_name)
+    index = row.answer_page_idx
+    if index is None and count == 1:
+        index = 0
+    if index is None or index >= count:
+        raise wrong(where, "answer_page_idx", f"a page, 0 to {count - 1}", index)
     page = {}
-    for field in ("image_name", "ocr_tokens", "ocr_normalized_boxes"):
-        if len(entry.array(field)) != len(names):
-            raise entry.wrong(field, f"an item for each of {len(names)} pages")
-        page[field] = row[field][index]
-    return Entry(page, f"{entry.where}, page {index}")
+    for field in Page.__struct_fields__:
+        items = getattr(pages, field)
+        if len(items) != count:
+            raise wrong(where, field, f"an item for each of {count} pages", items)
+        page[field] = items[index]
+    return read_entry(page, Page, f"{where}, page {index}")
 
 
-def _words(page: Entry) -> list[Word]:
-    tokens, boxes = page.array("ocr_tokens"), page.array("ocr_normalized_boxes")
+def _words(page: Page, where: str) -> list[Word]:
+    tokens, boxes = page.ocr_tokens, page.ocr_normalized_boxes
     if len(tokens) != len(boxes):
-        raise DataError(
-            f"{page.where}: 'ocr_normalized_boxes': expected {len(tokens)}, one per token, got {len(boxes)}"
-        )
-    words: list[Word] = []
-    for i, (text, box) in enumerate(zip(tokens, boxes, strict=True)):
-        word = Entry({"ocr_tokens": text, "ocr_normalized_boxes": box}, f"{page.where}, word {i}")
-        x0, y0, x1, y1 = word.numbers("ocr_normalized_boxes", 4)
-        words += words_at(word.text("ocr_tokens"), unit_box(x0, y0, x1, y1, 1, 1))
-    return words
+        raise wrong(where, "ocr_normalized_boxes", f"{len(tokens)}, one per token", len(boxes))
+    return [
+        word
+        for text, box in zip(tokens, boxes, strict=True)
+        for word in words_at(text, unit_box(*box, width=1, height=1))
+    ]

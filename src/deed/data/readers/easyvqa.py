@@ -7,12 +7,14 @@ on 1,000 to test on. Validation and calibration are split off the train part, wh
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from deed.errors import DataError
 
 from ..base import Example
-from .reading import bucket, existing_image
+from .reading import Examples, bucket, existing_image
 
 # Upper ends of the hash buckets (of 1000) of the train part: 92 % train, 3 % validation, 5 % calibration.
 TRAIN_PART = {"train": 920, "validation": 950, "calibration": 1000}
@@ -24,12 +26,13 @@ def split_of(image_id: int) -> str:
     return next(name for name, end in TRAIN_PART.items() if bucket(str(image_id)) < end)
 
 
-def read(data: Path | None, split: str) -> Iterator[Example]:
+def read(data: Path | None, split: str, skip_missing: bool = False) -> Iterator[Example]:
     """The questions of a split, in the package's order, one at a time; no words, and ids `train-…` or `test-…`.
 
     Args:
         data: None: the package brings its data.
         split: `train`, `validation` (or `val`), `calibration`, `test`.
+        skip_missing: see `Examples`.
 
     Yields:
         Example: `kind` is `"yes/no"`, `"shape"` or `"color"`.
@@ -48,18 +51,18 @@ def read(data: Path | None, split: str) -> Iterator[Example]:
     except ImportError:
         raise DataError("Easy-VQA comes with easy-vqa, which is not installed: pip install easy-vqa") from None
     if split == "test":
-        return _examples("test", split, easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths())
-    return _examples("train", split, easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths())
+        questions, images = easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths()
+    else:
+        questions, images = easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths()
+    part = "test" if split == "test" else "train"
+    entries = ((f"Easy-VQA {part}, question {i}", (i, *row)) for i, row in enumerate(zip(*questions, strict=True)))
+    return Examples(entries, partial(_parse, split, images), skip_missing)
 
 
-def _examples(
-    part: str, split: str, questions: tuple[list[str], list[str], list[int]], images: dict[int, str]
-) -> Iterator[Example]:
-    for i, (question, answer, image_id) in enumerate(zip(*questions, strict=True)):
-        if part == "train" and split_of(image_id) != split:
-            continue
-        image = existing_image(
-            [Path(images.get(image_id, f"{image_id}.png"))], f"Easy-VQA {part}, question {i}", "image"
-        )
-        kind = "yes/no" if answer in ("yes", "no") else "shape" if answer in SHAPES else "color"
-        yield Example(question, [answer], image=image, id=f"{part}-{i}", kind=kind)
+def _parse(split: str, images: dict[int, str], value: Any, where: str) -> Iterator[Example]:
+    i, question, answer, image_id = value
+    if split != "test" and split_of(image_id) != split:
+        return
+    image = existing_image([Path(images.get(image_id, f"{image_id}.png"))], where, "image")
+    kind = "yes/no" if answer in ("yes", "no") else "shape" if answer in SHAPES else "color"
+    yield Example(question, [answer], image=image, id=f"{'test' if split == 'test' else 'train'}-{i}", kind=kind)

@@ -15,6 +15,7 @@ from typing import overload
 from deed.errors import DataError
 
 from ..base import Example
+from .reading import Examples
 
 Parse = Callable[[bytes, str], Example]
 
@@ -42,11 +43,18 @@ class Rows(Sequence[Example]):
             raise DataError(f"{self.path}: no such file")
 
     def __iter__(self) -> Iterator[Example]:
+        return self.examples()
+
+    def examples(self, skip_missing: bool = False) -> Examples:
+        """All of them, one after the other; see `Examples` for `skip_missing`."""
+        return Examples(self._numbered(), lambda line, where: [self._parse(line, where)], skip_missing)
+
+    def _numbered(self) -> Iterator[tuple[str, bytes]]:
         found = False
         for number, (_, line) in enumerate(self._lines(), 1):
             if text := line.rstrip(b"\r\n"):
                 found = True
-                yield self._parse(text, f"{self.path}, line {number}")
+                yield f"{self.path}, line {number}", text
         if not found:
             raise DataError(f"{self.path}: expected one line or more, found none")
 

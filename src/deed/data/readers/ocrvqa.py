@@ -1,6 +1,7 @@
 """OCR-VQA: questions about book covers (title, author, genre, …).
 
-On disk, as ocr-vqa.github.io hands it out, in one folder:
+On disk, as ocr-vqa.github.io hands it out, in one folder (the pictures are fetched from their addresses, of which many are
+dead by now: `skip_missing`):
 
     dataset.json           {image id: {questions: […], answers: […] (one each), split: 1 train, 2 validation, 3 test,
                            imageURL, title, authorName, genre}}
@@ -12,24 +13,35 @@ No OCR comes with it: `words` are empty, for `deed.ocr` to fill.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from deed.errors import DataError
 
 from ..base import Example
-from .reading import Entry, existing_image, object_entries
+from .reading import Entry, Examples, Texts, answers_of, existing_image, object_entries, wrong
 
 SPLITS = {"train": 1, "validation": 2, "val": 2, "test": 3}
 ENDINGS = (".jpg", ".png", ".gif", ".jpeg")
 
 
-def read(data: Path, split: str) -> Iterator[Example]:
+class Cover(Entry):
+    """What is read of a cover."""
+
+    split: int
+    questions: Texts
+    answers: list[str] | None = None
+    imageURL: str | None = None
+
+
+def read(data: Path, split: str, skip_missing: bool = False) -> Iterator[Example]:
     """The questions of a split, in the file's order, one at a time; `words` are empty, ids are `{image id}-{number}`.
 
     Args:
         data: folder with the files above.
         split: `train`, `validation` (or `val`), `test`.
+        skip_missing: see `Examples`.
 
     Raises:
         DataError: no such folder, file or split (at once); a broken entry or JSON, or a missing image (when it is
@@ -40,29 +52,28 @@ def read(data: Path, split: str) -> Iterator[Example]:
         raise DataError(f"{path}: no such file; expected OCR-VQA's dataset.json and images/ in this folder")
     if split not in SPLITS:
         raise DataError(f"{path}: no split {split!r}; found train, validation, test")
-    return _examples(path, SPLITS[split])
+    return Examples(object_entries(path, Cover), partial(_parse, path.parent, SPLITS[split]), skip_missing)
 
 
-def _examples(path: Path, wanted: int) -> Iterator[Example]:
-    for image_id, entry in object_entries(path):
-        part = entry.integer("split")
-        if part not in SPLITS.values():
-            raise entry.wrong("split", "1, 2 or 3")
-        if part != wanted:
-            continue
-        questions = entry.texts("questions")
-        is_test = part == SPLITS["test"]
-        answers = entry.answers(is_test)
-        if len(answers) != len(questions) and not (is_test and not answers):
-            raise entry.wrong("answers", f"as many as questions, {len(questions)}")
-        image = _image(path.parent / "images", image_id, entry)
-        for i, question in enumerate(questions):
-            yield Example(question, answers[i : i + 1], image=image, id=f"{image_id}-{i}")
+def _parse(folder: Path, wanted: int, entry: tuple[str, Cover], where: str) -> Iterator[Example]:
+    image_id, cover = entry
+    if cover.split not in SPLITS.values():
+        raise wrong(where, "split", "1, 2 or 3", cover.split)
+    if cover.split != wanted:
+        return
+    is_test = cover.split == SPLITS["test"]
+    answers = answers_of(cover.answers, is_test, where)
+    if len(answers) != len(cover.questions) and not (is_test and not answers):
+        raise wrong(where, "answers", f"as many as questions, {len(cover.questions)}", answers)
+    image = existing_image(_places(folder, image_id, cover.imageURL, where), where, "imageURL")
+    for i, question in enumerate(cover.questions):
+        yield Example(question, answers[i : i + 1], image=image, id=f"{image_id}-{i}")
 
 
-def _image(folder: Path, image_id: str, entry: Entry) -> Path:
-    endings = list(ENDINGS)
-    if entry.has("imageURL"):
-        endings.insert(0, PurePosixPath(urlsplit(entry.text("imageURL")).path).suffix)
-    candidates = [folder / f"{image_id}{ending}" for ending in dict.fromkeys(endings)]
-    return existing_image(candidates, entry.where, "imageURL")
+def _places(folder: Path, image_id: str, url: str | None, where: str) -> list[Path]:
+    try:
+        ending = PurePosixPath(urlsplit(url or "").path).suffix
+    except ValueError:
+        raise wrong(where, "imageURL", "the address of a picture", url) from None
+    endings = dict.fromkeys([ending, *ENDINGS] if url else ENDINGS)
+    return [root / f"{image_id}{ending}" for root in (folder / "images", folder) for ending in endings]

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from deed.errors import DataError
+from deed.errors import DataError, MissingPictureError
 from deed.metrics.boxes import Box
+from deed.utils.images import load_image
 
 from ..base import Example
 from .lines import Rows
@@ -40,28 +40,45 @@ SELECTED_COLS = {"vqa": "0,5,2,3,4", "refer": "0,4,2,3", "caption": "0,4,2", "sn
 
 
 def read(
-    path: Path, task: str, selected_cols: str | Sequence[int] | None = None, images: bool = True
+    path: Path,
+    task: str,
+    selected_cols: str | Sequence[int] | None = None,
+    images: bool = True,
+    skip_missing: bool = False,
 ) -> Iterator[Example]:
-    """The examples of `rows`, in the file's order, one at a time; raises as it does."""
-    return iter(rows(path, task, selected_cols, images))
+    """The examples of `rows`, in the file's order, one at a time.
+
+    Args:
+        path, task, selected_cols, images: as for `rows`.
+        skip_missing: see `Examples`; a picture is missing where its column is empty.
+
+    Raises:
+        DataError: as `rows`.
+    """
+    return rows(path, task, selected_cols, images).examples(skip_missing)
 
 
-def read_split(task: str, data: Path, split: str) -> Iterator[Example]:
-    """`read` of a file, or of the one file in a folder that is a split's: `refcoco_val.tsv` of `val` (or `validation`, or
-    `dev`).
+def read_split(task: str, data: Path, split: str, skip_missing: bool = False) -> Iterator[Example]:
+    """`read` of a file, or of the one file in a folder that is a split's.
+
+    Args:
+        task: a key of `FIELDS`.
+        data: the file or the folder.
+        split: `val` (or `validation`, or `dev`) is `refcoco_val.tsv`.
+        skip_missing: as for `read`.
 
     Raises:
         DataError: no such file, or several; see also `rows`.
     """
     data = Path(data)
     if not data.is_dir():
-        return read(data, task)
+        return read(data, task, skip_missing=skip_missing)
     found, names = sorted(data.glob("*.tsv")), VALIDATION if split in VALIDATION else (split,)
     ours = [path for path in found if path.stem.rpartition("_")[2] in names]
     if len(ours) != 1:
         shown = ", ".join(path.name for path in (ours or found)) or "no .tsv"
         raise DataError(f"{data}: expected one file *_{split}.tsv, found {shown}; give the file itself")
-    return read(ours[0], task)
+    return read(ours[0], task, skip_missing=skip_missing)
 
 
 def rows(path: Path, task: str, selected_cols: str | Sequence[int] | None = None, images: bool = True) -> Rows:
@@ -89,26 +106,6 @@ def rows(path: Path, task: str, selected_cols: str | Sequence[int] | None = None
         raise DataError(f"task must be one of {', '.join(FIELDS)}, got {task!r}")
     columns = _columns(task, SELECTED_COLS[task] if selected_cols is None else selected_cols)
     return Rows(path, partial(_parse, task, columns, images))
-
-
-def vqa_score_each(predictions: Sequence[str], confidences: Sequence[Mapping[str, float]]) -> list[float]:
-    """OFA's own VQA score: the confidence that goes with exactly the predicted answer, 0 where there is none.
-
-    Args:
-        confidences: per prediction its example's `extra["confidences"]`.
-
-    Raises:
-        ValueError: no predictions, or not as many confidences.
-    """
-    if not predictions or len(predictions) != len(confidences):
-        raise ValueError(f"need as many confidences as predictions, got {len(confidences)} and {len(predictions)}")
-    return [float(given.get(text, 0.0)) for text, given in zip(predictions, confidences, strict=True)]
-
-
-def vqa_score(predictions: Sequence[str], confidences: Sequence[Mapping[str, float]]) -> float:
-    """OFA's own VQA score, 0..1: the mean of `vqa_score_each`."""
-    scores = vqa_score_each(predictions, confidences)
-    return sum(scores) / len(scores)
 
 
 def _columns(task: str, selected: str | Sequence[int]) -> dict[str, int]:
@@ -162,16 +159,14 @@ class _Row:
         return text
 
     def image(self) -> Any:
-        from PIL import Image
-
         raw = self.raw("image")
+        if not raw:
+            raise MissingPictureError(str(self.wrong("image", "a picture in url-safe base64", "nothing")))
         try:
             data = base64.b64decode(raw.translate(bytes.maketrans(b"-_", b"+/")), validate=True)
-            with Image.open(BytesIO(data)) as image:
-                return image.convert("RGB")
-        except Exception as error:  # Pillow's decoders fail in many ways
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise self.wrong("image", "a picture in url-safe base64", f"{len(raw)} bytes: {reason}") from None
+            return load_image(data)
+        except ValueError as error:  # of base64, or a DataError of the picture
+            raise self.wrong("image", "a picture in url-safe base64", f"{len(raw)} bytes: {error}") from None
 
     def box(self, field: str) -> Box:
         text = self.text(field)

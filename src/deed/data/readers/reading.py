@@ -1,123 +1,234 @@
-"""What the readers share: JSON too big to load at once, fields that are checked, errors that say where.
+"""What the readers share: JSON too big to load at once, typed entries, pictures looked for, errors that say where.
 
-A reader turns a data set's files into `Example`s one at a time and stops at the first entry that is broken, with a
-`DataError` that names file, entry and field and what was expected there.
+A reader declares the fields of its entries as `msgspec.Struct`s and turns each entry into `Example`s, one at a time. It stops
+at the first entry that is broken, with a `DataError` that names file, entry and field and what was expected there.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import reprlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Annotated, Any, ClassVar, TypeVar
 
-from deed.errors import DataError
+import msgspec
+from msgspec import Meta
+
+from deed.errors import DataError, MissingPictureError, SkippedPictures
 from deed.ocr.words import Word
 
+from ..base import Example
 
-class Entry:
-    """A JSON object that is read field by field.
+# Types of fields. The bounds leave out nan, infinity and whole numbers that no float or text holds.
+Id = Annotated[str, Meta(min_length=1)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Number = Annotated[float, Meta(ge=-1e15, le=1e15)]
+Whole = Annotated[int, Meta(ge=0, le=10**12)]
+Texts = Annotated[list[str], Meta(min_length=1)]
+Box = tuple[Number, Number, Number, Number]
+
+Entries = Iterable[tuple[str, Any]]  # each with its place in the file, as errors give it
+DEEPEST = 5000  # brackets within brackets
+# msgspec's names of types in an error, and ours.
+_NAMES = {"str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false", "array": "a list"}
+_NAMES |= {"object": "an object", "int | str": "a number or a string", "null": "null"}
+_SKIP = "to leave out what has no picture, pass skip_missing=True (--skip-missing)"
+
+
+class Entry(msgspec.Struct):
+    """What is read of a JSON object. Other fields are passed over.
 
     Attributes:
-        where: file and entry, as errors give it.
+        named: how errors call such an entry, and the field with its id: `("question", "questionId")`.
     """
 
-    def __init__(self, value: Any, where: str) -> None:
-        if not isinstance(value, dict):
-            raise DataError(f"{where}: expected an object, got {_show(value)}")
-        self._value = value
-        self.where = where
-
-    def has(self, name: str) -> bool:
-        """Whether the field is there and not null."""
-        return self._value.get(name) is not None
-
-    def wrong(self, name: str, expected: str) -> DataError:
-        """The error for a field that is missing or not what it should be."""
-        got = _show(self._value[name]) if name in self._value else "no such field"
-        return DataError(f"{self.where}: {name!r}: expected {expected}, got {got}")
-
-    def text(self, name: str) -> str:
-        value = self._value.get(name)
-        if not isinstance(value, str):
-            raise self.wrong(name, "a string")
-        return value
-
-    def id(self, name: str) -> str:
-        """An id, which data sets write as a number or a string."""
-        value = self._value.get(name)
-        if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
-            raise self.wrong(name, "a number or a string")
-        return str(value)
-
-    def integer(self, name: str) -> int:
-        value = self._value.get(name)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise self.wrong(name, "a whole number")
-        return value
-
-    def number(self, name: str) -> float:
-        value = self._value.get(name)
-        if not _is_number(value):
-            raise self.wrong(name, "a number")
-        return float(value)  # type: ignore[arg-type]
-
-    def numbers(self, name: str, count: int) -> list[float]:
-        value = self._value.get(name)
-        if not isinstance(value, list) or len(value) != count or not all(map(_is_number, value)):
-            raise self.wrong(name, f"a list of {count} numbers")
-        return value
-
-    def array(self, name: str) -> list[Any]:
-        value = self._value.get(name)
-        if not isinstance(value, list):
-            raise self.wrong(name, "a list")
-        return value
-
-    def texts(self, name: str) -> list[str]:
-        value = self._value.get(name)
-        if not isinstance(value, list) or not value or not all(isinstance(x, str) for x in value):
-            raise self.wrong(name, "a list of one or more strings")
-        return value
-
-    def answers(self, is_test: bool) -> list[str]:
-        """The field `answers`; `[]` where a test split has none."""
-        if is_test and not self._value.get("answers"):
-            return []
-        return self.texts("answers")
-
-    def entry(self, name: str) -> Entry:
-        if not isinstance(self._value.get(name), dict):
-            raise self.wrong(name, "an object")
-        return Entry(self._value[name], f"{self.where}, {name}")
-
-    def entries(self, name: str) -> Iterator[Entry]:
-        """The objects of a list."""
-        for i, value in enumerate(self.array(name)):
-            yield Entry(value, f"{self.where}, {name}[{i}]")
+    named: ClassVar[tuple[str, str] | None] = None
 
 
-def data_entries(path: Path) -> Iterator[Entry]:
-    """The entries of a file `{"data": [{…}, …], …}`, one at a time (ijson; the file is never in memory at once).
+Kind = TypeVar("Kind", bound=Entry)
+
+
+class Examples(Iterator[Example]):
+    """The examples of a split, in the file's order, one at a time.
+
+    Args:
+        entries: what is in the file.
+        parse: turns an entry and its place into examples; none where it is of another split.
+        skip_missing: leave out the entries whose picture is missing, count them, and say at the end how many they were.
+
+    Attributes:
+        skipped: entries left out so far.
 
     Raises:
-        DataError: no such file, not JSON, cut short (after the entries before the cut), or no such list.
+        DataError: an entry is broken (when it is reached).
+        MissingPictureError: a picture is missing, and `skip_missing` is not given.
     """
-    for i, value in stream(
-        path, lambda ijson, f: enumerate(ijson.items(f, "data.item", use_float=True)), '"data": […]'
-    ):
-        yield Entry(value, f"{path}, entry {i}")
+
+    def __init__(
+        self, entries: Entries, parse: Callable[[Any, str], Iterable[Example]], skip_missing: bool = False
+    ) -> None:
+        self.skipped = 0
+        self._found = self._read(entries, parse, skip_missing)
+
+    def __next__(self) -> Example:
+        return next(self._found)
+
+    def _read(
+        self, entries: Entries, parse: Callable[[Any, str], Iterable[Example]], skip_missing: bool
+    ) -> Iterator[Example]:
+        first = ""
+        for where, value in entries:
+            try:
+                found = list(parse(value, where))
+            except MissingPictureError as error:
+                if not skip_missing:
+                    raise MissingPictureError(f"{error}; {_SKIP}") from None
+                first = first or str(error)
+                self.skipped += 1
+                continue
+            yield from found
+        if self.skipped:
+            warnings.warn(
+                f"{self.skipped} entries whose picture is missing were left out; the first: {first}",
+                SkippedPictures,
+                stacklevel=2,
+            )
 
 
-def object_entries(path: Path) -> Iterator[tuple[str, Entry]]:
-    """Keys and entries of a file `{"key": {…}, …}`, one at a time; raises as `data_entries`."""
+def read_entry(value: Any, kind: type[Kind], where: str) -> tuple[str, Kind]:
+    """An entry as the struct that says what its fields are, and its place with its id.
+
+    Args:
+        value: what the JSON holds.
+        kind: the struct.
+        where: file and entry, as errors give it.
+
+    Raises:
+        DataError: a field is missing or not what it should be; names it and says what was expected.
+    """
+    label, field = kind.named or ("", "")
+    found = value.get(field) if isinstance(value, dict) else None
+    if isinstance(found, (str, int)) and not isinstance(found, bool) and found != "":
+        where += f" ({label} {show(found).strip(chr(39))})"
+    try:
+        entry = msgspec.convert(value, kind)
+        msgspec.json.encode(entry)  # lone surrogates, which JSON can hold and no tokenizer takes
+        return where, entry
+    except msgspec.ValidationError as error:
+        raise _explained(value, kind, str(error), where) from None
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: {_not_unicode(value)!r}: expected valid Unicode") from None
+
+
+def wrong(where: str, field: str, expected: str, got: Any) -> DataError:
+    """The error for a field whose value is of the right type and wrong all the same.
+
+    Args:
+        where: file and entry.
+        field: its name.
+        expected: what should be there.
+        got: what is there.
+    """
+    return DataError(f"{where}: {field!r}: expected {expected}, got {show(got)}")
+
+
+def show(value: Any) -> str:
+    """A value as errors show it, shortened."""
+    try:
+        return _SHORT.repr(value)
+    except Exception:  # whole numbers too long to print, objects whose repr fails
+        return f"a value of type {type(value).__name__}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+_SHORT.maxlevel = 2
+
+
+class _Nothing:
+    """Stands for a field that is missing, so that the error says what was expected there."""
+
+    def __repr__(self) -> str:
+        return "no such field"
+
+
+def _explained(value: Any, kind: type[Entry], message: str, where: str) -> DataError:
+    """msgspec's error ("Expected `str`, got `int` - at `$.words[1].text`") in our words."""
+    told, _, path = message.partition(" - at `$")
+    got = value
+    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
+        got = got[name] if name else got[int(index)]
+    if missing := re.fullmatch("Object missing required field `(.+)`", told):
+        got[missing[1]] = _Nothing()
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            return _explained(value, kind, str(error), where)
+        finally:
+            del got[missing[1]]
+    *parents, field = re.findall(r"\w+(?:\[\d+\])*|^(?:\[\d+\])+", path) or [""]
+    place = ", ".join([where, *parents]) + (f": {field!r}" if field else "")
+    expected = re.sub("`(.+?)( \\| null)?`", lambda name: _NAMES.get(name[1], name[1]), told.split(", got ")[0])
+    expected = expected.removeprefix("Expected ").replace("> 0.0", "above 0")
+    expected = re.sub(r" [<>]= -?\d{16,}(\.0)?$|^Number out of range$", " within range", expected).strip()
+    return DataError(f"{place}: expected {expected}, got {show(got)}")
+
+
+def answers_of(answers: list[str] | None, is_test: bool, where: str) -> list[str]:
+    """An entry's field `answers`, of which there is one or more but in test splits.
+
+    Args:
+        answers: what was read; None where there is no such field.
+        is_test: whether it is a test split.
+        where: file and entry.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not answers and not is_test:
+        raise wrong(where, "answers", "a list of one or more strings", _Nothing() if answers is None else answers)
+    return answers or []
+
+
+def list_entries(path: Path, name: str, kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
+    """The entries of a list in a file `{"NAME": [{…}, …], …}`, one at a time (ijson; the file is never in memory at once).
+
+    Args:
+        path: the file.
+        name: the list's.
+        kind: what the entries are.
+
+    Raises:
+        DataError: no such file, not JSON, cut short (after the entries before the cut), no such list, or a broken entry.
+    """
+    items = stream(path, lambda ijson, f: enumerate(ijson.items(f, f"{name}.item", use_float=True)), f'"{name}": […]')
+    for i, value in items:
+        yield read_entry(value, kind, f"{path}, {f'entry {i}' if name == 'data' else f'{name}[{i}]'}")
+
+
+def object_entries(path: Path, kind: type[Kind]) -> Iterator[tuple[str, tuple[str, Kind]]]:
+    """Keys and entries of a file `{"key": {…}, …}`, one at a time; raises as `list_entries`."""
     for key, value in stream(path, lambda ijson, f: ijson.kvitems(f, "", use_float=True), '"image id": {…}'):
-        yield key, Entry(value, f"{path}, entry {key}")
+        where, entry = read_entry(value, kind, f"{path}, entry {key}")
+        yield where, (key, entry)
 
 
 def stream(path: Path, items: Callable[[Any, Any], Any], expected: str) -> Iterator[tuple[Any, Any]]:
+    """What ijson finds in a file.
+
+    Args:
+        path: the file.
+        items: given ijson and the open file, pairs of a key or number and a value.
+        expected: what errors say should be in it.
+
+    Raises:
+        DataError: ijson or the file is missing, the file is not JSON, cut short (after the items before the cut), or has
+            no such items.
+    """
     try:
         import ijson
     except ImportError:
@@ -125,17 +236,48 @@ def stream(path: Path, items: Callable[[Any, Any], Any], expected: str) -> Itera
     found = False
     try:
         with path.open("rb") as file:
-            for item in items(ijson, file):
+            for item in items(ijson, _Shallow(path, file, ijson)):
                 found = True
                 yield item
-    except ijson.JSONError as error:
-        # Which error class it is does not tell cut short from broken: ijson's parsers differ there.
+    # ValueError: numbers of too many digits. Which of ijson's errors it is does not tell cut short from broken.
+    except (ijson.JSONError, ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
         reason = re.split(r"\n|\\n", str(error).removeprefix("b'"))[0].strip()
         raise DataError(f"{path}: not valid JSON, or cut short ({reason}); get the file again") from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     if not found:
         raise DataError(f"{path}: expected {{{expected}}} with one entry or more, found none")
+
+
+class _Shallow:
+    """An open JSON file that is not nested too deeply. ijson keeps the path to each open bracket, whose length grows with the
+    depth: a hundred thousand brackets, a file of 100 kB, take 25 GB."""
+
+    def __init__(self, path: Path, file: IO[bytes], ijson: Any) -> None:
+        self._path, self._file, self._ijson = path, file, ijson
+        self._open = 0.0  # brackets, those inside strings among them
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(min(size, 1 << 14) if size >= 0 else size)
+        opened = data.count(b"[") + data.count(b"{")
+        if self._open + opened > DEEPEST:
+            self._count()
+            self._open = -math.inf  # the whole file is counted
+        self._open += opened - data.count(b"]") - data.count(b"}")
+        return data
+
+    def _count(self) -> None:
+        """The depth itself, for which nothing is kept."""
+        depth = 0
+        with self._path.open("rb") as file:
+            for event, _ in self._ijson.basic_parse(file, use_float=True):
+                depth += event.startswith("start_") - event.startswith("end_")
+                if depth > DEEPEST:
+                    raise DataError(
+                        f"{self._path}: lists and objects nested more than {DEEPEST} deep; get the file again"
+                    )
 
 
 def find_split(
@@ -145,7 +287,8 @@ def find_split(
 
     Args:
         data: the data set's folder.
-        patterns: paths in it with `{split}` for the name, the preferred first.
+        split: its name.
+        patterns: paths in the folder with `{split}` for the name, the preferred first.
         derived: splits that are taken out of another's file: `{"validation": "train"}`.
 
     Raises:
@@ -175,20 +318,35 @@ def _names(data: Path, pattern: str) -> Iterator[str]:
             yield match[1]
 
 
+def existing_file(candidates: Sequence[Path]) -> Path | None:
+    """The first of the paths that is a file with something in it."""
+    for path in candidates:
+        # False also for names that no file system takes. A download that failed leaves an empty file.
+        if os.path.isfile(path) and os.path.getsize(path):
+            return path
+    return None
+
+
 def existing_image(candidates: Sequence[Path], where: str, field: str) -> Path:
-    """The first of the paths that is a file; it is not opened.
+    """The first of the paths that is a file with something in it; it is not opened.
+
+    Args:
+        candidates: where the picture may be.
+        where: file and entry.
+        field: which of its fields names the picture.
 
     Raises:
-        DataError: none is.
+        MissingPictureError: none is.
     """
-    for path in candidates:
-        if os.path.isfile(path):  # False also for names that no file system takes
-            return path
-    raise DataError(f"{where}: {field!r}: expected an image file at {' or '.join(map(str, candidates))}, found none")
+    if (path := existing_file(candidates)) is not None:
+        return path
+    places = [str(path) for path in candidates]
+    shown = " or ".join(places[:4]) + (f" or in {len(places) - 4} other places" if len(places) > 4 else "")
+    raise MissingPictureError(f"{where}: {field!r}: expected an image file at {shown}, found none")
 
 
 def words_at(text: str, box: tuple[int, int, int, int]) -> list[Word]:
-    """A recognised piece of text as words: most are one, some hold spaces, a few are blank."""
+    """A recognized piece of text as words: most are one, some hold spaces, a few are blank."""
     return [Word(part, box) for part in text.split()]
 
 
@@ -197,11 +355,22 @@ def bucket(text: str, buckets: int = 1000) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest(), 16) % buckets
 
 
-def _is_number(value: Any) -> bool:
-    # The bounds leave out nan, infinity and whole numbers that no float holds.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e15 < value < 1e15
+def _not_unicode(value: Any) -> str:
+    """The field whose text cannot be encoded, or whose name cannot."""
+    left = [("", value)]
+    while left:
+        name, part = left.pop()
+        if not _encodable(name) or (isinstance(part, str) and not _encodable(part)):
+            return name
+        if isinstance(part, dict):
+            left += part.items()
+        elif isinstance(part, list):
+            left += [(name, item) for item in part]
+    return ""
 
 
-def _show(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "…"
+def _encodable(text: Any) -> bool:
+    try:
+        return bool(str(text).encode()) or True
+    except UnicodeEncodeError:
+        return False

@@ -14,22 +14,60 @@ The pickles, most of them written by Python 2, are read by `unpickle`: nothing i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from deed.errors import DataError
-from deed.metrics.boxes import Box, xywh_to_xyxy
+from deed.metrics.boxes import xywh_to_xyxy
 from deed.utils import unpickle
 
 from ..base import Example
-from .coco import coco_image, list_entries
-from .reading import Entry
+from .coco import coco_image
+from .reading import Box, Entry, Examples, Id, Whole, list_entries, read_entry, wrong
 
 # Who made the splits, the usual choice first: refcoco and refcoco+ are scored on unc's, refcocog on umd's.
 SPLIT_BY = ("unc", "umd", "google")
 
 
-def read(data: Path, split: str, split_by: str | None = None) -> Iterator[Example]:
+class Sentence(Entry):
+    """An expression."""
+
+    sent_id: Id
+    sent: str
+
+
+class Ref(Entry):
+    """What is read of a thing that is referred to."""
+
+    named = "ref_id", "ref_id"
+
+    split: str
+    ref_id: Id
+    ann_id: Id
+    image_id: Id
+    sentences: list[Sentence]
+
+
+class Annotation(Entry):
+    """What is read of an annotation."""
+
+    named = "annotation", "id"
+
+    id: Id
+    bbox: Box
+
+
+class Picture(Entry):
+    """What is read of a picture."""
+
+    id: Id
+    file_name: str
+    width: Whole
+    height: Whole
+
+
+def read(data: Path, split: str, skip_missing: bool = False, split_by: str | None = None) -> Iterator[Example]:
     """The expressions of a split, one at a time: a thing's expressions follow each other, each an example of its own.
 
     The pickle is read whole, at once; of `instances.json` the boxes and pictures that the split needs are kept.
@@ -38,6 +76,7 @@ def read(data: Path, split: str, split_by: str | None = None) -> Iterator[Exampl
         data: a data set's folder (`refcoco`).
         split: `train`, `val` (or `validation`); `testA` (people), `testB` (other things) of refcoco and refcoco+;
             `test` of refcocog.
+        skip_missing: see `Examples`.
         split_by: which `refs(…).p`; None: the first there is of `SPLIT_BY`.
 
     Yields:
@@ -51,16 +90,15 @@ def read(data: Path, split: str, split_by: str | None = None) -> Iterator[Exampl
     """
     data = Path(data)
     path = _refs_file(data, split_by)
-    refs = [Entry(ref, f"{path}, ref {i}") for i, ref in enumerate(_load(path))]
+    refs = [read_entry(value, Ref, f"{path}, ref {i}") for i, value in enumerate(_load(path))]
     wanted = "val" if split == "validation" else split
-    splits = [ref.text("split") for ref in refs]
-    chosen = [ref for ref, name in zip(refs, splits, strict=True) if name == wanted]
+    chosen = [(where, ref) for where, ref in refs if ref.split == wanted]
     if not chosen:
-        raise DataError(f"{path}: no split {split!r}; found {', '.join(sorted(set(splits)))}")
+        raise DataError(f"{path}: no split {split!r}; found {', '.join(sorted({ref.split for _, ref in refs}))}")
     instances = data / "instances.json"
     if not instances.is_file():
         raise DataError(f"{instances}: no such file; the boxes of {path.name} are read from it")
-    return _examples(data, chosen, instances)
+    return Examples(_with_boxes(chosen, instances), partial(_parse, data, instances.name), skip_missing)
 
 
 def _refs_file(data: Path, split_by: str | None) -> Path:
@@ -88,43 +126,32 @@ def _load(path: Path) -> list[Any]:
     return refs
 
 
-class _Picture(NamedTuple):
-    name: str
-    size: tuple[int, int]
-
-
-def _examples(data: Path, refs: list[Entry], instances: Path) -> Iterator[Example]:
-    boxes, pictures = _instances(instances, refs)
-    for ref in refs:
-        ref_id, ann_id, image_id = ref.id("ref_id"), ref.id("ann_id"), ref.id("image_id")
-        ref.where += f" (ref_id {ref_id})"
-        if ann_id not in boxes:
-            raise ref.wrong("ann_id", f"an annotation in {instances.name}")
-        if image_id not in pictures:
-            raise ref.wrong("image_id", f"an image in {instances.name}")
-        picture = pictures[image_id]
-        image = coco_image([data, data.parent], "train2014", picture.name, ref.where, "image_id")
-        if not ref.array("sentences"):
-            raise ref.wrong("sentences", "one expression or more")
-        for sentence in ref.entries("sentences"):
-            extra = {"task": "refer", "box": boxes[ann_id], "size": picture.size, "ref_id": ref_id}
-            sent_id = sentence.id("sent_id")
-            yield Example(sentence.text("sent"), [], image=image, id=sent_id, kind="refer", extra=extra)
-
-
-def _instances(path: Path, refs: list[Entry]) -> tuple[dict[str, Box], dict[str, _Picture]]:
-    """Boxes by annotation and pictures by image, of those that the refs name."""
-    ann_ids, image_ids = {ref.id("ann_id") for ref in refs}, {ref.id("image_id") for ref in refs}
+def _with_boxes(refs: list[tuple[str, Ref]], instances: Path) -> Iterator[tuple[str, Any]]:
+    """The refs with boxes by annotation and pictures by image, of those that they name."""
+    ann_ids, image_ids = {str(ref.ann_id) for _, ref in refs}, {str(ref.image_id) for _, ref in refs}
     boxes, pictures = {}, {}
-    for entry in list_entries(path, "annotations"):
-        if (ann_id := entry.id("id")) in ann_ids:
-            entry.where += f" (annotation {ann_id})"
-            bbox = entry.numbers("bbox", 4)
-            if min(bbox[2:]) < 0:
-                raise entry.wrong("bbox", "x, y, width, height, sizes not negative")
-            boxes[ann_id] = xywh_to_xyxy(bbox)
-    for entry in list_entries(path, "images"):
-        if (image_id := entry.id("id")) in image_ids:
-            size = entry.integer("width"), entry.integer("height")
-            pictures[image_id] = _Picture(entry.text("file_name"), size)
-    return boxes, pictures
+    for where, annotation in list_entries(instances, "annotations", Annotation):
+        if (ann_id := str(annotation.id)) in ann_ids:
+            if min(annotation.bbox[2:]) < 0:
+                raise wrong(where, "bbox", "x, y, width, height, sizes not negative", annotation.bbox)
+            boxes[ann_id] = xywh_to_xyxy(annotation.bbox)
+    for _, picture in list_entries(instances, "images", Picture):
+        if (image_id := str(picture.id)) in image_ids:
+            pictures[image_id] = picture
+    for where, ref in refs:
+        yield where, (ref, boxes.get(str(ref.ann_id)), pictures.get(str(ref.image_id)))
+
+
+def _parse(data: Path, instances: str, entry: Any, where: str) -> Iterator[Example]:
+    ref, box, picture = entry
+    if box is None:
+        raise wrong(where, "ann_id", f"an annotation in {instances}", ref.ann_id)
+    if picture is None:
+        raise wrong(where, "image_id", f"an image in {instances}", ref.image_id)
+    if not ref.sentences:
+        raise wrong(where, "sentences", "one expression or more", ref.sentences)
+    image = coco_image([data, data.parent], "train2014", picture.file_name, where, "image_id")
+    size = picture.width, picture.height
+    for sentence in ref.sentences:
+        extra = {"task": "refer", "box": box, "size": size, "ref_id": str(ref.ref_id)}
+        yield Example(sentence.sent, [], image=image, id=str(sentence.sent_id), kind="refer", extra=extra)

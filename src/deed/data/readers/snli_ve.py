@@ -5,7 +5,7 @@ On disk, as necla-ml/SNLI-VE hands it out, in one folder:
     snli_ve_{train,dev,test}.jsonl   a line each: {"Flickr30K_ID": "4705552913", "pairID": "4705552913.jpg#2r1n",
                                      "gold_label": entailment | neutral | contradiction, "sentence1": the caption,
                                      "sentence2": the hypothesis, …}
-    flickr30k_images/{Flickr30K_ID}.jpg   also `flickr30k-images`, `images`, or beside the jsonl
+    flickr30k_images/{Flickr30K_ID}.jpg   also in the other `IMAGE_FOLDERS`, or beside the jsonl
 
 Scored by plain accuracy (`metrics.exact_match`).
 """
@@ -21,17 +21,40 @@ from deed.errors import DataError
 
 from ..base import Example
 from .lines import Rows
-from .reading import Entry, existing_image, find_split
+from .reading import Entry, Id, existing_image, find_split, read_entry, wrong
 
 FILES = ("snli_ve_{split}.jsonl",)
-IMAGE_FOLDERS = ("flickr30k_images", "flickr30k-images", "images", "")
+FLICKR = ("flickr30k_images", "flickr30k-images", "flickr30k", "Flickr30K", "Flickr30k", "images")
+# Some archives have a folder of the same name inside.
+IMAGE_FOLDERS = (*FLICKR, *(f"{name}/{name}" for name in FLICKR[:2]), *(f"{name}/images" for name in FLICKR[2:5]), "")
 # What the model answers, as OFA words it.
 ANSWERS = {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}
 
 
-def read(data: Path, split: str) -> Iterator[Example]:
-    """The examples of `rows`, in the file's order, one at a time; raises as it does."""
-    return iter(rows(data, split))
+class Pair(Entry):
+    """What is read of a line."""
+
+    named = "pair", "pairID"
+
+    pairID: Id
+    Flickr30K_ID: Id
+    gold_label: str
+    sentence1: str
+    sentence2: str
+
+
+def read(data: Path, split: str, skip_missing: bool = False) -> Iterator[Example]:
+    """The examples of `rows`, in the file's order, one at a time.
+
+    Args:
+        data: folder with the files above.
+        split: `train`, `dev` (or `val`, `validation`), `test`.
+        skip_missing: see `Examples`.
+
+    Raises:
+        DataError: as `rows`.
+    """
+    return rows(data, split).examples(skip_missing)
 
 
 def rows(data: Path, split: str) -> Rows:
@@ -58,18 +81,15 @@ def _parse(data: Path, line: bytes, where: str) -> Example:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON ({error}); get the file again") from None
-    entry = Entry(value, where)
-    pair_id = entry.id("pairID")
-    entry.where += f" (pair {pair_id})"
-    label = entry.text("gold_label")
-    if label not in ANSWERS:
-        raise entry.wrong("gold_label", f"one of {', '.join(ANSWERS)}")
-    name = f"{entry.id('Flickr30K_ID').removesuffix('.jpg')}.jpg"
+    where, pair = read_entry(value, Pair, where)
+    if pair.gold_label not in ANSWERS:
+        raise wrong(where, "gold_label", f"one of {', '.join(ANSWERS)}", pair.gold_label)
+    name = f"{str(pair.Flickr30K_ID).removesuffix('.jpg')}.jpg"
     return Example(
-        question=entry.text("sentence2"),
-        answers=[ANSWERS[label]],
-        image=existing_image([data / folder / name for folder in IMAGE_FOLDERS], entry.where, "Flickr30K_ID"),
-        id=pair_id,
-        kind=label,
-        extra={"task": "snli_ve", "caption": entry.text("sentence1")},
+        question=pair.sentence2,
+        answers=[ANSWERS[pair.gold_label]],
+        image=existing_image([data / folder / name for folder in IMAGE_FOLDERS], where, "Flickr30K_ID"),
+        id=str(pair.pairID),
+        kind=pair.gold_label,
+        extra={"task": "snli_ve", "caption": pair.sentence1},
     )

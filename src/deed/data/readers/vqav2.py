@@ -1,6 +1,7 @@
 """VQAv2: questions about COCO pictures, each with the answers of ten annotators.
 
-On disk, as visualqa.org hands it out, in one folder; questions and annotations may lie in folders of that name:
+On disk, as visualqa.org hands it out, in one folder; questions and annotations may lie in folders of that name, pictures
+wherever `coco_image` looks (`Images/mscoco`, as the official code has them, among the places):
 
     v2_OpenEnded_mscoco_{split}_questions.json   {"questions": [{question_id, image_id, question}]}
     v2_mscoco_{split}_annotations.json           {"annotations": [{question_id, image_id, question_type, answer_type,
@@ -14,22 +15,53 @@ with `train2014`, `val2014`, `test2015` and `test-dev2015` for the split; the la
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from deed.errors import DataError
 
 from ..base import Example
-from .coco import coco_image, list_entries
-from .reading import Entry, find_split
+from .coco import coco_image
+from .reading import Entry, Examples, Id, Whole, existing_file, find_split, list_entries, wrong
 
+FOLDERS = {"questions": ("", "questions/", "Questions/"), "annotations": ("", "annotations/", "Annotations/")}
 FILES = tuple(
     f"{folder}v2_OpenEnded_mscoco_{{split}}{year}_questions.json"
-    for folder in ("", "questions/")
+    for folder in (*FOLDERS["questions"], "annotations/")
     for year in ("2014", "2015")
 )
 
 
-def read(data: Path, split: str) -> Iterator[Example]:
+class Question(Entry):
+    """What is read of a question."""
+
+    named = "question", "question_id"
+
+    question_id: Id
+    image_id: Whole
+    question: str
+
+
+class Answer(Entry):
+    """One annotator's."""
+
+    answer: str
+
+
+class Annotation(Entry):
+    """What is read of a question's annotation."""
+
+    named = "question", "question_id"
+
+    question_id: Id
+    question_type: str
+    answer_type: str
+    multiple_choice_answer: str
+    answers: list[Answer]
+
+
+def read(data: Path, split: str, skip_missing: bool = False) -> Iterator[Example]:
     """The questions of a split, in the file's order, one at a time, answers as the annotators gave them.
 
     Questions and annotations are read side by side; of the annotations, those are kept in memory that come before
@@ -38,6 +70,7 @@ def read(data: Path, split: str) -> Iterator[Example]:
     Args:
         data: folder with the files above.
         split: `train`, `val` (or `validation`), `test`, `test-dev`.
+        skip_missing: see `Examples`.
 
     Yields:
         Example: `kind` is the answer's type, `"yes/no"`, `"number"` or `"other"` (nothing in test splits);
@@ -51,55 +84,51 @@ def read(data: Path, split: str) -> Iterator[Example]:
     data = Path(data)
     name, questions = find_split(data, split, FILES)
     part = questions.name.removeprefix("v2_OpenEnded_mscoco_").removesuffix("_questions.json")
-    if name.startswith("test"):
-        return _examples(data, questions, part, None)
-    annotations = f"v2_mscoco_{part}_annotations.json"
-    for folder in (questions.parent, data / "annotations", data):
-        if (folder / annotations).is_file():
-            return _examples(data, questions, part, folder / annotations)
-    raise DataError(f"{data / annotations}: no such file; the answers to {questions.name} are read from it")
-
-
-def _examples(data: Path, questions: Path, part: str, annotations: Path | None) -> Iterator[Example]:
-    given = _Annotations(annotations) if annotations else None
+    annotations = None
+    if not name.startswith("test"):
+        places = [questions.parent, *(data / folder for folder in FOLDERS["annotations"])]
+        annotations = existing_file([place / f"v2_mscoco_{part}_annotations.json" for place in places])
+        if annotations is None:
+            missing = data / f"v2_mscoco_{part}_annotations.json"
+            raise DataError(f"{missing}: no such file; the answers to {questions.name} are read from it")
     pictures = part.replace("-dev", "")
-    for entry in list_entries(questions, "questions"):
-        question_id = entry.id("question_id")
-        entry.where += f" (question {question_id})"
-        answers, kind, extra = [], "", {"task": "vqa"}
-        if given:
-            annotation = given.of(question_id, entry)
-            answers = [answer.text("answer") for answer in annotation.entries("answers")]
-            if not answers:
-                raise annotation.wrong("answers", "one answer or more")
-            kind = annotation.text("answer_type")
-            extra |= {name: annotation.text(name) for name in ("question_type", "multiple_choice_answer")}
-        image = f"COCO_{pictures}_{entry.integer('image_id'):012}.jpg"
-        yield Example(
-            question=entry.text("question"),
-            answers=answers,
-            image=coco_image([data], pictures, image, entry.where, "image_id"),
-            id=question_id,
-            kind=kind,
-            extra=extra,
-        )
+    return Examples(_paired(questions, annotations), partial(_parse, data, pictures), skip_missing)
 
 
-class _Annotations:
-    """The annotations of a file by question, read as far as they are asked for."""
+def _parse(data: Path, pictures: str, pair: Any, where: str) -> Iterator[Example]:
+    row, annotation = pair
+    answers, kind, extra = [], "", {"task": "vqa"}
+    if annotation is not None:
+        answers, kind = [answer.answer for answer in annotation.answers], annotation.answer_type
+        extra |= {name: getattr(annotation, name) for name in ("question_type", "multiple_choice_answer")}
+    image = f"COCO_{pictures}_{row.image_id:012}.jpg"
+    yield Example(
+        question=row.question,
+        answers=answers,
+        image=coco_image([data], pictures, image, where, "image_id"),
+        id=str(row.question_id),
+        kind=kind,
+        extra=extra,
+    )
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._ahead = list_entries(path, "annotations")
-        self._passed: dict[str, Entry] = {}
 
-    def of(self, question_id: str, question: Entry) -> Entry:
-        if question_id in self._passed:
-            return self._passed.pop(question_id)
-        for entry in self._ahead:
-            found = entry.id("question_id")
-            entry.where += f" (question {found})"
-            if found == question_id:
-                return entry
-            self._passed[found] = entry
-        raise question.wrong("question_id", f"a question that {self._path.name} has an annotation for")
+def _paired(questions: Path, annotations: Path | None) -> Iterator[tuple[str, tuple[Question, Annotation | None]]]:
+    """Each question with its annotation, which are read as far as they are asked for."""
+    ahead = _annotations(annotations) if annotations else iter(())
+    passed: dict[str, Annotation] = {}
+    for where, row in list_entries(questions, "questions", Question):
+        wanted = str(row.question_id)
+        while annotations and wanted not in passed:
+            found = next(ahead, None)
+            if found is None:
+                expected = f"a question that {annotations.name} has an annotation for"
+                raise wrong(where, "question_id", expected, row.question_id)
+            passed[str(found.question_id)] = found
+        yield where, (row, passed.pop(wanted, None))
+
+
+def _annotations(path: Path) -> Iterator[Annotation]:
+    for where, annotation in list_entries(path, "annotations", Annotation):
+        if not annotation.answers:
+            raise wrong(where, "answers", "one answer or more", annotation.answers)
+        yield annotation

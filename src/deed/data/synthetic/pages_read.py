@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from deed.errors import DataError
 from deed.ocr import OcrResult, default_cache, read_page
+from deed.utils.progress import SILENT_BAR, Bar
 
 from ..base import Example
 from . import pages
@@ -17,7 +18,7 @@ def read_pages(
     split: str,
     count: int | None = None,
     cache: Path | bool | None = None,
-    tick: Callable[[], None] | None = None,
+    bar: Bar = SILENT_BAR,
 ) -> Iterator[tuple[list[Example], OcrResult]]:
     """Page by page: its questions, each with the page's picture and the words read from it, and the reading itself.
 
@@ -25,7 +26,7 @@ def read_pages(
         split: of `pages.SPLITS`.
         count: only the first so many pages.
         cache: folder for OCR results; None: the default one; False: read anew.
-        tick: called after each page.
+        bar: advanced by one after each page.
 
     Raises:
         DataError: no such split.
@@ -37,12 +38,17 @@ def read_pages(
         image = pages.image_of(split, index)
         result = read_page(image, cache=folder)
         asked = [replace(example, image=image) for example in pages.examples_of(split, index, result.words)]
-        if tick is not None:
-            tick()
+        bar.advance()
         yield asked, result
 
 
-def read_split(split: str, count: int | None = None, tick: Callable[[], None] | None = None) -> Iterator[Example]:
-    """The questions of a split's pages, pictures included (so take what you need of each and let it go)."""
-    for asked, _ in read_pages(split, count, tick=tick):
+def read_split(split: str, count: int | None = None, bar: Bar = SILENT_BAR) -> Iterator[Example]:
+    """The questions of a split's pages, pictures included (so take what you need of each and let it go).
+
+    Args:
+        split: `train`, `validation`, …
+        count: of pages; None: all there are.
+        bar: as for `read_pages`.
+    """
+    for asked, _ in read_pages(split, count, bar=bar):
         yield from asked

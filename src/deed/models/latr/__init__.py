@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from .configuration_latr import LatrConfig
-from .modeling_latr import LatrEncoder, LatrEncoderOutput, LatrForConditionalGeneration
-from .processing_latr import LatrProcessor
+from typing import TYPE_CHECKING
 
+from deed.utils.lazy import lazy_names
 
-def register() -> None:
-    """With the Auto classes; again is harmless."""
-    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoProcessor
+if TYPE_CHECKING:
+    from .configuration_latr import LatrConfig as LatrConfig
+    from .modeling_latr import LatrEncoder as LatrEncoder
+    from .modeling_latr import LatrEncoderOutput as LatrEncoderOutput
+    from .modeling_latr import LatrForConditionalGeneration as LatrForConditionalGeneration
+    from .processing_latr import LatrProcessor as LatrProcessor
 
-    AutoConfig.register("latr", LatrConfig, exist_ok=True)
-    AutoModelForSeq2SeqLM.register(LatrConfig, LatrForConditionalGeneration, exist_ok=True)
-    AutoProcessor.register(LatrConfig, LatrProcessor, exist_ok=True)
-
-
-__all__ = [
-    "LatrConfig",
-    "LatrEncoder",
-    "LatrEncoderOutput",
-    "LatrForConditionalGeneration",
-    "LatrProcessor",
-    "register",
-]
+_HOMES = {
+    "LatrConfig": "configuration_latr",
+    "LatrEncoder": "modeling_latr",
+    "LatrEncoderOutput": "modeling_latr",
+    "LatrForConditionalGeneration": "modeling_latr",
+    "LatrProcessor": "processing_latr",
+}
+__all__ = sorted(_HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -9,13 +9,15 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, T5Config, ViTConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from ..registration import register_model
+
 
 @strict
 class LatrConfig(T5Config):
     """`T5Config` with, beside its fields:
 
     Args:
-        vision_config: the ViT's configuration; None builds a model without eyes (words and boxes only).
+        vision_config: the ViT's configuration; None builds a model of words and boxes only.
         max_box: largest coordinate; boxes are integers on 0..max_box of the page's width and height.
         box_scale: root mean square of a fresh box table's entries. T5's own embeddings have about 1 when made from
             scratch, and about 10 in the published checkpoints.
@@ -30,7 +32,12 @@ class LatrConfig(T5Config):
     box_scale: float = 0.2
     freeze_vision: bool = False
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        register_model(self.model_type)
+
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Any:
+        """This configuration; for the decoder, with the decoder's depth under `num_layers`."""
         # generate() sizes its cache by this; T5Config answers with the encoder's depth even when asked for the decoder.
         if not decoder or encoder or self.num_layers == self.num_decoder_layers:
             return self

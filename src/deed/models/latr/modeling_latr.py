@@ -72,6 +72,7 @@ class LatrBoxEmbeddings(nn.Module):
             setattr(self, name, LatrBoxTable(config.max_box, config.d_model, config.box_scale))
 
     def forward(self, bbox: torch.Tensor) -> torch.Tensor:
+        """The sum of the six tables' rows for `bbox` `[batch, length, 4]`, integers: `[batch, length, d_model]`."""
         x0, y0, x1, y1 = bbox.unbind(-1)
         # A box given upside down would index below zero, which on a GPU is an assertion without a name.
         parts = (x0, y0, x1, y1, (x1 - x0).clamp(min=0), (y1 - y0).clamp(min=0))
@@ -93,8 +94,9 @@ class LatrEncoder(T5Stack):
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        # Else Transformers skips modules that hold no parameter themselves, T5's attention among them, which is where
-        # T5 gives fresh weights their sizes: they would stay far too large to learn from.
+        """False: Transformers is to initialize these modules as it does its own."""
+        # Else it skips modules that hold no parameter themselves, T5's attention among them, which is where T5 gives
+        # fresh weights their sizes: they would stay far too large to learn from.
         return False
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -175,7 +177,13 @@ class LatrEncoder(T5Stack):
 
 @functools.cache
 def patch_boxes(image: tuple[int, int], cell: tuple[int, int], max_box: int) -> torch.Tensor:
-    """`[1 + patches, 4]`: the whole page for the class token, then the cells row by row."""
+    """`[1 + patches, 4]`: the whole page for the class token, then the cells row by row.
+
+    Args:
+        image: height and width of the pictures, in pixels.
+        cell: height and width of a patch, in pixels.
+        max_box: the coordinate of the right and bottom edge.
+    """
     rows, columns = image[0] // cell[0], image[1] // cell[1]
     boxes = [[0, 0, max_box, max_box]]
     for r in range(rows):
@@ -198,7 +206,8 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        return False  # as for the encoder
+        """False, as for the encoder."""
+        return False
 
     def __init__(self, config: LatrConfig) -> None:
         super().__init__(config)
@@ -215,7 +224,7 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
             t5: a `T5ForConditionalGeneration` checkpoint; all its weights are kept.
             vit: a `ViTModel` checkpoint (a classifier's backbone is taken); None: no vision.
             config: further fields of `LatrConfig`. `box_scale` defaults to a fiftieth of the T5 embeddings' size, so
-                that the boxes start as a whisper.
+                that the boxes start with little influence.
 
         Raises:
             OSError: a folder without a checkpoint.
@@ -271,6 +280,11 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
 
         With `encoder_outputs` given, `attention_mask` is that of the whole encoder sequence `[batch, patches + text]`,
         unless they carry their own (`LatrEncoderOutput`).
+
+        Args:
+            input_ids, bbox, pixel_values, pixel_mask, attention_mask, inputs_embeds: the encoder's, see there.
+            encoder_outputs: what the encoder returned, instead of these.
+            decoder_input_ids, decoder_attention_mask, decoder_inputs_embeds, past_key_values, labels, use_cache, kwargs: T5's.
         """
         if encoder_outputs is None:
             passed = ("output_hidden_states", "output_attentions")

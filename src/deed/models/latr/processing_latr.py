@@ -11,18 +11,21 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature
 
 from deed.constants import IGNORE_INDEX
 
+from ..pictures import picture_list, rgb_picture
+from ..processing import CheckedProcessor, check_count
 from ..shared import pad_lists
 
 NO_BOX, PAGE_BOX = (0, 0, 0, 0), (0, 0, 1000, 1000)
 _CACHED_WORDS = 200_000
 
 
-class LatrProcessor(ProcessorMixin):
+class LatrProcessor(CheckedProcessor):
     """Wraps a tokenizer and an image processor.
 
     Args:
@@ -41,11 +44,14 @@ class LatrProcessor(ProcessorMixin):
         **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
-        self.max_length, self.sees = max_length, sees
+        if not isinstance(sees, bool):
+            raise ValueError(f"sees must be true or false, got {sees!r:.80}")
+        self.max_length, self.sees = check_count("max_length", max_length, least=2), sees
         self._pieces: dict[str, tuple[list[int], list[tuple[float, float]]]] = {}
 
     @property
     def model_input_names(self) -> list[str]:
+        """Names of the tensors that a batch may hold."""
         return ["input_ids", "attention_mask", "bbox", "pixel_values", "pixel_mask"]
 
     def __call__(  # type: ignore[override]
@@ -61,10 +67,12 @@ class LatrProcessor(ProcessorMixin):
         """One question or a batch of them.
 
         Args:
-            images: a picture (`PIL.Image.Image` or array), or per question one or None; None for no pictures at all.
+            images: a picture (file, `PIL.Image.Image`, array or tensor: `pictures.rgb_picture`), or per question one or
+                None, or `[questions, …]` as one array; None for no pictures at all.
             text: the question, or a list of them.
             words: per question its OCR words: strings with `boxes` beside them, or `(text, box)` pairs.
-            boxes: per question a box `[x0, y0, x1, y1]` per word, integers on 0..1000.
+            boxes: per question a box `[x0, y0, x1, y1]` per word, numbers on 0..1000, as lists, an array or a tensor;
+                corners in the wrong order are put right.
             text_target: answers; become `labels`, padded with -100.
             kwargs: for the image processor.
 
@@ -84,8 +92,8 @@ class LatrProcessor(ProcessorMixin):
         n = len(questions)
         pages = [words] if single and words is not None else words
         page_boxes = [boxes] if single and boxes is not None else boxes
-        pictures = [images] if single or (images is not None and not isinstance(images, (list, tuple))) else images
-        for name, values in (("words", pages), ("boxes", page_boxes), ("images", pictures)):
+        pictures = picture_list(images, n, "questions")
+        for name, values in (("words", pages), ("boxes", page_boxes)):
             if values is not None and len(values) != n:
                 raise ValueError(f"{n} questions, but {name} for {len(values)}")
         encoded = []
@@ -153,7 +161,11 @@ class LatrProcessor(ProcessorMixin):
         """Pictures, some of which may be None, to `pixel_values` and, if some are None, `pixel_mask`."""
         if not self.sees:
             raise ValueError("this model has no ViT; leave images out")
-        there = [p for p in pictures if p is not None]
+        data_format = kwargs.pop("input_data_format", None)
+        given = [p for p in pictures if p is not None]
+        if kwargs.get("do_rescale") is False and all(_on_one(p) for p in given):
+            kwargs.pop("do_rescale")  # on 0..1 already; here all pictures become bytes, and are scaled back
+        there = [rgb_picture(p, data_format=data_format) for p in given]
         pixels = self.image_processor(there, return_tensors="pt", **kwargs)["pixel_values"]
         found = iter(pixels)
         return stack_pictures([None if p is None else next(found) for p in pictures])
@@ -171,16 +183,45 @@ def stack_pictures(pixels: Sequence[torch.Tensor | None]) -> dict[str, torch.Ten
     return values
 
 
-def pair_words(words: Sequence[Any], boxes: Sequence[Any] | None) -> list[tuple[str, Any]]:
-    """Words as `(text, box)`, from strings with boxes beside them or from pairs."""
+def _on_one(picture: Any) -> bool:
+    return "float" in str(getattr(picture, "dtype", ""))
+
+
+def pair_words(words: Sequence[Any], boxes: Any) -> list[tuple[str, Any]]:
+    """Words as `(text, box)`, from strings with boxes beside them or from pairs.
+
+    Args:
+        words: strings, or `(text, box)` pairs.
+        boxes: a box per word, as lists, `[words, 4]` array or tensor; None where the words are pairs.
+
+    Returns:
+        Boxes as tuples of integers `x0 <= x1`, `y0 <= y1` on 0..1000; others are rounded, and swapped corners put right.
+
+    Raises:
+        ValueError: words without boxes, not as many boxes as words, not four numbers, or off the page.
+    """
     if boxes is None:
-        pairs = [tuple(w) for w in words]
         if any(isinstance(w, str) or len(w) != 2 for w in words):
             raise ValueError("words need boxes: pass boxes=, or words as (text, [x0, y0, x1, y1]) pairs")
-        return pairs  # type: ignore[return-value]
+        words, boxes = [w[0] for w in words], [w[1] for w in words]
     if len(words) != len(boxes):
         raise ValueError(f"{len(words)} words, but {len(boxes)} boxes")
-    return list(zip(words, boxes, strict=True))
+    return list(zip(words, _page_boxes(boxes), strict=True)) if len(words) else []
+
+
+def _page_boxes(boxes: Any) -> list[tuple[int, ...]]:
+    if hasattr(boxes, "detach"):
+        boxes = boxes.detach().cpu().tolist()
+    try:
+        values = np.array([[float(x) for x in box] for box in boxes])
+    except (TypeError, ValueError, OverflowError):
+        values = np.empty(0)
+    if values.ndim != 2 or values.shape[1] != 4 or not np.isfinite(values).all():
+        raise ValueError("a box is four numbers x0, y0, x1, y1 on 0..1000; one of boxes is not")
+    if values.min() < 0 or values.max() > 1000:
+        raise ValueError("boxes must lie on 0..1000 of the page's width and height")
+    corners = np.sort(np.round(values).astype(int).reshape(-1, 2, 2), axis=1)
+    return [tuple(box) for box in corners.reshape(-1, 4).tolist()]
 
 
 __all__ = ["LatrProcessor", "pair_words"]

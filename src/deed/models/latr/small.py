@@ -76,7 +76,18 @@ def build_model(
     patch: int = 8,
     dropout: float = 0.0,
 ) -> LatrForConditionalGeneration:
-    """Fresh weights; heads of width 32."""
+    """Fresh weights; heads of width 32.
+
+    Args:
+        tokenizer: of `build_tokenizer`.
+        encoder_layers: of the text encoder.
+        decoder_layers: of the decoder.
+        d_model: width of text and vision, a multiple of 32.
+        d_ff: inner width of the feed-forward parts.
+        vision_layers: of the ViT.
+        patch: side of the ViT's patches in pixels.
+        dropout: rate.
+    """
     config = LatrConfig(
         **t5_sizes(tokenizer, d_model, d_ff, dropout),
         num_layers=encoder_layers,

@@ -104,7 +104,7 @@ def config_from_arguments(values: Mapping[str, Any], tensors: Mapping[str, torch
         )
     if values.get("no_scale_embedding") is not None:
         given["scale_embedding"] = not values["no_scale_embedding"]
-    # Synchronised batch norms of the original have another eps, and come before frozen ones.
+    # Synchronized batch norms of the original have another eps, and come before frozen ones.
     sync = bool(values.get("sync_bn"))
     given["batch_norm_eps"] = 1e-3 if sync else 1e-5
     given["freeze_resnet"] = bool(values.get("freeze_resnet")) and not sync

@@ -43,6 +43,13 @@ def bins_to_box(
 ) -> tuple[float, float, float, float]:
     """The way back: four bin numbers to `x0, y0, x1, y1` in pixels of the picture as it is, not ordered or clipped.
 
+    Args:
+        bins: bin numbers `x0, y0, x1, y1`, from 0.
+        size: width and height of the picture as it is.
+        image_size: side of the square it is resized to.
+        max_image_size: the coordinate that the last bin stands for.
+        n_bins: at least two.
+
     Raises:
         ValueError: not four bin numbers, or sizes that are not positive.
     """

@@ -31,6 +31,7 @@ class Trie:
             self.add(ids)
 
     def add(self, ids: Sequence[int]) -> None:
+        """Add a sequence; again is harmless."""
         node = self.root
         for i in ids:
             node = node.setdefault(i, {})

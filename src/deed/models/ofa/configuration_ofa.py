@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from ..registration import register_model
+
 # Blocks per stage; a ResNet's fourth stage is left out.
 RESNET_DEPTHS = {
     "resnet18": [2, 2, 2],
@@ -52,7 +54,7 @@ class OFAConfig(PreTrainedConfig):
         stem_widths: channels of the stem's first convolution and its three stages; None: [64, 256, 512, 1024].
         stem_depths: blocks of the three stages; None: those of `resnet_type`.
         stem_layer_type: "bottleneck", or "basic" blocks for small stems.
-        batch_norm_eps: 1e-5; checkpoints trained with synchronised batch norm have 1e-3.
+        batch_norm_eps: 1e-5; checkpoints trained with synchronized batch norm have 1e-3.
         freeze_resnet: batch norms with fixed statistics and factors.
         encoder_drop_path_rate, decoder_drop_path_rate, resnet_drop_path_rate: stochastic depth of the last layer, falling
             linearly to 0 at the first.
@@ -141,6 +143,7 @@ class OFAConfig(PreTrainedConfig):
             self.tie_word_embeddings = False
         self._check()
         super().__post_init__(**kwargs)
+        register_model(self.model_type)
 
     def _check(self) -> None:
         """Raises ValueError for fields that do not fit together."""

@@ -7,14 +7,13 @@ bit for bit and in their dtype; `config.json` says float32, which is how they ar
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from deed.utils.files import swapped_folder
 
 from . import names
 from .architecture import config_from_arguments, config_from_port, image_size_of
@@ -68,15 +67,19 @@ def convert(
     source = read_source(checkpoint, ema)
     tensors = {names.to_port(name): tensor for name, tensor in source.tensors.items()}
     if len(tensors) != len(source.tensors):
+        twice = [
+            name for name in source.tensors if names.to_port(name) != name and names.to_port(name) in source.tensors
+        ]
         raise OFAConversionError(
-            f"{checkpoint}: some tensors are there twice, under the original's name and the port's"
+            f"{checkpoint}: tensors that are there twice, under these names of the original's and under the port's: "
+            f"{named(twice)}; leave one of each pair out"
         )
     config = (
         config_from_port(source.values) if source.form == "port" else config_from_arguments(source.values, tensors)
     )
     tell(STEPS[1])
     state = account(tensors, config, str(checkpoint), source.one_of_tied)
-    notes = []
+    notes = list(source.notes)
     if source.has_ema and not ema:
         notes.append("the checkpoint also holds averaged weights, which --ema takes instead")
     tokenizer = _tokenizer(source, bpe)
@@ -174,7 +177,13 @@ def account(
 
 def same_table(name: str, table: torch.Tensor, config: OFAConfig) -> bool:
     """Whether an index table of a checkpoint is the one that this model computes. Of the code positions only those of the
-    grid count (the rest, which the original and the port pad differently, stands for no code); a version says nothing."""
+    grid count (the rest, which the original and the port pad differently, stands for no code); a version says nothing.
+
+    Args:
+        name: of the table, as the port has it.
+        table: as the checkpoint has it.
+        config: of the model.
+    """
     if name.endswith(".version"):
         return True
     own = names.index_buffer(name, config)
@@ -188,6 +197,11 @@ def grow(embedding: torch.Tensor, rows: int, seed: int = 0) -> torch.Tensor:
     """More rows after those of `[rows, width]`, drawn as the original's loader draws them: normal, deviation width^-0.5.
     In the model one tensor is both embeddings and the head.
 
+    Args:
+        embedding: `[rows, width]`, of any floating-point dtype, which the result keeps.
+        rows: how many there are to be.
+        seed: of what is drawn.
+
     Raises:
         ValueError: fewer rows than there are.
     """
@@ -199,13 +213,18 @@ def grow(embedding: torch.Tensor, rows: int, seed: int = 0) -> torch.Tensor:
 
 
 def write_folder(output: Path, state: Mapping[str, torch.Tensor], config: OFAConfig, processor: Any = None) -> None:
-    """Configuration, weights, generation settings and the processor, under a temporary name first."""
+    """Configuration, weights, generation settings and the processor, under a temporary name first.
+
+    Args:
+        output: a folder that is not there, or is empty.
+        state: the weights, by this model's names.
+        config: of the model.
+        processor: saved beside it where there is one.
+    """
     from safetensors.torch import save_file
     from transformers import GenerationConfig
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
-    try:
+    with swapped_folder(output) as temporary:
         # Weights of a checkpoint may be views of one another's memory, which a file cannot have.
         save_file(
             {k: v.detach().clone().contiguous() for k, v in state.items()},
@@ -217,12 +236,6 @@ def write_folder(output: Path, state: Mapping[str, torch.Tensor], config: OFACon
         GenerationConfig(**{name: getattr(config, name) for name in ids}).save_pretrained(temporary)
         if processor is not None:
             processor.save_pretrained(temporary)
-        for path in temporary.rglob("*"):
-            path.chmod(0o644)
-        temporary.chmod(0o755)
-        os.replace(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _tokenizer(source: Source, bpe: str | Path | None) -> Any:

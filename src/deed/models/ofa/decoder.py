@@ -75,7 +75,13 @@ class OFADecoder(OFAPreTrainedModel):
     # -- positions ------------------------------------------------------------------------------------------------
 
     def positions(self, start: int, stop: int, codes: bool = False) -> torch.Tensor:
-        """Embeddings of target positions start..stop, before their norm: `[1, stop - start, d_model]`."""
+        """Embeddings of target positions start..stop, before their norm: `[1, stop - start, d_model]`.
+
+        Args:
+            start: first position.
+            stop: position after the last.
+            codes: whether they are those of an image written as codes.
+        """
         device = self.embed_positions.weight.device
         if codes:
             return self.embed_image_positions(self._code_ids(stop)[start:])[None]
@@ -88,13 +94,26 @@ class OFADecoder(OFAPreTrainedModel):
         return (self.image_pos_ln if codes else self.pos_ln)(self.positions(start, stop, codes))
 
     def absolute_bias(self, start: int, stop: int, codes: bool = False) -> torch.Tensor:
-        """What every layer adds to the scores of positions start..stop against 0..stop: `[1, heads, stop - start, stop]`."""
+        """What every layer adds to the scores of positions start..stop against 0..stop: `[1, heads, stop - start, stop]`.
+
+        Args:
+            start: first query position.
+            stop: position after the last query and key.
+            codes: whether they are those of an image written as codes.
+        """
         placed = self._placed(0, stop, codes)
         queries, keys = self.self_pos_q_linear(placed[:, start:]), self.self_pos_k_linear(placed)
         return position_scores(queries, keys, self.config.decoder_attention_heads, self.pos_scaling)
 
     def relative_bias(self, layer: int, start: int, stop: int, codes: bool = False) -> torch.Tensor:
-        """What layer `layer` (from 0) adds beside that: `[1, heads, stop - start, stop]`."""
+        """What layer `layer` (from 0) adds beside that: `[1, heads, stop - start, stop]`.
+
+        Args:
+            layer: from 0.
+            start: first query position.
+            stop: position after the last query and key.
+            codes: whether they are those of an image written as codes.
+        """
         table: Any = (self.image_rel_pos_table_list if codes else self.token_rel_pos_table_list)[layer]
         if codes:
             ids = self._code_ids(stop)
@@ -115,7 +134,15 @@ class OFADecoder(OFAPreTrainedModel):
         self, source: torch.Tensor, start: int, stop: int, codes: bool, cache: Any = None
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Per layer `[1, heads, q, stop]`, and `[1, heads, q, source]`, for positions start..stop. A generation's cache
-        keeps them: the encoder's positions would else be projected anew for every token."""
+        keeps them: the encoder's positions would else be projected anew for every token.
+
+        Args:
+            source: the encoder's `position_embeddings`, `[batch, source, d_model]`.
+            start: first query position.
+            stop: position after the last query and key.
+            codes: whether they are those of an image written as codes.
+            cache: of the generation; None keeps nothing.
+        """
         if cache is None or torch.is_grad_enabled():
             absolute = self.absolute_bias(start, stop, codes)
             own = [absolute + self.relative_bias(i, start, stop, codes) for i in range(len(self.layers))]

@@ -138,7 +138,16 @@ class OFAEncoder(OFAPreTrainedModel):
         self, patch_images: torch.Tensor, patch_masks: torch.Tensor | None, batch: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The stem on the rows that have an image: features `[batch, channels, h, w]`, zeros elsewhere, and which have
-        one, `[batch]` bool. Rows without any are kept from the stem: batch norms would count them in training."""
+        one, `[batch]` bool. Rows without any are kept from the stem: batch norms would count them in training.
+
+        Args:
+            patch_images: `[batch, 3, height, width]`, normalized pixels.
+            patch_masks: `[batch]` bool, which rows have an image; None: all.
+            batch: how many rows there are.
+
+        Raises:
+            ValueError: tensors of another shape.
+        """
         if patch_images.ndim != 4 or patch_images.shape[0] != batch:
             raise ValueError(f"patch_images must be [{batch}, 3, height, width], got {list(patch_images.shape)}")
         if patch_masks is None:

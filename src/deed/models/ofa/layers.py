@@ -141,14 +141,19 @@ class OFALayer(GradientCheckpointingLayer):
 
 
 class OFAEncoderLayer(OFALayer):
+    """A layer of the encoder: self-attention and feed-forward."""
+
     def __init__(self, config: OFAConfig, layer_idx: int) -> None:
         super().__init__(config, "encoder", layer_idx)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """`[batch, source, d_model]` to the same. `attention_mask` is added to the scores: position biases are part of it."""
         return self.fed(self.attended(hidden_states, attention_mask, **kwargs))
 
 
 class OFADecoderLayer(OFALayer):
+    """A layer of the decoder: self-attention, attention to the encoder, feed-forward."""
+
     def __init__(self, config: OFAConfig, layer_idx: int) -> None:
         super().__init__(config, "decoder", layer_idx)
         width, heads = config.d_model, config.decoder_attention_heads
@@ -165,7 +170,16 @@ class OFADecoderLayer(OFALayer):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Masks are added to the scores: position biases are part of them."""
+        """`[batch, length, d_model]` to the same.
+
+        Args:
+            hidden_states: the layer's input.
+            attention_mask: added to the self-attention's scores: position biases are part of it.
+            encoder_hidden_states: `[batch, source, d_model]`.
+            encoder_attention_mask: likewise, of the attention to the encoder.
+            past_key_values: keys and values of both attentions.
+            kwargs: for the attentions.
+        """
         hidden = self.attended(hidden_states, attention_mask, past_key_values=past_key_values, **kwargs)
         x, _ = self.cross_attn(
             self.cross_attn_layer_norm(hidden),
@@ -205,7 +219,8 @@ class OFAPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        return False  # Transformers would initialise modules only that hold parameters themselves
+        """False: Transformers is to initialize all modules, also those without parameters of their own."""
+        return False
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

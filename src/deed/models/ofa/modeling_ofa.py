@@ -39,24 +39,31 @@ class OFAForConditionalGeneration(OFAPreTrainedModel, GenerationMixin):
         self.post_init()
 
     def get_encoder(self, *args: Any, **kwargs: Any) -> Any:
+        """The encoder."""
         return self.encoder
 
     def get_decoder(self, *args: Any, **kwargs: Any) -> Any:
+        """The decoder."""
         return self.decoder
 
     def get_input_embeddings(self) -> nn.Module:
+        """The embeddings of both sides, which are one."""
         return self.encoder.embed_tokens
 
     def set_input_embeddings(self, value: Any) -> None:
+        """Replace the embeddings of both sides."""
         self.encoder.embed_tokens = self.decoder.embed_tokens = value
 
     def get_output_embeddings(self) -> nn.Module:
+        """The head."""
         return self.decoder.output_projection
 
     def set_output_embeddings(self, new_embeddings: Any) -> None:
+        """Replace the head."""
         self.decoder.output_projection = new_embeddings
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Labels `[batch, length]` shifted right by the start token, -100 as padding."""
         config: Any = self.config
         return shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
 
@@ -81,7 +88,7 @@ class OFAForConditionalGeneration(OFAPreTrainedModel, GenerationMixin):
         """
         Args:
             input_ids: `[batch, text]` prompts.
-            patch_images: `[batch, 3, height, width]` normalised pixels; None: no row has an image.
+            patch_images: `[batch, 3, height, width]` normalized pixels; None: no row has an image.
             patch_masks: `[batch]` bool, which rows have an image; None: all.
             attention_mask: `[batch, text]`, 1 keeps; None: all but the pad token.
             decoder_input_ids: `[batch, length]`; None: made from `labels`.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 
 from .configuration_ofa import OFAConfig
-from .positions import code_ids, image_relative, token_relative
+from .positions import BEYOND_CODES, code_ids, image_relative, token_relative
 
 # (side, original, port), all inside `<side>.layers.<n>.`
 RENAMED = (
@@ -81,7 +81,8 @@ def index_buffer(name: str, config: OFAConfig) -> torch.Tensor:
     if kind == "image_rp_bucket":
         ids = torch.arange(config.image_bucket_size**2 + 1)
         return image_relative(ids, ids, config.image_bucket_size)
-    return code_ids(1 + (config.code_image_size // 8) ** 2 + CODES_BEYOND, config, cpu)
+    grid = code_ids(1 + (config.code_image_size // 8) ** 2, config, cpu)
+    return torch.cat([grid, torch.full((CODES_BEYOND,), BEYOND_CODES)])
 
 
 def to_original(state_dict: Mapping[str, torch.Tensor], config: OFAConfig | None = None) -> dict[str, torch.Tensor]:

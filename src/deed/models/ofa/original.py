@@ -1,13 +1,12 @@
 """Reads what OFA was released as: fairseq's checkpoint files, and the model folders of the Transformers port.
 
 Nothing in a file is run: pickles may hold tensors, plain values, `argparse.Namespace` and numpy's numbers (of losses that
-were logged; made by `tasks/unpickle.py`'s replacements of numpy's functions), nothing else.
+were logged; made by `utils/unpickle.py`'s replacements of numpy's functions), nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import warnings
 import zipfile
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from deed.utils.files import read_json
 from deed.utils.unpickle import ALLOWED
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -34,6 +34,7 @@ class Source:
         has_ema: whether the file also holds averaged weights.
         one_of_tied: whether the file keeps one name only of tensors that are one, as safetensors do.
         folder: where tokenizer files may lie.
+        notes: what of the file was not read, for the reader.
     """
 
     form: str
@@ -42,6 +43,7 @@ class Source:
     folder: Path
     has_ema: bool = False
     one_of_tied: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def read_source(path: str | Path, ema: bool = False) -> Source:
@@ -72,11 +74,15 @@ def _read_fairseq(path: Path, ema: bool) -> Source:
         )
     extra = state.get("extra_state")
     averaged = extra.get("ema") if isinstance(extra, dict) else None
+    # Fairseq keeps them in extra_state; what other tools put beside 'model' was made in a way that is not known here.
+    loose = ("the checkpoint's top-level entry 'ema' is not fairseq's (extra_state, ema) and was not read",)
+    notes = loose if "ema" in state else ()
     if ema and not isinstance(averaged, Mapping):
-        raise ValueError(f"{path}: no averaged weights (extra_state, ema); leave --ema out")
+        reason = f" ({notes[0]})" if notes else ""
+        raise ValueError(f"{path}: no averaged weights (extra_state, ema){reason}; leave --ema out")
     form, values = _arguments(path, state)
     tensors = _tensors(path, averaged if ema else state["model"])  # type: ignore[arg-type]
-    return Source(form, tensors, values, path.parent, has_ema=isinstance(averaged, Mapping))
+    return Source(form, tensors, values, path.parent, has_ema=isinstance(averaged, Mapping), notes=notes)
 
 
 def _arguments(path: Path, state: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -103,11 +109,8 @@ def _plain(value: Any) -> dict[str, Any] | None:
 
 def _read_port(folder: Path) -> Source:
     config = folder / "config.json"
-    try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{config} cannot be read as JSON: {error}") from None
-    if not isinstance(values, dict) or values.get("model_type") != "ofa":
+    values = read_json(config, ValueError)
+    if values.get("model_type") != "ofa":
         raise ValueError(f"{config}: expected the configuration of an OFA model, with model_type 'ofa'")
     for name in WEIGHTS:
         safe, index = name.endswith("safetensors"), folder / f"{name}.index.json"
@@ -120,7 +123,7 @@ def _read_port(folder: Path) -> Source:
 
 def _read_parts(index: Path) -> dict[str, torch.Tensor]:
     try:
-        parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        parts = sorted(set(read_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         raise ValueError(f"{index} cannot be read: expected JSON with a weight_map") from None
     tensors: dict[str, torch.Tensor] = {}

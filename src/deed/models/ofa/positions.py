@@ -24,6 +24,11 @@ def token_buckets(bucket_size: int, max_positions: int, device: torch.device) ->
     """Buckets of the distances `-(max_positions - 1) .. max_positions - 1`: `[2 * max_positions - 1]` long.
 
     Exact up to half of `bucket_size`, then logarithmic; from 0 to `2 * bucket_size - 2`.
+
+    Args:
+        bucket_size: the configuration's `token_bucket_size`.
+        max_positions: how many positions there may be.
+        device: of the result.
     """
     with torch.inference_mode(False):  # kept across calls, so it must not become an inference tensor
         distance = torch.arange(1 - max_positions, max_positions, device="cpu")
@@ -36,7 +41,14 @@ def token_buckets(bucket_size: int, max_positions: int, device: torch.device) ->
 
 
 def token_relative(start: int, stop: int, config: OFAConfig, device: torch.device) -> torch.Tensor:
-    """Buckets of query positions start..stop against keys 0..stop: `[stop - start, stop]` long."""
+    """Buckets of query positions start..stop against keys 0..stop: `[stop - start, stop]` long.
+
+    Args:
+        start: first query position.
+        stop: position after the last query and key.
+        config: of the model.
+        device: of the result.
+    """
     reach = max(REACH, config.max_position_embeddings)
     at = torch.arange(stop, device=device)
     distance = at[start:, None] - at[None, :]
@@ -45,6 +57,12 @@ def token_relative(start: int, stop: int, config: OFAConfig, device: torch.devic
 
 def grid_ids(height: int, width: int, bucket_size: int, device: torch.device) -> torch.Tensor:
     """Position ids of a grid of patches, row by row: `[height * width]` long; row r, column c is `r * bucket_size + c + 1`.
+
+    Args:
+        height: patches in a column.
+        width: patches in a row.
+        bucket_size: side of the largest grid.
+        device: of the result.
 
     Raises:
         ValueError: the grid is larger than the table's.
@@ -62,6 +80,11 @@ def image_relative(queries: torch.Tensor, keys: torch.Tensor, bucket_size: int) 
     """Buckets of position ids `[q]` against `[k]`: `[q, k]` long, by the difference of rows and of columns.
 
     Id 0, which stands before the grid, has three buckets of its own: as query, as key, and towards itself.
+
+    Args:
+        queries: position ids `[q]` long, as `grid_ids` gives them.
+        keys: position ids `[k]` long.
+        bucket_size: side of the largest grid.
     """
     side = 2 * bucket_size - 1
     q, k = queries[:, None], keys[None, :]
@@ -77,6 +100,11 @@ def image_relative(queries: torch.Tensor, keys: torch.Tensor, bucket_size: int) 
 def code_ids(length: int, config: OFAConfig, device: torch.device) -> torch.Tensor:
     """Position ids of an image written as codes, `[length]` long: 0 for the start, then the grid of codes, then, where
     there are more, one id for all.
+
+    Args:
+        length: how many positions.
+        config: of the model.
+        device: of the result.
 
     Raises:
         ValueError: a grid larger than the table's.
@@ -94,7 +122,14 @@ def code_ids(length: int, config: OFAConfig, device: torch.device) -> torch.Tens
 
 
 def position_scores(queries: torch.Tensor, keys: torch.Tensor, heads: int, scale: float) -> torch.Tensor:
-    """The absolute bias: `[1, q, d]` times `[1, k, d]`, per head and scaled, to `[1, heads, q, k]`."""
+    """The absolute bias: `[1, q, d]` times `[1, k, d]`, per head and scaled, to `[1, heads, q, k]`.
+
+    Args:
+        queries: `[1, q, d]`.
+        keys: `[1, k, d]`.
+        heads: how many; they divide d.
+        scale: of the queries.
+    """
     q = queries.unflatten(-1, (heads, -1)).transpose(1, 2)
     k = keys.unflatten(-1, (heads, -1)).transpose(1, 2)
     return (q * scale) @ k.transpose(2, 3)

@@ -7,14 +7,15 @@ is in `prompts.py`, boxes as tokens in `bins.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature
 
 from deed.constants import IGNORE_INDEX
 
+from ..pictures import picture_list, rgb_picture
+from ..processing import CheckedProcessor, check_count
 from ..shared import pad_lists
 from . import prompts as wording
 from .bins import bins_to_box, box_to_bins
@@ -33,7 +34,7 @@ def build_image_processor(size: int, imagenet_mean_and_std: bool = False) -> Any
     return ViTImageProcessorPil(size={"height": size, "width": size}, resample=3, **values)  # 3: bicubic
 
 
-class OFAProcessor(ProcessorMixin):
+class OFAProcessor(CheckedProcessor):
     """Wraps an image processor and a tokenizer (`build_image_processor`, `tokenization_ofa.py`).
 
     Args:
@@ -53,11 +54,13 @@ class OFAProcessor(ProcessorMixin):
         **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
-        self.max_target_length, self.max_image_size = max_target_length, max_image_size
+        self.max_target_length = check_count("max_target_length", max_target_length)
+        self.max_image_size = None if max_image_size is None else check_count("max_image_size", max_image_size)
         self.first_bin, self.n_bins = count_tokens(tokenizer, "bin")
 
     @property
     def model_input_names(self) -> list[str]:
+        """Names of the tensors that a batch may hold."""
         return ["input_ids", "attention_mask", "patch_images", "patch_masks"]
 
     @property
@@ -78,7 +81,8 @@ class OFAProcessor(ProcessorMixin):
         """Whole prompts; the methods below word those of each task.
 
         Args:
-            images: a picture (`PIL.Image.Image`, array or path), or per prompt one or None; None for no pictures at all.
+            images: a picture (file, `PIL.Image.Image`, array or tensor: `pictures.rgb_picture`), or per prompt one or None,
+                or `[prompts, …]` as one array; None for no pictures at all.
             text: the prompt or a list of them; a space is put before where there is none.
             text_target: answers, with the same space before them; become `labels`.
             prompt_type: what the decoder is told before it answers: `"none"` (only `<s>`), `"prev_output"` (the prompt),
@@ -108,7 +112,15 @@ class OFAProcessor(ProcessorMixin):
         objects: Any = None,
         prompt_type: str = "none",
     ) -> BatchFeature:
-        """Visual question answering. `objects`: per question a list of names, `"dog&&ball"`, or None. See `__call__`."""
+        """Visual question answering.
+
+        Args:
+            images: see `__call__`.
+            questions: one or a list; cleaned as the original does.
+            answers: one or a list; become `labels`.
+            objects: what a detector found, per question a list of names, `"dog&&ball"`, or None.
+            prompt_type: see `__call__`.
+        """
         asked = _listed(questions, "questions")
         found = [None] * len(asked)
         if objects is not None:
@@ -118,7 +130,8 @@ class OFAProcessor(ProcessorMixin):
 
     def caption(self, images: Any, captions: str | Sequence[str] | None = None) -> BatchFeature:
         """Captioning. `captions` are cleaned as targets: no punctuation, at most `max_target_length` words."""
-        pictures = list(images) if isinstance(images, (list, tuple)) else [images]
+        many = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
+        pictures = list(images) if many else [images]
         targets = None
         if captions is not None:
             words = [
@@ -128,7 +141,12 @@ class OFAProcessor(ProcessorMixin):
         return self.batch(pictures, [wording.CAPTION] * len(pictures), targets)
 
     def refer(self, images: Any, expressions: str | Sequence[str], boxes: Any = None) -> BatchFeature:
-        """Referring expressions. `boxes`: per expression `x0, y0, x1, y1` in pixels of its picture; become four bins.
+        """Referring expressions.
+
+        Args:
+            images: see `__call__`.
+            expressions: one or a list; cleaned as the original does.
+            boxes: per expression `x0, y0, x1, y1` in pixels of its picture; become four bins.
 
         Raises:
             ValueError: boxes without pictures, or a tokenizer without bins; see also `box_to_bins`.
@@ -151,8 +169,15 @@ class OFAProcessor(ProcessorMixin):
         labels: str | Sequence[str] | None = None,
         prompt_type: str = "none",
     ) -> BatchFeature:
-        """Visual entailment (SNLI-VE), with the image's caption as a further premise where given. `labels`: entailment,
-        contradiction or neutral, which become yes, no and maybe. See `__call__`."""
+        """Visual entailment (SNLI-VE).
+
+        Args:
+            images: see `__call__`.
+            hypotheses: one or a list; cleaned as the original does.
+            captions: of the images, as a further premise where given.
+            labels: entailment, contradiction or neutral, which become yes, no and maybe.
+            prompt_type: see `__call__`.
+        """
         asked = _listed(hypotheses, "hypotheses")
         premises: Sequence[str | None] = [None] * len(asked)
         if captions is not None:
@@ -170,7 +195,14 @@ class OFAProcessor(ProcessorMixin):
         targets: Sequence[Sequence[int]] | None = None,
         prompt_type: str = "none",
     ) -> BatchFeature:
-        """`__call__` with targets as ids, end token last."""
+        """`__call__` with targets as ids, end token last.
+
+        Args:
+            images: see `__call__`.
+            texts: whole prompts.
+            targets: ids per prompt, end token last.
+            prompt_type: see `__call__`.
+        """
         if prompt_type not in PROMPT_TYPES:
             raise ValueError(f"prompt_type must be one of {', '.join(PROMPT_TYPES)}, got {prompt_type!r}")
         if not texts:
@@ -226,7 +258,7 @@ class OFAProcessor(ProcessorMixin):
 
     def see(self, pictures: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Pictures, some of which may be None, to `patch_images` (zeros for None) and `patch_masks`."""
-        there = [p for p in pictures if p is not None]
+        there = [rgb_picture(p, upright=False) for p in pictures if p is not None]
         found = iter(self.image_processor(there, return_tensors="pt")["pixel_values"])
         blank = torch.zeros(3, self.image_size, self.image_size)
         return {
@@ -236,12 +268,8 @@ class OFAProcessor(ProcessorMixin):
 
     def _pictures(self, images: Any, count: int) -> list[Any] | None:
         """Pictures as RGB, one or None per prompt; None for no pictures at all."""
-        if images is None:
-            return None
-        given = list(images) if isinstance(images, (list, tuple)) else [images]
-        if len(given) != count:
-            raise ValueError(f"{count} prompts, but images for {len(given)}")
-        return [None if p is None else _rgb(p) for p in given]
+        given = picture_list(images, count, "prompts")
+        return given and [None if p is None else rgb_picture(p, upright=False) for p in given]
 
     # -- back from the model --------------------------------------------------------------------------------------
 
@@ -284,16 +312,6 @@ class OFAProcessor(ProcessorMixin):
         if self.n_bins < 2:
             raise ValueError("the tokenizer has no location bins <bin_0>, <bin_1> …; boxes need them")
         return self.n_bins
-
-
-def _rgb(picture: Any) -> Any:
-    """A picture, array or path as Pillow's RGB; an alpha channel is dropped, as in the original."""
-    from PIL import Image
-
-    if isinstance(picture, (str, Path)):
-        with Image.open(picture) as opened:
-            return opened.convert("RGB")
-    return (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).convert("RGB")
 
 
 def _spaced(text: str) -> str:

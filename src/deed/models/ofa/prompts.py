@@ -8,20 +8,12 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Sequence
-from typing import Any
 
 MAX_WORDS = 80  # of a question, expression or hypothesis, as in the released run scripts
 MAX_OBJECTS = 30
 CAPTION = " what does the image describe?"
 # SNLI-VE's labels and the words that stand for them.
 ENTAILMENT = {"entailment": "yes", "contradiction": "no", "neutral": "maybe"}
-# generate()'s options for each task, as the original's evaluation scripts have them. Lengths count the end token; it is
-# forced where there is no more room, as fairseq does. VQA is held to a trie (candidates.py) beside.
-GENERATION: dict[str, dict[str, Any]] = {
-    "vqa": {"num_beams": 5, "length_penalty": 0.0, "max_new_tokens": 31, "forced_eos_token_id": 2},
-    "refer": {"num_beams": 5, "min_new_tokens": 4, "max_new_tokens": 5, "forced_eos_token_id": 2},
-    "caption": {"num_beams": 5, "no_repeat_ngram_size": 3, "max_new_tokens": 17, "forced_eos_token_id": 2},
-}
 _LEADING = ",.!?*#:;~"
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -39,7 +31,13 @@ def clean_caption(caption: str, max_words: int | None = MAX_WORDS) -> str:
 
 
 def vqa(question: str, objects: str | Sequence[str] | None = None, max_words: int | None = MAX_WORDS) -> str:
-    """A question, with the objects that a detector found (`"dog&&ball"` or a list, the first 30) where they are given."""
+    """A question, with the objects that a detector found (`"dog&&ball"` or a list, the first 30) where they are given.
+
+    Args:
+        question: as it is.
+        objects: names, as a list or `"dog&&ball"`.
+        max_words: of the question; None: all.
+    """
     text = clean_question(question, max_words)
     prompt = f" {text}" if text.endswith("?") else f" {text}?"
     if objects is None:
@@ -54,7 +52,13 @@ def refer(expression: str, max_words: int | None = MAX_WORDS) -> str:
 
 
 def entailment(hypothesis: str, caption: str | None = None, max_words: int | None = MAX_WORDS) -> str:
-    """Whether the image, or image and caption, imply a hypothesis."""
+    """Whether the image, or image and caption, imply a hypothesis.
+
+    Args:
+        hypothesis: as it is.
+        caption: a further premise.
+        max_words: of each; None: all.
+    """
     text = clean_caption(hypothesis, max_words)
     if caption is None:
         return f' does the image describe " {text} "?'
@@ -87,7 +91,6 @@ def _first_words(text: str, max_words: int | None) -> str:
 __all__ = [
     "CAPTION",
     "ENTAILMENT",
-    "GENERATION",
     "caption_target",
     "clean_caption",
     "clean_question",

@@ -50,8 +50,14 @@ def build_model(
     """Fresh weights; heads of width 32.
 
     Args:
+        tokenizer: of `build_tokenizer`.
+        encoder_layers: of the encoder.
+        decoder_layers: of the decoder.
+        d_model: width, a multiple of 32.
+        d_ff: inner width of the feed-forward parts.
         stem: channels of the first convolution and of the three stages of basic blocks.
         stem_depths: blocks per stage.
+        dropout: rate.
         freeze_resnet: batch norms as they are loaded, for a stem that was trained before.
     """
     config = OFAConfig(

@@ -43,6 +43,7 @@ class OFAStemBlock(nn.Module):
         self.activation = block.activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[batch, channels, height, width]` to the block's width and stride."""
         short = x if self.downsample is None else self.downsample(x)
         for i in range(1, self.count + 1):
             x = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(x))
@@ -83,12 +84,19 @@ class OFAStem(nn.Module):
                     self.set_submodule(name, DetrFrozenBatchNorm2d(module.num_features))
 
     def forward(self, patch_images: torch.Tensor) -> torch.Tensor:
+        """`patch_images` `[batch, 3, height, width]` to features; see the class."""
         x = self.maxpool(self.activation(self.bn1(self.conv1(patch_images))))
         return self.layer3(self.layer2(self.layer1(x)))
 
 
 def drop_path(x: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
-    """Stochastic depth: with chance `rate` a row of `x` `[batch, …]` becomes zeros; the others grow to make up for it."""
+    """Stochastic depth: with chance `rate` a row of `x` `[batch, …]` becomes zeros; the others grow to make up for it.
+
+    Args:
+        x: `[batch, …]`.
+        rate: from 0 up to, not including, 1.
+        training: False leaves everything as it is.
+    """
     if rate == 0.0 or not training:
         return x
     return x * nn.functional.dropout(x.new_ones(x.shape[0], *[1] * (x.ndim - 1)), rate)

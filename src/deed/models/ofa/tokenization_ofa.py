@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from deed.utils.files import read_json
+
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 BOS, PAD, EOS, UNK = range(4)
 MASK = "<mask>"
@@ -58,6 +60,11 @@ def read_original(folder: str | Path, n_codes: int = N_CODES, n_bins: int = N_BI
     """The original's `utils/BPE`: `encoder.json` (piece to GPT-2 id), `vocab.bpe` (merges), `dict.txt` (GPT-2 ids as
     decimal strings, one a line with its count, by frequency; and a few that fill up).
 
+    Args:
+        folder: with the three files.
+        n_codes: image codes of the model.
+        n_bins: location bins of the model.
+
     Raises:
         ValueError: a file is missing or broken, or the dictionary lacks a piece.
     """
@@ -82,6 +89,11 @@ def read_original(folder: str | Path, n_codes: int = N_CODES, n_bins: int = N_BI
 def read_port(folder: str | Path, n_codes: int = N_CODES, n_bins: int = N_BINS) -> Any:
     """The Transformers port's `vocab.json` and `merges.txt`, which are BART's: pieces with their final ids, without the
     codes and bins that the port's class adds.
+
+    Args:
+        folder: with the two files.
+        n_codes: image codes of the model.
+        n_bins: location bins of the model.
 
     Raises:
         ValueError: a file is missing or broken, or the special tokens are not OFA's.
@@ -134,6 +146,12 @@ def build_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]], n_code
     dropped, as the original's prompts with regions are put together; the special tokens are not found (`</s>` in a
     question is four characters).
 
+    Args:
+        vocab: text pieces and their ids.
+        merges: pairs of pieces, in the order of their ranks.
+        n_codes: image codes.
+        n_bins: location bins.
+
     Raises:
         ValueError: the ids are not `4 .. 4 + len(vocab) - 1`, or a merge has a piece that is not there.
     """
@@ -185,11 +203,8 @@ def _numbered(kind: str, count: int) -> Iterator[str]:
 
 
 def _read_json(path: Path) -> dict[str, int]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(value, dict) or not all(isinstance(i, int) for i in value.values()):
+    value: dict[str, int] = read_json(path, ValueError)
+    if not all(isinstance(i, int) for i in value.values()):
         raise ValueError(f"{path}: expected an object of pieces and their ids")
     return value
 

@@ -1,4 +1,4 @@
-"""The most that a confidence can be, given logits with a bounded error: a no of this measure is certain.
+"""The most that a confidence can be, given logits with a bounded error: a row that this measure keeps, the exact head keeps.
 
 Let l and u be lower and upper bounds of the logits. The probability of token i is greatest when its own logit is u_i and
 all others are l: with q = softmax(l), its odds grow by at most exp(u_i - l_i), so that p_i is at most
@@ -16,27 +16,27 @@ from deed.errors import DeedConfigError
 
 from ..measures import Margin, MaxProb
 from ..policy import ExitPolicy, FixedSchedule, ThresholdPolicy
-from ..query import Ask
-from .two_stage import FirstLook
+from ..query import ExitQuery
+from .two_stage import ApproximateQuery
 
 
 @dataclass(frozen=True)
 class UpperBound:
-    """Upper bound of `MaxProb` or `Margin` over what a `FirstLook` with `error` and `rounding` leaves possible."""
+    """Upper bound of `MaxProb` or `Margin` over what an `Approximation` with `error` and `rounding` leaves possible."""
 
     margin: bool = False
-    remembers = False
+    needs_history = False
 
-    def __call__(self, ask: Ask) -> torch.Tensor:
-        assert isinstance(ask, FirstLook)
-        logits = ask.masked_logits
-        assert ask.error is not None and ask.rounding is not None
-        # softmax sums up to V / 8 terms into one float, here and in the exact ask.
+    def __call__(self, query: ExitQuery) -> torch.Tensor:
+        assert isinstance(query, ApproximateQuery)
+        seen, logits = query.approximation, query.masked_logits
+        assert seen.error is not None and seen.rounding is not None
+        # softmax sums up to V / 8 terms into one float, here and for the exact head.
         loss = 2 * (logits.shape[-1] / 8 + 32) * torch.finfo(torch.float32).eps
-        error = ask.error[:, None]
-        width = error
-        if ask.refined is not None:
-            width = error.expand(logits.shape).scatter(1, ask.refined, ask.rounding[:, None].expand(ask.refined.shape))
+        width = seen.error[:, None]
+        if seen.refined is not None:
+            rounding = seen.rounding[:, None].expand(seen.refined.shape)
+            width = width.expand(logits.shape).scatter(1, seen.refined, rounding)
         top = _moved((logits - width).softmax(-1), 2 * width).amax(-1) * (1 + loss)
         if not self.margin:
             return top
@@ -61,5 +61,5 @@ def bounded(policy: ExitPolicy) -> ExitPolicy:
     if isinstance(policy, ThresholdPolicy) and isinstance(policy.confidence, (MaxProb, Margin)):
         return replace(policy, confidence=UpperBound(isinstance(policy.confidence, Margin)))
     raise DeedConfigError(
-        'asking "screen" with bound=True bounds confidence "max_prob" and "margin" under a threshold'
+        'exit_check "screen" with bound=True bounds confidence "max_prob" and "margin" under a threshold'
     )

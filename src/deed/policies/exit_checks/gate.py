@@ -12,25 +12,25 @@ import torch
 
 from deed.errors import DeedConfigError
 
-from ..query import Ask
+from ..query import ExitQuery
 
 
 class Gate:
     """The gates of a model as a confidence measure: the threshold applies to the probability that the gate gives.
 
-    Approximates: the head is not asked before a row leaves, so rows leave where plain asking would not, and the reverse.
+    Approximates: the head is not asked before a row leaves, so rows leave where the plain check would not, and the reverse.
     `confidence` and `confidence_over` have no say.
 
     Raises:
         DeedConfigError: the model has no trained gates, or those of other exits.
     """
 
-    remembers = False
+    needs_history = False
     equals_plain = False
 
     def __init__(self, model: Any) -> None:
         if "gate" not in model.deed_exits:
-            raise DeedConfigError('asking "gate" needs trained gates: run deed.fit_gate(model, dataset) first')
+            raise DeedConfigError('exit_check "gate" needs trained gates: run deed.fit_gate(model, dataset) first')
         gates = model.deed_exits["gate"]
         self.weight, self.bias = gates.weight, gates.bias
         exits = len(model.deed_config.exit_layers) - 1
@@ -40,7 +40,7 @@ class Gate:
                 "run deed.fit_gate(model, dataset) again"
             )
 
-    def __call__(self, ask: Ask) -> torch.Tensor:
-        i = ask.exit_index
-        score = torch.nn.functional.linear(ask.hidden, self.weight[i : i + 1], self.bias[i : i + 1])
+    def __call__(self, query: ExitQuery) -> torch.Tensor:
+        i = query.exit_index
+        score = torch.nn.functional.linear(query.hidden, self.weight[i : i + 1], self.bias[i : i + 1])
         return score[:, 0].float().sigmoid()

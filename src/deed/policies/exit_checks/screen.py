@@ -1,13 +1,17 @@
-"""`{"name": "screen"}`: the first look goes through a cheap copy of the head: int8, and of low rank where asked for.
+"""`{"name": "screen"}`: approximate logits from a cheap copy of the head: int8, and of low rank where asked for.
 
 Low rank: the head's weight W (`[V, d]`) is approximated by (W up) down, down `[r, d]` and up `[d, r]`. Without data they
 are the leading right singular vectors of W about its mean (a constant on all logits changes no probability), from the
-d x d Gram matrix. With data (`deed.fit_screen`) they minimise the error on the features that exits really see. Alone, low
-rank underrates the best token; so the `refine` best tokens of the look get their exact logits, from as many rows of W.
+d x d Gram matrix. With data (`deed.fit_screen`) they minimize the error on the features that exits really see. Alone, low
+rank underrates the best token; so the `refine` best tokens get their exact logits, from as many rows of W.
+
+With `reuse` (also named `{"name": "shortlist"}`), only the first exit of a step is screened like that, or by the exact head
+(`first="exact"`); later exits of the step compute the exact logits of the tokens refined there, and of no others.
 """
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -16,54 +20,75 @@ from deed.errors import DeedConfigError
 from deed.exits.heads import DirectExits
 
 from ..policy import ExitPolicy
-from ..query import Ask
+from ..query import ExitDecision, ExitQuery
 from .bounds import bounded
-from .int8_copy import CheapMatrix, built, has_int8
-from .two_stage import FirstLook, loosen
+from .int8_copy import CheapMatrix, HeadCopies, has_int8
+from .two_stage import Approximation
 
 
 class Screen:
-    """A first look through a cheap copy of the head.
+    """An approximate head: a cheap copy of the exact one.
 
-    `bound=True` equals plain asking: the look's error is bounded, and only a no that no error can explain is a no (a
-    confidence within rounding of the threshold may fall either way, as it may in batches of another size).
-    Otherwise it approximates in one direction: a row may stay where plain asking lets it leave, never the reverse.
-    `confirm=False` approximates: the look decides and answers (its logits are exact for the `refine` best tokens only), and
-    the exact head is spared altogether before the last layer. For rank None; at low rank answers change.
+    `bound=True` equals the plain check: the error of the logits is bounded, and a row stays only where no error could let it
+    leave (a confidence within rounding of the threshold may fall either way, as it may in batches of another size).
+    Otherwise it approximates in one direction: a row may stay where the plain check lets it leave, never the reverse.
 
     Args:
         model: a deed model.
         rank: width of the low-rank copy; None keeps all of d_model.
-        refine: tokens looked at exactly after the first look.
-        slack: how much lower the first look's thresholds are.
-        bound, confirm: see above.
+        refine: tokens per row that get exact logits; with `reuse` the shortlist of later exits.
+        reuse: later exits of a step look only at the tokens refined at the first. Confidence over these is never below that
+            over all, so as long as the best token is among them, no row that may leave is missed.
+        bound: see above; needs a float32 model on a CPU with int8 kernels.
+        first: "screen", or with `reuse` "exact": what the first exit of a step is checked by.
+
+    Raises:
+        DeedConfigError: an option that this model's head cannot serve.
     """
 
-    def __init__(self, model: Any, rank: int | None, refine: int, slack: float, bound: bool, confirm: bool) -> None:
-        self.exits, self.slack, self.bound = DirectExits(model), slack, bound
-        self.equals_plain = bound
-        self.confirms = confirm
-        self.weight, self.bias, self.scale, quantised = head_parts(model)
-        self.refine = min(refine, len(self.weight))
-        if quantised and (bound or rank is None):
+    def __init__(
+        self,
+        model: Any,
+        rank: int | None = None,
+        refine: int = 32,
+        bound: bool = False,
+        reuse: bool = False,
+        first: str = "screen",
+    ) -> None:
+        self.exits = DirectExits(model)
+        self.bound = self.equals_plain = bound
+        self.weight, self.bias, self.scale, quantized = head_parts(model)
+        self.refine, self.reuse = min(refine, len(self.weight)), reuse
+        self.rows: torch.Tensor | None = None  # [n], rows that have a shortlist at this step
+        self.tokens: torch.Tensor | None = None  # [n, refine]
+        self.last: tuple[ExitQuery, ExitDecision] | None = None  # what was heard of last
+        self.down: torch.Tensor | None = None
+        self.mean: torch.Tensor | None = None
+        self.cheap: CheapMatrix | None = None
+        if first == "exact":
+            return
+        if quantized and (bound or rank is None):
             raise DeedConfigError(
-                'asking "screen": the head is in int8 already, so a copy helps only if it is of low rank: '
-                'give a rank, or use asking="plain"'
+                'exit_check "screen": the head is in int8 already, so a copy helps only if it is of low rank: '
+                'give a rank, or use exit_check="plain"'
             )
         if bound and not (has_int8(self.weight.device) and self.weight.dtype in (torch.float32, torch.float64)):
             raise DeedConfigError(
-                'asking "screen": bound=True needs a float32 model on a CPU with PyTorch\'s int8 kernels, not '
+                'exit_check "screen": bound=True needs a float32 model on a CPU with PyTorch\'s int8 kernels, not '
                 f"{self.weight.dtype} on {self.weight.device.type}; leave bound out"
             )
-        self.down: torch.Tensor | None = None
-        self.mean: torch.Tensor | None = None
+        copies = _copies_of(model)
         sources = [self.weight] if self.bias is None else [self.weight, self.bias]
         if rank is None:
-            self.cheap = built(model, ("int8", bound, self.scale), sources, self._whole)
+            self.cheap = copies.get(
+                ("int8", bound, self.scale),
+                sources,
+                lambda: CheapMatrix(self.weight.double() * self.scale, careful=bound),
+            )
             return
         if rank >= self.weight.shape[1]:
             raise DeedConfigError(
-                f'asking "screen": rank must be below d_model, which is {self.weight.shape[1]}, got {rank}; '
+                f'exit_check "screen": rank must be below d_model, which is {self.weight.shape[1]}, got {rank}; '
                 "None keeps all of it"
             )
         learned = None
@@ -71,16 +96,13 @@ class Screen:
             learned = model.deed_exits["screen"]
             if len(learned.down) < rank:
                 raise DeedConfigError(
-                    f'asking "screen": rank is {rank}, but deed.fit_screen was run for rank {len(learned.down)}; '
+                    f'exit_check "screen": rank is {rank}, but deed.fit_screen was run for rank {len(learned.down)}; '
                     "fit again or ask for less"
                 )
             sources += [learned.down, learned.up]
-        self.cheap, self.down, self.mean = built(
-            model, ("rank", rank, self.scale), sources, lambda: self._low_rank(rank, learned)
+        self.cheap, self.down, self.mean = copies.get(
+            ("rank", rank, self.scale), sources, lambda: self._low_rank(rank, learned)
         )
-
-    def _whole(self) -> CheapMatrix:
-        return CheapMatrix(self.weight.double() * self.scale, careful=self.bound)
 
     def _low_rank(self, rank: int, learned: Any) -> tuple[CheapMatrix, torch.Tensor, torch.Tensor]:
         weight = self.weight.float() * self.scale
@@ -93,17 +115,69 @@ class Screen:
         return CheapMatrix((weight - mean) @ up), down.contiguous(), mean[None]
 
     def begin(self) -> Screen:
-        return self
+        """For one generation: a shortlist of its own."""
+        if not self.reuse:
+            return self
+        fresh = copy(self)
+        fresh.rows = fresh.tokens = fresh.last = None
+        return fresh
 
-    def serves(self, ask: Ask) -> bool:
-        return True
+    def serves(self, query: ExitQuery) -> bool:
+        """Always, save for a shortlist that the exact head has to make first."""
+        if self.reuse:
+            last, self.last = self.last, None
+            if last is None or query.exit_index <= last[0].exit_index:  # a new step
+                self.rows = self.tokens = None
+            elif last[1].logits is not None:
+                self._relist(*last)
+        return self.cheap is not None or self.tokens is not None
 
     def policy(self, policy: ExitPolicy) -> ExitPolicy:
-        return bounded(policy) if self.bound else loosen(policy, self.slack)
+        """Who might leave: where errors are bounded, whose confidence could reach the threshold."""
+        return bounded(policy) if self.bound else policy
 
-    def logits(self, ask: FirstLook) -> torch.Tensor:
-        features = self.exits.features(ask.depth, ask.hidden)
+    def approximation(self, query: ExitQuery) -> Approximation:
+        """Logits of the copy, exact for the refined tokens; of tokens not on a shortlist -inf."""
+        features = self.exits.features(query.depth, query.hidden)
+        if self.tokens is not None:
+            return Approximation(self._shortlisted(features, query))
         x = features if features.dtype == torch.float32 else features.float()
+        logits = self._screened(x)
+        tokens = error = rounding = None
+        if self.bound:
+            assert self.cheap is not None
+            rounding = self._rounding(x)
+            error = self.cheap.error(x) + rounding
+        if self.refine:
+            seen = logits if query.allowed is None else logits.masked_fill(~query.allowed, -torch.inf)
+            tokens = seen.topk(self.refine, dim=-1, sorted=False).indices
+            exact = gathered_logits(self.weight, self.bias, self.scale, features, tokens)
+            logits.scatter_(1, tokens, exact.to(logits.dtype))
+            if self.reuse:
+                self.rows, self.tokens = query.rows, tokens
+        return Approximation(logits, tokens, error, rounding)
+
+    def observe(self, query: ExitQuery, decision: ExitDecision) -> None:
+        """Logits that became known give rows a newer shortlist at the next exit."""
+        if self.reuse:
+            self.last = query, decision
+
+    def _relist(self, query: ExitQuery, decision: ExitDecision) -> None:
+        logits, allowed, rows = decision.logits, query.allowed, query.rows
+        assert logits is not None
+        if decision.rows is not None:
+            rows = rows[decision.rows]
+            allowed = None if allowed is None else allowed[decision.rows]
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, -torch.inf)
+        best = logits.topk(self.refine, sorted=False).indices
+        if len(rows) == len(query.rows):
+            self.rows, self.tokens = rows, best
+        elif self.tokens is not None:
+            self.tokens = self.tokens.index_copy(0, self._positions(rows), best)
+
+    def _screened(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.cheap is not None
         if self.down is None:
             logits = self.cheap(x)
         else:
@@ -111,52 +185,66 @@ class Screen:
             logits += torch.nn.functional.linear(x, self.mean)  # type: ignore[arg-type]
         if self.bias is not None:
             logits += self.bias
-        if self.bound:
-            ask.rounding = self._rounding(x)
-            ask.error = self.cheap.error(x) + ask.rounding
-        if self.refine:
-            seen = logits if ask.allowed is None else logits.masked_fill(~ask.allowed, -torch.inf)
-            ask.refined = seen.topk(self.refine, dim=-1, sorted=False).indices
-            exact = gathered_logits(self.weight, self.bias, self.scale, features, ask.refined)
-            logits.scatter_(1, ask.refined, exact.to(logits.dtype))
-        if not self.confirms and exact_dtype(self.weight) != logits.dtype:
-            logits = logits.to(exact_dtype(self.weight))
         return logits
 
     def _rounding(self, x: torch.Tensor) -> torch.Tensor:
         """`[r]`: how far floating point may move a logit, here and in the exact head: the usual (d + c) u |w||x|."""
+        assert self.cheap is not None
         unit = torch.finfo(torch.float32).eps
         largest = x.norm(dim=-1) * self.cheap.largest_norm
         if self.bias is not None:
             largest = largest + self.bias.abs().max().float()
         return largest * (4 * unit * (x.shape[-1] + 16))
 
+    def _shortlisted(self, features: torch.Tensor, query: ExitQuery) -> torch.Tensor:
+        assert self.tokens is not None
+        tokens = self.tokens if len(self.tokens) == 1 else self.tokens[self._positions(query.rows)]
+        exact = gathered_logits(self.weight, self.bias, self.scale, features, tokens)
+        exact = exact.to(torch.float64 if self.weight.dtype == torch.float64 else torch.float32)
+        # Over the whole vocabulary again, so that masks and measures need not know of the list.
+        return exact.new_full((len(tokens), len(self.weight)), -torch.inf).scatter_(1, tokens, exact)
+
+    def _positions(self, rows: torch.Tensor) -> torch.Tensor:
+        """Where `rows` lie in `self.rows`."""
+        assert self.rows is not None
+        return (rows[:, None] == self.rows).int().argmax(-1)
+
+
+def _copies_of(model: Any) -> HeadCopies:
+    return getattr(model, "deed_head_copies", None) or HeadCopies()
+
 
 def head_parts(model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float, bool]:
-    """`DecoderFamily.head_parts`, and whether the head is a quantised one, whose weight is then written out once."""
+    """`DecoderFamily.head_parts`, and whether the head is a quantized one, whose weight is then written out once."""
     weight, bias, scale = model.deed_family.head_parts(model)
     if not weight.is_meta:
         return weight.detach(), bias, scale, False
     head = model.get_output_embeddings()
-    return built(model, "written out", [weight], head.dequantize), bias, scale, True
-
-
-def exact_dtype(weight: torch.Tensor) -> torch.dtype:
-    """What the exact head's logits come in: half precision is widened."""
-    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+    return _copies_of(model).get("written out", [weight], head.dequantize), bias, scale, True
 
 
 def principal_directions(weight: torch.Tensor, rank: int) -> torch.Tensor:
     """`[rank, d]` orthonormal: the leading right singular vectors of `weight` `[V, d]` about its mean."""
-    centred = weight - weight.mean(0)
-    _, vectors = torch.linalg.eigh((centred.T @ centred).double())
+    centered = weight - weight.mean(0)
+    _, vectors = torch.linalg.eigh((centered.T @ centered).double())
     return vectors.flip(-1)[:, :rank].T.to(weight.dtype)
 
 
 def gathered_logits(
     weight: torch.Tensor, bias: torch.Tensor | None, scale: float, features: torch.Tensor, tokens: torch.Tensor
 ) -> torch.Tensor:
-    """Exact logits `[r, k]` of `tokens` `[r, k]` alone, from features `[r, d]`."""
+    """Exact logits of some tokens alone.
+
+    Args:
+        weight: the head's, `[vocab, d_model]`.
+        bias: `[vocab]` or None.
+        scale: the head's factor on the features.
+        features: `[r, d_model]`, what the head gets.
+        tokens: `[r, k]` long.
+
+    Returns:
+        `[r, k]`, in the weight's dtype.
+    """
     if scale != 1:
         features = features * scale
     rows = torch.nn.functional.embedding(tokens, weight)  # [r, k, d]

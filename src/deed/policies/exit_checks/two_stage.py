@@ -1,160 +1,173 @@
-"""Asking twice: a cheap first look at an exit, the exact head only for the rows about which it says "maybe".
+"""A check in two stages: an approximate head first, the exact head only for the rows which might leave by it.
 
-A row leaves only if the policy, given the exact logits, says so: it never leaves where plain asking would not. It stays
-where the first look wrongly says no, and then goes deeper, which costs time, not quality.
+A row leaves only if the policy, given the exact logits, says so: it never leaves where the plain check would not let it.
+Where the approximate head wrongly says no, the row goes deeper: that costs time, not quality.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 
-from ..measures import Confidence
-from ..policy import ExitPolicy, ThresholdPolicy
-from ..query import Ask
+from ..measures import needs_history
+from ..policy import ExitPolicy, begin, decide, join, keep
+from ..query import ExitDecision, ExitQuery
 
 
-class Look(Protocol):
-    """A cheap way to look at an exit.
-
-    Attributes:
-        equals_plain: tokens and depths are those of plain asking (else rows may leave later, see the class).
-        confirms: the exact head has the last word; False where the look's own logits answer.
-    """
-
-    equals_plain: bool
-    confirms: bool
-
-    def begin(self) -> Look:
-        """The look for one generation; with a state of its own if it has any."""
-        ...
-
-    def serves(self, ask: Ask) -> bool:
-        """Whether there is a cheap look at this exit now; where not, it is asked plainly."""
-        ...
-
-    def logits(self, ask: FirstLook) -> torch.Tensor:
-        """`[r, vocab]` rough logits."""
-        ...
-
-    def policy(self, policy: ExitPolicy) -> ExitPolicy:
-        """Who says maybe: `policy` as it is to see rough logits."""
-        ...
-
-
-@dataclass
-class FirstLook(Ask):
-    """An exit seen through a `Look`: the same question with rough logits.
+@dataclass(frozen=True)
+class Approximation:
+    """What an approximate head gives.
 
     Attributes:
-        refined: `[r, k]`, tokens whose logits are exact after all, or None.
-        error, rounding: `[r]`, bounds on how far other logits, and refined ones, are from the exact head's; set by
-            looks that know.
+        logits: `[r, vocab]`.
+        refined: `[r, k]` long, tokens whose logits are exact after all; None: none.
+        error: `[r]`, a bound on how far other logits are from the exact head's, and `rounding` one for the refined ones;
+            None where no bound is known.
     """
 
-    look: Look | None = None
+    logits: torch.Tensor
     refined: torch.Tensor | None = None
     error: torch.Tensor | None = None
     rounding: torch.Tensor | None = None
 
-    @property
-    def logits(self) -> torch.Tensor:
-        found = self.__dict__.get("logits_seen")
-        if found is None:
-            assert self.look is not None
-            found = self.__dict__["logits_seen"] = self.look.logits(self)
-        return found
 
-    @property
-    def looked(self) -> bool:
-        return "logits_seen" in self.__dict__
+@dataclass
+class ApproximateQuery(ExitQuery):
+    """The same question with approximate logits, computed when first looked at."""
+
+    approximate: Callable[[], Approximation] | None = None
+
+    @cached_property
+    def approximation(self) -> Approximation:
+        """What the approximate head gives for this query."""
+        assert self.approximate is not None
+        return self.approximate()
+
+    @cached_property
+    def logits(self) -> torch.Tensor:  # type: ignore[override]
+        """`[r, vocab]` approximate logits."""
+        return self.approximation.logits
 
 
-class AskedPolicy:
-    """`policy`, asked through `look` first. An `ExitPolicy` itself.
+class ApproximateHead(Protocol):
+    """A cheap stand-in for an exit's exact head.
+
+    Attributes:
+        equals_plain: tokens and depths are those of the plain check (else rows may leave later, see the class).
+    """
+
+    equals_plain: bool
+
+    def begin(self) -> ApproximateHead:
+        """The head for one generation; with a state of its own if it has any."""
+        ...
+
+    def serves(self, query: ExitQuery) -> bool:
+        """Whether there are approximate logits for this exit now; where not, it is checked plainly."""
+        ...
+
+    def approximation(self, query: ExitQuery) -> Approximation:
+        """Approximate logits of the query's rows."""
+        ...
+
+    def policy(self, policy: ExitPolicy) -> ExitPolicy:
+        """Who might leave: `policy` as it is to see approximate logits."""
+        ...
+
+    def observe(self, query: ExitQuery, decision: ExitDecision) -> None:
+        """Told of every exit's outcome."""
+        ...
+
+
+QUERY_FIELDS = tuple(f.name for f in fields(ExitQuery))
+
+
+class TwoStagePolicy:
+    """`policy`, asked on the logits of `head` first. An `ExitPolicy` itself.
 
     State is that of one generation: `generate()` works with what `begin` gives, so one object may be used many times and by
     several threads.
 
     Attributes:
-        looked_rows: rows looked at cheaply.
+        screened_rows: rows whose approximate logits were computed.
         confirmed_rows: those of them for which the exact head was run.
+
+    Raises:
+        ValueError: the policy's measure needs every exit's token (patience).
     """
 
-    remembers = False
+    needs_history = False
 
-    def __init__(self, policy: ExitPolicy, look: Look) -> None:
-        if policy.remembers:
-            raise ValueError("a measure that remembers every exit's token (patience) has to be asked plainly")
-        self.inner, self.look = policy, look
-        self.first = look.policy(policy)
+    def __init__(self, policy: ExitPolicy, head: ApproximateHead) -> None:
+        if needs_history(policy):
+            raise ValueError("a measure that needs every exit's token (patience) has to be checked plainly")
+        self.policy, self.head = policy, head
+        self.first = head.policy(policy)
         self.exits_early = policy.exits_early
-        self.looked_rows = self.confirmed_rows = 0
+        self.screened_rows = self.confirmed_rows = 0
 
-    def begin(self, n_rows: int) -> AskedPolicy:
+    def begin(self, n_rows: int) -> TwoStagePolicy:
         """A fresh copy for a generation of `n_rows` decoder rows."""
-        begin = getattr(self.inner, "begin", None)
-        return type(self)(self.inner if begin is None else begin(n_rows), self.look.begin())
+        return type(self)(begin(self.policy, n_rows), self.head.begin())
 
-    def leaves(self, ask: Ask) -> torch.Tensor:
-        """See `ExitPolicy`. Sets `ask.narrowed` where it computed the logits of some rows only."""
-        if not self.look.serves(ask):
-            return self.inner.leaves(ask)
-        seen = FirstLook(
-            ask.depth,
-            ask.exit_index,
-            ask.is_last,
-            ask.step,
-            ask.rows,
-            ask.hidden,
-            ask.previous,
-            ask.head,
-            ask.allowed,
-            ask.earlier,
-            look=self.look,
-        )
-        maybe = self.first.leaves(seen)
-        if not seen.looked:  # decided without logits, or not asked at all: nothing to confirm
-            return maybe if self.first is self.inner else self.inner.leaves(ask)
-        self.looked_rows += len(maybe)
+    def keep(self, rows: list[int]) -> TwoStagePolicy:
+        """For some of its rows; its counts go on."""
+        return self._with(keep(self.policy, rows))
+
+    def join(self, other: ExitPolicy, n_rows: int, n_other: int) -> TwoStagePolicy:
+        """For its rows and, after them, those of `other`.
+
+        Args:
+            other: of the rows that join.
+            n_rows: how many this one decides for.
+            n_other: how many join.
+
+        Raises:
+            ValueError: `other` has another approximate head.
+        """
+        if not isinstance(other, TwoStagePolicy) or type(other.head) is not type(self.head):
+            raise ValueError("rows of one batch need the same exit check")
+        return self._with(join(self.policy, other.policy, n_rows, n_other))
+
+    def _with(self, policy: ExitPolicy) -> TwoStagePolicy:
+        made = type(self)(policy, self.head)
+        made.screened_rows, made.confirmed_rows = self.screened_rows, self.confirmed_rows
+        return made
+
+    def leaves(self, query: ExitQuery) -> torch.Tensor:
+        """`[r]` bool, as `decide`."""
+        return self.decide(query).leave
+
+    def decide(self, query: ExitQuery) -> ExitDecision:
+        """Who leaves; with exact logits of the rows that needed them."""
+        decision = self._in_two_stages(query) if self.head.serves(query) else decide(self.policy, query)
+        self.head.observe(query, decision)
+        return decision
+
+    def _in_two_stages(self, query: ExitQuery) -> ExitDecision:
+        rough = ApproximateQuery(**{name: getattr(query, name) for name in QUERY_FIELDS})
+        rough.approximate = lambda: self.head.approximation(query)
+        maybe = decide(self.first, rough).leave
+        if not rough.computed:  # decided without logits: nothing to confirm
+            return ExitDecision(maybe)
+        self.screened_rows += len(maybe)
         picked = maybe.nonzero()[:, 0]  # the one wait for the device
         if len(picked) == 0:
-            return maybe
-        everyone = len(picked) == len(maybe)
-        if not self.look.confirms:
-            ask.narrowed = picked, seen.logits if everyone else seen.logits[picked]
-            return maybe
+            return ExitDecision(maybe)
         self.confirmed_rows += len(picked)
-        if everyone:
-            return self.inner.leaves(ask)
-        some = ask.only(picked)
-        yes = self.inner.leaves(some)
-        if some.looked:
-            ask.narrowed = picked, some.logits
-        return torch.zeros_like(maybe).index_copy_(0, picked, yes)
+        if len(picked) == len(maybe):
+            return decide(self.policy, query)
+        some = decide(self.policy, query.only(picked))
+        leave = torch.zeros_like(maybe).index_copy_(0, picked, some.leave)
+        if some.logits is None:
+            return ExitDecision(leave)
+        return ExitDecision(leave, picked if some.rows is None else picked[some.rows], some.logits)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form: that of the policy inside, and the kind of look."""
-        inner = self.inner.to_dict() if hasattr(self.inner, "to_dict") else type(self.inner).__name__
-        return {"policy": inner, "look": type(self.look).__name__}
-
-
-@dataclass(frozen=True)
-class Loosened:
-    """A measure that gives `slack` more than it measures, at most 1."""
-
-    measure: Confidence
-    slack: float
-    remembers = False
-
-    def __call__(self, ask: Ask) -> torch.Tensor:
-        return (self.measure(ask) + self.slack).clamp(max=1)
-
-
-def loosen(policy: ExitPolicy, slack: float) -> ExitPolicy:
-    """`policy` with a first look's thresholds `slack` lower."""
-    if slack == 0 or not isinstance(policy, ThresholdPolicy):
-        return policy
-    return replace(policy, confidence=Loosened(policy.confidence, slack))
+        """JSON form: that of the policy inside, and the kind of approximate head."""
+        inner = self.policy.to_dict() if hasattr(self.policy, "to_dict") else type(self.policy).__name__
+        return {"policy": inner, "head": type(self.head).__name__}

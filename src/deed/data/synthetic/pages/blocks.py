@@ -11,7 +11,15 @@ from .draft import Draft
 
 
 def heading(d: Draft, x: float, y: float, align: float = 0.0, size: float = 1.6, unseen: bool = False) -> float:
-    """The page's title; whole pages only."""
+    """The page's title; whole pages only.
+
+    Args:
+        d: the page being drafted.
+        x, y: where it begins, pixels; the result is the y below it.
+        align: 0: `x` is its left end; 1: its right end; 0.5: its middle.
+        size: times the page's text size.
+        unseen: with the wording that training pages never have.
+    """
     if d.whole:
         texts = (wording.UNSEEN_HEADINGS if unseen else wording.HEADINGS)[d.page.noun]
         d.put(d.rng.choice(texts), x, y, size, bold=d.rng.random() < 0.7, align=align)
@@ -19,7 +27,14 @@ def heading(d: Draft, x: float, y: float, align: float = 0.0, size: float = 1.6,
 
 
 def section(d: Draft, which: str, keys: tuple[str, ...], x: float, y: float) -> float:
-    """A small heading over the block of those keys; whole pages only, and not always there."""
+    """A small heading over the block of those keys; whole pages only, and not always there.
+
+    Args:
+        d: the page being drafted.
+        which: a key of `wording.SECTIONS`.
+        keys: of the values in the block.
+        x, y: where it begins, pixels; the result is the y below it.
+    """
     if d.whole and d.has(*keys) and d.rng.random() < 0.5:
         d.put(d.rng.choice(wording.SECTIONS[which]), x, y, bold=True)
         y += d.pitch * 1.1
@@ -66,7 +81,16 @@ def pairs(
 
 
 def grid(d: Draft, keys: list[str], x: float, y: float, width: float, columns: int, boxed: bool) -> float:
-    """Cells side by side, each a label over a value."""
+    """Cells side by side, each a label over a value.
+
+    Args:
+        d: the page being drafted.
+        keys: of the page's values; those that it does not have are left out.
+        x, y: where it begins, pixels; the result is the y below it.
+        width: of the block, pixels.
+        columns: cells side by side.
+        boxed: whether lines are drawn around the cells.
+    """
     keys = d.has(*keys)
     cell, tall = width / columns, d.size * 3.4
     for i, key in enumerate(keys):
@@ -81,7 +105,16 @@ def grid(d: Draft, keys: list[str], x: float, y: float, width: float, columns: i
 def address(
     d: Draft, keys: list[str], x: float, y: float, align: float = 0.0, big: bool = False, room: float = 380
 ) -> float:
-    """Values alone, without labels, one below the other, the first larger if `big`."""
+    """Values alone, without labels, one below the other, the first larger if `big`.
+
+    Args:
+        d: the page being drafted.
+        keys: of the page's values; those that it does not have are left out.
+        x, y: where it begins, pixels; the result is the y below it.
+        align: 0: `x` is its left end; 1: its right end; 0.5: its middle.
+        big: whether the first is larger.
+        room: the most that a value may take, pixels.
+    """
     for i, key in enumerate(d.has(*keys)):
         size = 1.3 if big and i == 0 else 1.0
         d.value(key, x, y, size, bold=big and i == 0, align=align, room=room)
@@ -90,7 +123,15 @@ def address(
 
 
 def line_of(d: Draft, keys: list[str], x: float, y: float, gap: float, bare: bool = False) -> float:
-    """Pairs, or values alone, after each other on one line, as many lines as it takes."""
+    """Pairs, or values alone, after each other on one line, as many lines as it takes.
+
+    Args:
+        d: the page being drafted.
+        keys: of the page's values; those that it does not have are left out.
+        x, y: where it begins, pixels; the result is the y below it.
+        gap: between them, pixels.
+        bare: values without labels.
+    """
     left, right = x, d.page.width - 24
     keys = d.has(*keys)
     for key in keys:
@@ -104,7 +145,15 @@ def line_of(d: Draft, keys: list[str], x: float, y: float, gap: float, bare: boo
 
 
 def table(d: Draft, x: float, y: float, width: float, head: bool = True, ruled: bool = True) -> float:
-    """Item, quantity and price in columns; no rows, no table."""
+    """Item, quantity and price in columns; no rows, no table.
+
+    Args:
+        d: the page being drafted.
+        x, y: where it begins, pixels; the result is the y below it.
+        width: of the block, pixels.
+        head: whether the columns have titles.
+        ruled: whether lines are drawn.
+    """
     if not d.page.rows:
         return y
     rng = d.rng
@@ -139,14 +188,27 @@ def table(d: Draft, x: float, y: float, width: float, head: bool = True, ruled: 
 
 
 def totals(d: Draft, x: float, y: float, width: float) -> float:
-    """Subtotal, tax and total, values at the right end, the total last and often bolder."""
+    """Subtotal, tax and total, values at the right end, the total last and often bolder.
+
+    Args:
+        d: the page being drafted.
+        x, y: where it begins, pixels; the result is the y below it.
+        width: of the block, pixels.
+    """
     y = pairs(d, ["subtotal", "tax"], x, y, width, "spread")
     size, bold = d.rng.choice((1.0, 1.0, 1.2, 1.3)), d.rng.random() < 0.5
     return pairs(d, ["total"], x, y + 2, width, "spread", size, bold)
 
 
 def form_lines(d: Draft, keys: list[str], x: float, y: float, width: float) -> float:
-    """Labels with values on ruled lines, as on paper forms."""
+    """Labels with values on ruled lines, as on paper forms.
+
+    Args:
+        d: the page being drafted.
+        keys: of the page's values; those that it does not have are left out.
+        x, y: where it begins, pixels; the result is the y below it.
+        width: of the block, pixels.
+    """
     for key in d.has(*keys):
         end = d.put(d.label(key, d.colon), x, y, bold=d.bold_labels)
         start = max(end + d.size * 0.6, x + width * 0.36)
@@ -157,7 +219,13 @@ def form_lines(d: Draft, keys: list[str], x: float, y: float, width: float) -> f
 
 
 def sentences(d: Draft, x: float, y: float, width: float) -> float:
-    """The values still to print, in sentences, those that say several first; values are not broken over lines."""
+    """The values still to print, in sentences, those that say several first; values are not broken over lines.
+
+    Args:
+        d: the page being drafted.
+        x, y: where it begins, pixels; the result is the y below it.
+        width: of the block, pixels.
+    """
     joint = list(wording.JOINT_SENTENCES)
     d.rng.shuffle(joint)
     for template in [*joint, *wording.SENTENCES]:
@@ -186,7 +254,15 @@ def _sentence(d: Draft, template: str, x: float, y: float, width: float) -> floa
 
 
 def note(d: Draft, texts: tuple[str, ...], x: float, y: float, align: float = 0.0, chance: float = 0.7) -> float:
-    """A line that says nothing asked for; whole pages only."""
+    """A line that says nothing asked for; whole pages only.
+
+    Args:
+        d: the page being drafted.
+        texts: one of which is printed.
+        x, y: where it begins, pixels; the result is the y below it.
+        align: 0: `x` is its left end; 1: its right end; 0.5: its middle.
+        chance: of its being there.
+    """
     if d.whole and d.rng.random() < chance:
         d.put(d.fill_in(d.rng.choice(texts)), x, y, 0.85, align=align)
         y += d.pitch
@@ -194,5 +270,11 @@ def note(d: Draft, texts: tuple[str, ...], x: float, y: float, align: float = 0.
 
 
 def leftovers(d: Draft, x: float, y: float, width: float) -> float:
-    """Whatever no block has printed."""
+    """Whatever no block has printed.
+
+    Args:
+        d: the page being drafted.
+        x, y: where it begins, pixels; the result is the y below it.
+        width: of the block, pixels.
+    """
     return pairs(d, list(d.values), x, y, width, "left")

@@ -115,7 +115,13 @@ class Draft:
         return left
 
     def width(self, text: str, size: float = 1.0, bold: bool = False) -> float:
-        """Of a text on this page, px."""
+        """Of a text on this page, px.
+
+        Args:
+            text: as printed.
+            size: times the page's text size.
+            bold: in bold letters.
+        """
         return text_width(text, self.family + "-bold" if bold else self.family, self.size * size)
 
     def put(
@@ -131,7 +137,7 @@ class Draft:
         """Print a text, smaller if need be, and return where it ends, px.
 
         Args:
-            x: of its left end, centre or right end with `align` 0, 0.5, 1.
+            x: of its left end, center or right end with `align` 0, 0.5, 1.
             y: of its base line.
             size: relative to the page's.
             room: px it may be wide; never more than the paper is.
@@ -148,15 +154,30 @@ class Draft:
         return x + width
 
     def line(self, x0: float, x1: float, y: float) -> None:
-        """A ruled line across."""
+        """A ruled line across.
+
+        Args:
+            x0, x1: from where to where, pixels.
+            y: at which height.
+        """
         self.page.rules.append(Rule(x0, y, x1, y, 120))
 
     def upright(self, x: float, y0: float, y1: float) -> None:
-        """A ruled line downwards."""
+        """A ruled line downwards.
+
+        Args:
+            x: where, pixels.
+            y0, y1: from where to where.
+        """
         self.page.rules.append(Rule(x, y0, x, y1, 120))
 
     def box(self, x0: float, y0: float, x1: float, y1: float, fill: int | None = None) -> None:
-        """A rectangle, of a grey if given."""
+        """A rectangle, of a grey if given.
+
+        Args:
+            x0, y0, x1, y1: its corners, pixels.
+            fill: level of the grey, 0..255; None: not filled.
+        """
         self.page.rules.append(Rule(x0, y0, x1, y1, 150, fill))
 
     def fill_in(self, text: str) -> str:
@@ -170,7 +191,12 @@ class Draft:
         )
 
     def take(self, key: str, x: float, y: float) -> str:
-        """A value, marked as printed at a place."""
+        """A value, marked as printed at a place.
+
+        Args:
+            key: of the value, which is removed from those still to print.
+            x, y: the place, pixels.
+        """
         self._reading.append((round(y / 12), x, key))
         return self.values.pop(key)
 
@@ -191,13 +217,23 @@ class Draft:
         align: float = 0.0,
         room: float = math.inf,
     ) -> float:
-        """Print a value alone; arguments and result as for `put`."""
+        """Print a value alone; the result is as of `put`.
+
+        Args:
+            key: of the value.
+            x, y, size, bold, align, room: as for `put`.
+        """
         return self.put(self.take(key, x, y), x, y, size, bold or self.bold_values, align, room)
 
     def pair(
         self, key: str, x: float, y: float, size: float = 1.0, align: float = 0.0, room: float = math.inf
     ) -> float:
-        """Print label and value as one text; arguments and result as for `put`."""
+        """Print label and value as one text; the result is as of `put`.
+
+        Args:
+            key: of the value.
+            x, y, size, align, room: as for `put`.
+        """
         return self.put(f"{self.label(key, self.colon)} {self.take(key, x, y)}", x, y, size, False, align, room)
 
     def finish(self, lower: float) -> None:

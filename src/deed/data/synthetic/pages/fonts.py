@@ -66,5 +66,11 @@ def advances(font: str) -> dict[str, float]:
 
 
 def text_width(text: str, font: str, size: float) -> float:
-    """In px, up to kerning."""
+    """In px, up to kerning.
+
+    Args:
+        text: as printed.
+        font: a key of the fonts.
+        size: pixels.
+    """
     return sum(map(advances(font).__getitem__, text)) * size

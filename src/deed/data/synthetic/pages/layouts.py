@@ -29,7 +29,7 @@ def invoice_classic(d: Draft) -> None:
 
 
 def invoice_grid(d: Draft) -> None:
-    """A centred title, a grid of cells, a table, the total in a box, payment details below."""
+    """A centerd title, a grid of cells, a table, the total in a box, payment details below."""
     x = 50 + d.rng.uniform(0, 20)
     y = b.heading(d, 400, 80 + d.rng.uniform(0, 30), 0.5)
     if d.rng.random() < 0.7:

@@ -45,7 +45,13 @@ def make_layout(
     paper: tuple[int, int] = (800, 1000),
     size: int = 22,
 ) -> Layout:
-    """A layout, names and keys given as words in one string."""
+    """A layout.
+
+    Args:
+        draw: prints a page's blocks.
+        nouns, always, often, places: of `Layout`, as words in one string.
+        more, rows, food, paper, size: of `Layout`.
+    """
     kinds, sure, maybe, where = (tuple(text.split()) for text in (nouns, always, often, places))
     return Layout(draw, kinds, sure, maybe, more, rows, food, where, paper, size)
 

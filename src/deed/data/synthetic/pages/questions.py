@@ -22,13 +22,26 @@ class Question(NamedTuple):
 
 
 def field_question(page: Page, key: str, rng: random.Random) -> Question:
-    """Asks for one field of the page."""
+    """Asks for one field of the page.
+
+    Args:
+        page: which has the field.
+        key: the field's.
+        rng: chooses the wording.
+    """
     text = rng.choice(wording.QUESTIONS[key]).replace("{n}", page.noun.lower()).replace("{p}", page.place.lower())
     return Question(text, [page.fields[key]], "multi" if key in LONG else "short")
 
 
 def row_question(page: Page, line: int, column: str, rng: random.Random) -> Question:
-    """Asks for the "price" or the "quantity" of a table line."""
+    """Asks for the "price" or the "quantity" of a table line.
+
+    Args:
+        page: which has the table.
+        line: of the table, from 0.
+        column: `"price"` or `"quantity"`.
+        rng: chooses the wording.
+    """
     item, quantity, price = page.rows[line]
     text = rng.choice(wording.ROW_QUESTIONS[column]).replace("{item}", item.lower())
     return Question(text, [price if column == "price" else quantity], "row")
@@ -43,7 +56,13 @@ def all_question(page: Page, rng: random.Random) -> Question:
 
 
 def ask(page: Page, rng: random.Random, kind: str | None = None) -> list[Question]:
-    """Every question the page has an answer to, one wording of each, in random order; of one kind if given."""
+    """Every question the page has an answer to, one wording of each, in random order; of one kind if given.
+
+    Args:
+        page: what is asked about.
+        rng: chooses wordings and order.
+        kind: the only kind asked for; None: all.
+    """
     asked = [
         field_question(page, key, rng) for key in page.fields if kind in (None, "multi" if key in LONG else "short")
     ]

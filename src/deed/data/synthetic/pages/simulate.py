@@ -45,7 +45,13 @@ def ocr_words(page: Page, rng: random.Random, noise: float = 1.0) -> list[Word]:
 
 
 def words_of(page: Page, turn: float = 0.0, shift: tuple[float, float] = (0.0, 0.0)) -> list[Word]:
-    """The words without errors, of the page turned clockwise by so many degrees about its middle, and shifted by px."""
+    """The words without errors, of the page turned clockwise by so many degrees about its middle, and shifted by px.
+
+    Args:
+        page: with its texts.
+        turn: degrees.
+        shift: right and down, pixels.
+    """
     sin, cos = math.sin(math.radians(turn)), math.cos(math.radians(turn))
     middle_x, middle_y = page.width / 2, page.height / 2
     placed: list[tuple[float, float, Text]] = []  # top, left

@@ -8,7 +8,7 @@ from .draft import Draft
 
 
 def receipt_shop(d: Draft) -> None:
-    """A narrow slip: the shop centred, lines without a head, spread totals, date and time at the end or the top."""
+    """A narrow slip: the shop centerd, lines without a head, spread totals, date and time at the end or the top."""
     y = b.address(d, ["company", "street", "city", "phone"], 210, 60 + d.rng.uniform(0, 20), 0.5, big=True)
     if d.rng.random() < 0.5:
         y = b.heading(d, 210, y + 10, 0.5, 1.2)
@@ -58,7 +58,7 @@ def parking(d: Draft) -> None:
 
 
 def card(d: Draft) -> None:
-    """A business card: values mostly without labels, at the left, the right or centred."""
+    """A business card: values mostly without labels, at the left, the right or centerd."""
     align, x = d.rng.choice(((0.0, 60), (0.0, 90), (0.5, 400), (1.0, 740)))
     y = b.address(d, ["company", "name"] if d.rng.random() < 0.5 else ["name"], x, 80, align, big=True)
     y = b.address(d, d.has("title", "department"), x, y, align) + 15

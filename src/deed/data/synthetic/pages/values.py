@@ -185,6 +185,7 @@ def print_date(day: Day, form: int) -> str:
 
 
 def money_style(rng: random.Random) -> Style:
+    """How a page prints amounts: as `print_money` takes it."""
     return rng.randrange(3), rng.choice((0, 0, 0, 1, 1)), rng.random() < 0.8
 
 

@@ -2,12 +2,12 @@
 
 from .compose import Scene, Thing, draw, scene
 from .data import SPLITS, TASKS, SceneExample, SceneExamples, examples, vocabulary_texts
-from .pictograms import COLOURS, HELD_OUT, NAMES
+from .pictograms import COLORS, HELD_OUT, NAMES
 from .questions import ANSWERS
 
 __all__ = [
     "ANSWERS",
-    "COLOURS",
+    "COLORS",
     "HELD_OUT",
     "NAMES",
     "SPLITS",

@@ -36,11 +36,11 @@ def _weighted(scene: Scene) -> list[tuple[str, float]]:
 def _runs(scene: Scene) -> list[str]:
     """From left to right, neighbours that are alike together: "a small red apple", "two large blue keys"."""
     said: list[tuple[Phrase, int]] = []
-    things = sorted(scene.things, key=lambda thing: thing.centre[0])
+    things = sorted(scene.things, key=lambda thing: thing.center[0])
     for with_size in (True, False):
         said = []
         for thing in things:
-            phrase = Phrase(thing.name, thing.colour, thing.size if with_size else None)
+            phrase = Phrase(thing.name, thing.color, thing.size if with_size else None)
             if said and said[-1][0] == phrase:
                 said[-1] = (phrase, said[-1][1] + 1)
             else:

@@ -1,4 +1,4 @@
-"""A scene: a few coloured pictograms of two sizes at random places, with the exact box of each one's ink."""
+"""A scene: a few colored pictograms of two sizes at random places, with the exact box of each one's ink."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from PIL import Image
 from deed.errors import DataError
 
 from . import pictograms
-from .pictograms import COLOURS, HELD_OUT, KNOWN, NAMES
+from .pictograms import COLORS, HELD_OUT, KNOWN, NAMES
 
 Box = tuple[int, int, int, int]
 
 # The longer side as a share of the picture's; nothing lies between, so that a size is never in doubt.
 SIZES = {"small": (0.17, 0.215), "large": (0.30, 0.37)}
-# Centres of any two things differ at least so much (share of the picture's side) in x and in y: what is left of or
+# Centers of any two things differ at least so much (share of the picture's side) in x and in y: what is left of or
 # above what is then never in doubt either.
 CLEAR = 0.045
 _GAP = 2  # px, between boxes and to the picture's edge
@@ -29,20 +29,20 @@ _TINTS = (
 )
 _ANGLE_STEP = 4  # degrees: masks are cached per angle
 # What a further thing has in common with one already there: this makes distractors and pairs common.
-_KIN = {"name": 0.34, "twin": 0.18, "colour": 0.18, "nothing": 0.30}
+_KIN = {"name": 0.34, "twin": 0.18, "color": 0.18, "nothing": 0.30}
 
 
 class Thing(NamedTuple):
     """One pictogram in a scene.
 
     Attributes:
-        name, colour, size: words; sizes are `"small"` and `"large"`.
+        name, color, size: words; sizes are `"small"` and `"large"`.
         box: `x0, y0, x1, y1`, px, of the ink; x1 and y1 are one past the last pixel.
         pixels, angle, rgb: how it is drawn: longer side, degrees, tint.
     """
 
     name: str
-    colour: str
+    color: str
     size: str
     box: Box
     pixels: int
@@ -50,15 +50,15 @@ class Thing(NamedTuple):
     rgb: tuple[int, int, int]
 
     @property
-    def centre(self) -> tuple[float, float]:
+    def center(self) -> tuple[float, float]:
         """x and y, px."""
         x0, y0, x1, y1 = self.box
         return (x0 + x1) / 2, (y0 + y1) / 2
 
     @property
     def combination(self) -> tuple[str, str]:
-        """Name and colour."""
-        return self.name, self.colour
+        """Name and color."""
+        return self.name, self.color
 
 
 class Background(NamedTuple):
@@ -95,7 +95,7 @@ class Scene:
 
     @property
     def held_out(self) -> tuple[Thing, ...]:
-        """The things whose combination of name and colour is never in a training scene."""
+        """The things whose combination of name and color is never in a training scene."""
         return tuple(thing for thing in self.things if thing.combination in HELD_OUT)
 
 
@@ -141,8 +141,8 @@ def scene(
             at = rng.choice(large)
             sizes[at], pixels[at] = "small", _pixels(rng, "small", side)
     things = tuple(
-        Thing(name, colour, sizes[i], boxes[i], pixels[i], angles[i], _jitter(rng, COLOURS[colour], 8))
-        for i, (name, colour) in enumerate(pairs)
+        Thing(name, color, sizes[i], boxes[i], pixels[i], angles[i], _jitter(rng, COLORS[color], 8))
+        for i, (name, color) in enumerate(pairs)
     )
     return Scene(side, things, _background(rng, noise))
 
@@ -164,21 +164,21 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def _pairs(rng: random.Random, count: int, unseen: bool) -> list[tuple[str, str]]:
-    """Names and colours, two different combinations at least; each further thing often has kin among those before."""
+    """Names and colors, two different combinations at least; each further thing often has kin among those before."""
     pool = sorted(HELD_OUT) if unseen else KNOWN
     chosen = [rng.choice(pool)]
     while len(chosen) < count or len(set(chosen)) == 1:
         if len(chosen) == count:
             chosen.pop()
-        name, colour = rng.choice(chosen)
+        name, color = rng.choice(chosen)
         kin = rng.choices(list(_KIN), list(_KIN.values()))[0]
         if kin == "twin":
-            chosen.append((name, colour))
+            chosen.append((name, color))
             continue
         if kin == "nothing":
             chosen.append(rng.choice(sorted(HELD_OUT) if unseen and rng.random() < 0.3 else KNOWN))
             continue
-        pair = (name if kin == "name" else rng.choice(NAMES), colour if kin == "colour" else rng.choice([*COLOURS]))
+        pair = (name if kin == "name" else rng.choice(NAMES), color if kin == "color" else rng.choice([*COLORS]))
         if unseen or pair not in HELD_OUT:
             chosen.append(pair)
     rng.shuffle(chosen)

@@ -117,8 +117,8 @@ def _told(made: Scene, rng: random.Random) -> Expression:
         if told is not None:
             return told
         left.remove(thing)
-    # Twins only, one's box inside the other's in x and in y: the centres still differ.
-    thing = min(pool, key=lambda thing: thing.centre[0])
+    # Twins only, one's box inside the other's in x and in y: the centers still differ.
+    thing = min(pool, key=lambda thing: thing.center[0])
     return Expression(f"the leftmost {phrases(thing)[-1].text()}", thing, "extreme")
 
 
@@ -161,7 +161,7 @@ def vocabulary_texts(n: int = 2000, seed: int = 0) -> Iterator[str]:
     """
     for name, kind in KINDS.items():
         yield from (name, kind.plural)
-    yield from (f"{colour} {name}" for name, colour in KNOWN)
+    yield from (f"{color} {name}" for name, color in KNOWN)
     yield from questions.ANSWERS
     yield from (word for words in (*RELATION_WORDS.values(), *EXTREME_WORDS.values(), NUMBERS) for word in words)
     for task in TASKS:

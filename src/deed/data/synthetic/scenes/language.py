@@ -30,13 +30,13 @@ class Phrase(NamedTuple):
     """A noun phrase without its article; what is None is left unsaid, and without a name it is an "object"."""
 
     name: str | None
-    colour: str | None = None
+    color: str | None = None
     size: str | None = None
 
     def fits(self, thing: Thing) -> bool:
         """Whether it is true of a thing."""
         return (
-            self.name in (None, thing.name) and self.colour in (None, thing.colour) and self.size in (None, thing.size)
+            self.name in (None, thing.name) and self.color in (None, thing.color) and self.size in (None, thing.size)
         )
 
     def among(self, scene: Scene) -> list[Thing]:
@@ -44,11 +44,11 @@ class Phrase(NamedTuple):
         return [thing for thing in scene.things if self.fits(thing)]
 
     def text(self, plural: bool = False) -> str:
-        """Size, colour, name."""
+        """Size, color, name."""
         name = "object" if self.name is None else self.name
         if plural:
             name = "objects" if self.name is None else KINDS[self.name].plural
-        return " ".join(word for word in (self.size, self.colour, name) if word)
+        return " ".join(word for word in (self.size, self.color, name) if word)
 
     def counted(self, count: int) -> str:
         """With its article, or as many of it in words: "an orange cat", "two large keys"."""
@@ -60,40 +60,58 @@ class Phrase(NamedTuple):
     @property
     def adjectives(self) -> int:
         """How many there are."""
-        return (self.colour is not None) + (self.size is not None)
+        return (self.color is not None) + (self.size is not None)
 
 
-def phrases(thing: Thing, colour: bool = True, size: bool = True) -> list[Phrase]:
+def phrases(thing: Thing, color: bool = True, size: bool = True) -> list[Phrase]:
     """Every phrase with its name that is true of a thing, the shortest first.
 
     Args:
-        colour, size: whether they may be named.
+        color, size: whether they may be named.
     """
     made = [Phrase(thing.name)]
-    if colour:
-        made.append(Phrase(thing.name, thing.colour))
+    if color:
+        made.append(Phrase(thing.name, thing.color))
     if size:
         made.append(Phrase(thing.name, None, thing.size))
-    if colour and size:
-        made.append(Phrase(thing.name, thing.colour, thing.size))
+    if color and size:
+        made.append(Phrase(thing.name, thing.color, thing.size))
     return made
 
 
-def unique(scene: Scene, thing: Thing, colour: bool = True, size: bool = True) -> list[Phrase]:
-    """The shortest phrases that are true of a thing only: one or two, or none where it has a twin."""
-    found = [phrase for phrase in phrases(thing, colour, size) if len(phrase.among(scene)) == 1]
+def unique(scene: Scene, thing: Thing, color: bool = True, size: bool = True) -> list[Phrase]:
+    """The shortest phrases that are true of a thing only: one or two, or none where it has a twin.
+
+    Args:
+        scene: all there is.
+        thing: which is meant.
+        color, size: whether they may be named.
+    """
+    found = [phrase for phrase in phrases(thing, color, size) if len(phrase.among(scene)) == 1]
     return [phrase for phrase in found if phrase.adjectives == found[0].adjectives]
 
 
 def holds(relation: str, thing: Thing, other: Thing) -> bool:
-    """Whether a thing is left of (right of, above, below) another, by their centres, which always differ clearly."""
+    """Whether a thing is left of (right of, above, below) another, by their centers, which always differ clearly.
+
+    Args:
+        relation: `"left"`, `"right"`, `"above"` or `"below"`.
+        thing: of which it is said.
+        other: to which it stands so.
+    """
     axis = 0 if relation in ("left", "right") else 1
-    before = thing.centre[axis] < other.centre[axis]
+    before = thing.center[axis] < other.center[axis]
     return before if relation in ("left", "above") else not before
 
 
 def is_extreme(direction: str, thing: Thing, group: list[Thing]) -> bool:
-    """Whether of a group (itself in it) a thing is the leftmost (…): by its centre and by its box's edge at once."""
+    """Whether of a group (itself in it) a thing is the leftmost (…): by its center and by its box's edge at once.
+
+    Args:
+        direction: as for `holds`.
+        thing: of which it is said.
+        group: of two things or more.
+    """
     edge = {"left": 0, "above": 1, "right": 2, "below": 3}[direction]
     sign = 1 if direction in ("left", "above") else -1
     return all(

@@ -1,4 +1,4 @@
-"""The pictograms of scenes: everyday things as glyphs of Material Design Icons, and the colours they are tinted with.
+"""The pictograms of scenes: everyday things as glyphs of Material Design Icons, and the colors they are tinted with.
 
 The font and its table of names come with the PyPI package `fonticon-materialdesignicons7` (font and icons Apache 2.0,
 code MIT); nothing is downloaded when scenes are made.
@@ -99,7 +99,7 @@ KINDS = _kinds("""
 """)
 NAMES = tuple(KINDS)
 
-COLOURS = {
+COLORS = {
     "red": (214, 32, 38),
     "orange": (247, 132, 20),
     "yellow": (232, 194, 0),
@@ -110,11 +110,11 @@ COLOURS = {
     "black": (28, 28, 30),
 }
 
-# Every tenth combination of a name and a colour, each colour with as many names: never in a training scene.
+# Every tenth combination of a name and a color, each color with as many names: never in a training scene.
 HELD_OUT = frozenset(
-    (name, colour) for i, name in enumerate(NAMES) for j, colour in enumerate(COLOURS) if (i + 3 * j) % 10 == 0
+    (name, color) for i, name in enumerate(NAMES) for j, color in enumerate(COLORS) if (i + 3 * j) % 10 == 0
 )
-KNOWN = tuple((name, colour) for name in NAMES for colour in COLOURS if (name, colour) not in HELD_OUT)
+KNOWN = tuple((name, color) for name in NAMES for color in COLORS if (name, color) not in HELD_OUT)
 
 
 @cache

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from .compose import SIZES, Scene, Thing
 from .language import OPPOSITE, RELATION_WORDS, RELATIONS, Phrase, holds, unique
-from .pictograms import COLOURS, HELD_OUT, NAMES
+from .pictograms import COLORS, HELD_OUT, NAMES
 from .referring import refer
 
-ANSWERS = ("yes", "no", *map(str, range(6)), *COLOURS, *SIZES, *NAMES)
+ANSWERS = ("yes", "no", *map(str, range(6)), *COLORS, *SIZES, *NAMES)
 
 
 class Question(NamedTuple):
@@ -38,14 +38,14 @@ def ask(scene: Scene, rng: random.Random) -> Question:
 
 
 def _count(scene: Scene, rng: random.Random, subject: Thing) -> tuple[str, str]:
-    name, colour, size = subject.name, subject.colour, subject.size
-    colours = [other.colour for other in scene.things if (name, other.colour) not in HELD_OUT]
-    others = [other.name for other in scene.things if (other.name, colour) not in HELD_OUT]
+    name, color, size = subject.name, subject.color, subject.size
+    colors = [other.color for other in scene.things if (name, other.color) not in HELD_OUT]
+    others = [other.name for other in scene.things if (other.name, color) not in HELD_OUT]
     asked = {
-        *(Phrase(name), Phrase(name, colour), Phrase(name, None, size), Phrase(name, None, _other_size(size))),
-        *(Phrase(None, colour), Phrase(None, None, size), Phrase(None, colour, size)),
-        *(Phrase(name, other) for other in colours),
-        *(Phrase(other, colour) for other in others),
+        *(Phrase(name), Phrase(name, color), Phrase(name, None, size), Phrase(name, None, _other_size(size))),
+        *(Phrase(None, color), Phrase(None, None, size), Phrase(None, color, size)),
+        *(Phrase(name, other) for other in colors),
+        *(Phrase(other, color) for other in others),
     }
     by_count: dict[int, list[Phrase]] = {}
     for phrase in sorted(asked, key=lambda phrase: tuple(part or "" for part in phrase)):
@@ -71,9 +71,9 @@ def _relation(scene: Scene, rng: random.Random, subject: Thing) -> tuple[str, st
     return f"is the {first[1].text()} {rng.choice(words)} the {second[1].text()}?", answer
 
 
-def _colour(scene: Scene, rng: random.Random, subject: Thing) -> tuple[str, str] | None:
-    told = refer(scene, rng, subject, colour=False)
-    return told and (f"what color is {told.text}?", subject.colour)
+def _color(scene: Scene, rng: random.Random, subject: Thing) -> tuple[str, str] | None:
+    told = refer(scene, rng, subject, color=False)
+    return told and (f"what color is {told.text}?", subject.color)
 
 
 def _size(scene: Scene, rng: random.Random, subject: Thing) -> tuple[str, str] | None:
@@ -82,26 +82,26 @@ def _size(scene: Scene, rng: random.Random, subject: Thing) -> tuple[str, str] |
 
 
 def _existence(scene: Scene, rng: random.Random, subject: Thing) -> tuple[str, str] | None:
-    """Both answers are about names and colours that are in the picture: only together they may not be."""
-    name, colour, size = subject.name, subject.colour, subject.size
+    """Both answers are about names and colors that are in the picture: only together they may not be."""
+    name, color, size = subject.name, subject.color, subject.size
     absent = {Phrase(name, None, _other_size(size))}
     for other in scene.things:
-        pairs = {(name, other.colour), (other.name, colour)} - HELD_OUT
+        pairs = {(name, other.color), (other.name, color)} - HELD_OUT
         absent |= {Phrase(*pair) for pair in pairs}
     missing = sorted(
         (phrase for phrase in absent if not phrase.among(scene)), key=lambda phrase: (phrase.name or "", phrase.text())
     )
-    present = [Phrase(name, colour), Phrase(name, None, size)]
-    coloured = [phrase for phrase in missing if phrase.colour]
+    present = [Phrase(name, color), Phrase(name, None, size)]
+    colored = [phrase for phrase in missing if phrase.color]
     if not missing:
         return None
     answer = rng.choice(("yes", "no"))
-    with_colour = bool(coloured) and rng.random() < 0.75
+    with_color = bool(colored) and rng.random() < 0.75
     if answer == "yes":
-        phrase = present[0 if with_colour else 1]
+        phrase = present[0 if with_color else 1]
     else:
         sized = [phrase for phrase in missing if phrase.size]
-        phrase = rng.choice(coloured if with_colour or not sized else sized)
+        phrase = rng.choice(colored if with_color or not sized else sized)
     return f"is there {phrase.counted(1)}?", answer
 
 
@@ -126,7 +126,7 @@ def _other_size(size: str) -> str:
 KINDS: dict[str, Callable[[Scene, random.Random, Thing], tuple[str, str] | None]] = {
     "count": _count,
     "relation": _relation,
-    "color": _colour,
+    "color": _color,
     "existence": _existence,
     "what": _what,
     "size": _size,

@@ -9,7 +9,7 @@ from .compose import Scene, Thing
 from .language import EXTREME_WORDS, RELATION_WORDS, RELATIONS, Phrase, holds, is_extreme, phrases, unique
 
 # Shares of the ways to refer, among those that a thing allows.
-_SHARES = {"name": 1.0, "colour": 2.0, "size": 2.0, "both": 1.5, "relation": 3.0, "extreme": 2.5}
+_SHARES = {"name": 1.0, "color": 2.0, "size": 2.0, "both": 1.5, "relation": 3.0, "extreme": 2.5}
 _SPARE = 0.06  # of a share, for a longer way where a shorter one would do, as people will also ask so
 
 
@@ -21,20 +21,20 @@ class Expression(NamedTuple):
     kind: str
 
 
-def refer(scene: Scene, rng: random.Random, thing: Thing, colour: bool = True, size: bool = True) -> Expression | None:
+def refer(scene: Scene, rng: random.Random, thing: Thing, color: bool = True, size: bool = True) -> Expression | None:
     """A random expression for a thing, or None where it has none.
 
     Args:
-        colour, size: whether the thing's own may be named (not so where it is asked for).
+        color, size: whether the thing's own may be named (not so where it is asked for).
     """
     options: dict[str, list[tuple[str, float]]] = {}
     shortest: dict[str, int] = {}  # adjectives that did, for an attribute alone ("alone") and for each other kind
-    for phrase in phrases(thing, colour, size):
+    for phrase in phrases(thing, color, size):
         fitting = phrase.among(scene)
-        found: dict[str, list[str]] = {"relation": _related(scene, rng, thing, phrase, colour, size)}
+        found: dict[str, list[str]] = {"relation": _related(scene, rng, thing, phrase, color, size)}
         if len(fitting) == 1:
-            kinds = {(False, False): "name", (True, False): "colour", (False, True): "size", (True, True): "both"}
-            found[kinds[phrase.colour is not None, phrase.size is not None]] = [f"the {phrase.text()}"]
+            kinds = {(False, False): "name", (True, False): "color", (False, True): "size", (True, True): "both"}
+            found[kinds[phrase.color is not None, phrase.size is not None]] = [f"the {phrase.text()}"]
             shortest.setdefault("alone", phrase.adjectives)
         else:
             found["extreme"] = [
@@ -56,16 +56,16 @@ def refer(scene: Scene, rng: random.Random, thing: Thing, colour: bool = True, s
     return Expression(text, thing, chosen)
 
 
-def _related(scene: Scene, rng: random.Random, thing: Thing, phrase: Phrase, colour: bool, size: bool) -> list[str]:
+def _related(scene: Scene, rng: random.Random, thing: Thing, phrase: Phrase, color: bool, size: bool) -> list[str]:
     """Texts that tell a thing by where it is to another, which is told by its own attributes and is not of the phrase.
 
-    Where the size is asked for, "above the large lamp" would give away that the lamp meant is small; so for colours.
+    Where the size is asked for, "above the large lamp" would give away that the lamp meant is small; so for colors.
     """
     others = [other for other in phrase.among(scene) if other is not thing]
     texts = []
     for anchor in scene.things:
         other_name = anchor.name != thing.name
-        told = [] if phrase.fits(anchor) else unique(scene, anchor, colour or other_name, size or other_name)
+        told = [] if phrase.fits(anchor) else unique(scene, anchor, color or other_name, size or other_name)
         for relation in RELATIONS if told else ():
             if holds(relation, thing, anchor) and not any(holds(relation, other, anchor) for other in others):
                 words = RELATION_WORDS[relation]

@@ -1,0 +1,106 @@
+"""What the layers of a block attend to: keys and values of the cache, for whole batches, runs of rows, or spans."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from .masks import Mask
+from .staircase import Block
+
+if TYPE_CHECKING:
+    from .cache import StaircaseCache
+
+
+class BlockAttention:
+    """`families.parts.Attends` for one block.
+
+    Args:
+        cache: its keys and values; takes in the block's new ones.
+        block: the block in work.
+        self_mask: what is added to self-attention's scores, see `masks.folded`.
+        cross_mask: the same towards the source, see `masks.cross`.
+    """
+
+    def __init__(self, cache: StaircaseCache, block: Block, self_mask: Mask, cross_mask: Mask) -> None:
+        self.cache, self.block = cache, block
+        self.self_mask, self.cross_mask = self_mask, cross_mask
+
+    def attend_self(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        """Take in the block's keys and values, and attend to all its rows have.
+
+        Args:
+            q: `[r, heads, width, head_dim]`, packed `[1, heads, cells, head_dim]`.
+            k: new keys, like `q`.
+            v: new values, like `q`.
+            scale: factor on the scores.
+
+        Returns:
+            Like `q`.
+        """
+        block = self.block
+        keys, values = self.cache.stairs.put(block, k, v)
+        if block.packed:
+            return _by_spans(q, keys, values, block, self.self_mask, scale, causal=True)  # type: ignore[arg-type]
+        keys, values = keys.narrow(2, 0, block.stop), values.narrow(2, 0, block.stop)
+        mask = self.self_mask
+        assert not isinstance(mask, list)
+        if len(block.rows) == block.n_rows:
+            return _attend(q, keys, values, mask, scale)
+        found = []
+        for i, j, row in block.runs:  # slices of keys and values, which are large: nothing is gathered
+            part = mask if mask is None or mask.shape[0] == 1 else mask[i:j]
+            found.append(_attend(q[i:j], keys[row : row + j - i], values[row : row + j - i], part, scale))
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def attend_cross(self, q: torch.Tensor, scale: float) -> torch.Tensor:
+        """Attend to the source; `q` and what is returned as in `attend_self`."""
+        block = self.block
+        keys, values = self.cache.cross_keys[block.layer], self.cache.cross_values[block.layer]
+        assert keys is not None and values is not None
+        mask = self.cross_mask
+        if block.packed:
+            return _by_spans(q, keys, values, block, mask, scale)  # type: ignore[arg-type]
+        assert not isinstance(mask, list)
+        if len(block.rows) == block.n_rows:
+            return _attend(q, keys, values, mask, scale)
+        found = []
+        for i, j, row in block.runs:
+            part = mask if mask is None or mask.shape[0] == 1 else mask[row : row + j - i]
+            found.append(_attend(q[i:j], keys[row : row + j - i], values[row : row + j - i], part, scale))
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def _attend(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    return nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scale)
+
+
+def _by_spans(
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    block: Block,
+    masks: list[torch.Tensor | None] | None,
+    scale: float,
+    causal: bool = False,
+) -> torch.Tensor:
+    """A packed block: one call per span, `[1, heads, cells, head_dim]` in and out.
+
+    Args:
+        keys, values: `[rows, heads, length, head_dim]` of the whole batch.
+        masks: one for each span, or None where there is nothing to add.
+        causal: attend to the first `stop` positions of a span alone.
+    """
+    found = []
+    for at, ((i, j, row, _, stop), (a, b)) in enumerate(zip(block.spans, block.ranges, strict=True)):
+        rows = q[0, :, a:b].unflatten(1, (j - i, -1)).transpose(0, 1)
+        k, v = keys[row : row + j - i], values[row : row + j - i]
+        if causal:
+            k, v = k.narrow(2, 0, stop), v.narrow(2, 0, stop)
+        attended = _attend(rows, k, v, None if masks is None else masks[at], scale)
+        found.append(attended.transpose(0, 1).flatten(1, 2))
+    return torch.cat(found, 1)[None]

@@ -1,0 +1,159 @@
+"""What `config.json` says, checked before anything is built from it: it may come from anywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deed.config import DeedConfig
+from deed.errors import DeedLoadError
+
+from .classes import model_class
+
+LARGEST = 2**31 - 1  # of any whole number in a configuration
+DEEPEST = 16  # of values within values
+LAYERS = re.compile(r"\w*(layers?|depths?)")  # names of fields that count what is built one by one
+REPORTS = ("deed_config.calibration", "deed_config.curve")  # measured, and so possibly not a number
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The object in a `config.json`.
+
+    Raises:
+        DeedLoadError: not readable, not JSON, no object, or with numbers that are not finite or nesting out of all proportion.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DeedLoadError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DeedLoadError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise DeedLoadError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    _check_values(values, str(path), "", 0)
+    return values
+
+
+def _check_values(value: Any, where: str, field: str, depth: int) -> None:
+    if depth > DEEPEST:
+        raise DeedLoadError(f"{where}: {field} is nested more than {DEEPEST} deep; save the model again")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_values(inner, where, f"{field}.{name}" if field else name, depth + 1)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_values(inner, where, field, depth + 1)
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        raise DeedLoadError(
+            f"{where}: {field} must be at most {LARGEST}, got a number of {len(f'{value:x}')} hex digits"
+        )
+    elif isinstance(value, float) and not math.isfinite(value) and not field.startswith(REPORTS):
+        raise DeedLoadError(f"{where}: {field} must be a finite number, got {value}")
+
+
+def saved_class(values: Mapping[str, Any], where: str) -> Any:
+    """The class that `architectures` names; where it is missing, what Transformers loads for `model_type`.
+
+    Raises:
+        DeedLoadError: neither names a model class.
+    """
+    from transformers import PreTrainedModel
+
+    names = values.get("architectures")
+    if names is None:
+        names = [_class_of_type(values.get("model_type"), where)]
+    if (
+        not isinstance(names, list)
+        or not names
+        or not all(isinstance(name, str) and name.isidentifier() for name in names)
+    ):
+        raise DeedLoadError(
+            f"{where}: architectures must be a list with the name of a model class, got {_short(names)}"
+        )
+    try:
+        found = model_class(names[0])
+    except Exception as error:  # importing it may fail in any way
+        raise DeedLoadError(f"{where}: the architecture {names[0]!r} cannot be imported: {error}") from None
+    if found is None:
+        raise DeedLoadError(f"{where} names the architecture {names[0]!r}, which Transformers does not have")
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        raise DeedLoadError(f"{where}: architectures must name a model class, and {names[0]!r} is none")
+    return found
+
+
+def _class_of_type(model_type: Any, where: str) -> str:
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
+    )
+
+    names = {**MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES, **MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES}
+    name = names.get(model_type) if isinstance(model_type, str) else None
+    if name is None:
+        raise DeedLoadError(
+            f"{where}: no architectures, and model_type {_short(model_type)} is no encoder-decoder model that Transformers "
+            "knows; add architectures with the name of its class"
+        )
+    return name[0] if isinstance(name, (list, tuple)) else name
+
+
+def saved_deed_config(values: Mapping[str, Any], where: str) -> DeedConfig:
+    """`deed_config`, every field checked.
+
+    Raises:
+        DeedLoadError: a field that cannot be used; names it.
+    """
+    saved = values["deed_config"]
+    try:
+        if isinstance(saved, dict) and {"asking", "exit_check"} <= saved.keys():
+            raise ValueError("asking is the former name of exit_check; keep one of the two")
+        config = DeedConfig.from_dict(saved)
+        for name in ("confidence", "threshold_decay"):
+            options = saved.get(name)
+            flags = [k for k, v in options.items() if isinstance(v, bool)] if isinstance(options, dict) else []
+            if flags:
+                raise ValueError(f"{name}: {flags[0]} must be a number, got {options[flags[0]]}")
+        for name in ("calibration", "curve"):
+            if not isinstance(saved.get(name), dict | None):
+                raise ValueError(f"{name} must be an object, got {_short(saved[name])}")
+    except Exception as error:  # a field of any type may fail in any way where it is compared or counted
+        raise DeedLoadError(f"{where}: deed_config: {_named(saved, error)}") from None
+    return config
+
+
+def _named(saved: Any, error: Exception) -> str:
+    """The error, with the first field before it that fails by itself, where the error names none."""
+    fields = saved if isinstance(saved, dict) else {}
+    if not any(name in str(error) for name in fields):
+        for name, value in fields.items():
+            try:
+                DeedConfig.from_dict({name: value})
+            except Exception:
+                return f"{name} cannot be {_short(value)} ({error})"
+    return str(error)
+
+
+def check_layers(values: Mapping[str, Any], tensors: int, where: str) -> None:
+    """Refuse more layers than there are tensors: building them would take forever.
+
+    Args:
+        values: of `config.json`.
+        tensors: how many the weights have.
+    """
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            if name != "deed_config":
+                check_layers(value, tensors, where)
+            continue
+        for count in value if isinstance(value, list) else [value]:
+            if LAYERS.fullmatch(name) and isinstance(count, int) and count > tensors:
+                raise DeedLoadError(f"{where}: {name} is {count}, but the weights have {tensors} tensors")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -1,0 +1,192 @@
+"""Choosing by measurement: the fastest for each number of rows, never one slower than float32, and what the variable says."""
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import deed_model
+from deed import quantize
+from deed.kernels import int8
+from deed.kernels.contract import Kernel
+from deed.kernels.int8 import Fbgemm, IntMM, faster_than_float32, is_exact
+from deed.modeling import quantization
+
+module = import_module("deed.kernels.choose")
+A, B = (Kernel(name, lambda w, b: lambda x: x @ w.T, copies=False) for name in ("a", "b"))
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
+
+
+@pytest.fixture(autouse=True)
+def unset(monkeypatch):
+    monkeypatch.delenv("DEED_KERNELS", raising=False)
+
+
+def timed(monkeypatch, **times):
+    """The clock shows these, in ms for 1, 4, 8 and 64 rows."""
+    monkeypatch.setattr(module, "_measure", lambda out, width, kernels: {k.name: times[k.name] for k in kernels})
+    monkeypatch.setattr(module, "_times", {})
+
+
+def test_the_fastest_of_each_number_of_rows(monkeypatch):
+    timed(monkeypatch, a=(1, 1, 1, 1), b=(2, 0.5, 0.97, 0.9))
+    assert [k.name for k in module.choose(9, 9, (A, B))] == ["a", "b", "a", "b"]  # 3 % are noise
+
+
+def test_measured_once_per_shape_and_threads(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        module, "_measure", lambda out, width, kernels: calls.append((out, width)) or {"a": (1,) * 4, "b": (2,) * 4}
+    )
+    monkeypatch.setattr(module, "_times", {})
+    for _ in range(2):
+        module.choose(9, 8, (A, B))
+        module.choose(8, 9, (A, B))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
+    module.choose(9, 8, (A, B))
+    module.choose(10**9, 2**24, (A, B))
+    assert calls == [(9, 8), (8, 9), (9, 8), (1, 2**24)]  # of a huge matrix only a part is built
+
+
+def test_the_clock_finds_the_slow_one(monkeypatch):
+    monkeypatch.setattr(module, "_times", {})
+    slow = Kernel("slow", lambda w, b: lambda x: [x @ w.T for _ in range(20)][-1], copies=False)
+    assert [k.name for k in module.choose(512, 512, (slow, A))] == ["a"] * 4
+    assert [k.name for k in module.choose(512, 512, (A, slow))] == ["a"] * 4
+
+
+def test_fixed_takes_no_time(monkeypatch):
+    monkeypatch.setenv("DEED_KERNELS", "fixed")
+    monkeypatch.setattr(module, "_measure", None)
+    assert module.choose(9, 9, (A, B)) == (A,) * 4
+    assert module.choose(9, 9, (A, B), fallback=B) == (B,) * 4
+    assert faster_than_float32(1024, 1024) == int8.exact_kernels()[0]
+
+
+def test_an_unknown_name_is_refused(monkeypatch):
+    monkeypatch.setenv("DEED_KERNELS", "fastest")
+    with pytest.raises(
+        ValueError, match="DEED_KERNELS='fastest': use measured or fixed, or names out of plain, onednn"
+    ):
+        module.choose(9, 9, (A, B))
+
+
+# -- int8 ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_exact(monkeypatch):
+    """An AVX2 machine: FBGEMM is exact at 63 levels, `_int_mm` at 127 (and slow)."""
+    monkeypatch.setattr(int8, "exact_kernels", lambda: [(Fbgemm, 63), (IntMM, 127)])
+    monkeypatch.setattr(int8, "kernel", lambda: (Fbgemm, 63))
+
+
+def test_the_slow_exact_kernel_with_more_levels_is_not_taken(monkeypatch, two_exact):
+    base = {"plain": (60, 90, 150, 900), "onednn": (60, 90, 150, 900)}
+    timed(monkeypatch, **base, fbgemm_at_63=(36, 50, 80, 500), int_mm_at_127=(175, 600, 1300, 9000))
+    assert faster_than_float32(768, 768) == (Fbgemm, 63)
+    timed(monkeypatch, **base, fbgemm_at_63=(36, 50, 80, 500), int_mm_at_127=(20, 25, 30, 500))
+    assert faster_than_float32(768, 768) == (IntMM, 127)
+
+
+@pytest.mark.parametrize("slow", range(4))
+def test_slower_than_float32_for_some_rows_is_never_taken(monkeypatch, two_exact, slow):
+    times = [10.0] * 4
+    times[slow] = 101.0
+    floats = {"plain": (300,) * 4, "onednn": (100,) * 4}
+    timed(monkeypatch, **floats, fbgemm_at_63=tuple(times), int_mm_at_127=(500,) * 4)
+    assert faster_than_float32(768, 768) is None
+
+
+@pytest.mark.parametrize("name", ["fbgemm", "int_mm"])
+def test_the_variable_forces_a_kernel(monkeypatch, name):
+    wanted = {"fbgemm": Fbgemm, "int_mm": IntMM}[name]
+    if not any(build is wanted for build, _ in int8.exact_kernels()):
+        pytest.skip(f"{name} is not exact here")
+    monkeypatch.setenv("DEED_KERNELS", f"onednn, {name}")
+    monkeypatch.setattr(int8, "kernel", int8.kernel.__wrapped__)
+    assert faster_than_float32(1024, 1024)[0] is wanted
+
+
+def test_quantize_leaves_what_int8_makes_slower_and_says_so(monkeypatch):
+    model = deed_model("t5_tied", dtype=torch.float32)
+    shapes = {tuple(m.weight.shape) for m in model.decoder.modules() if type(m) is nn.Linear}
+    slow = sorted(shapes)[0]
+    monkeypatch.setattr(quantization, "MIN_WEIGHTS", 0)
+    fast = quantization.kernel()
+    monkeypatch.setattr(quantization, "faster_than_float32", lambda *shape: None if shape == slow else fast)
+    with pytest.warns(
+        UserWarning, match=f"slower than float32 on this machine for linears of {slow[0]} x {slow[1]}, "
+    ) as w:
+        quantize(model, parts=["decoder"], min_weights=0)
+    assert len(w) == 1
+    left = {tuple(m.weight.shape) for m in model.decoder.modules() if type(m) is nn.Linear}
+    assert left == {slow} and model.deed_quantized["kept"] > 0 and model.deed_quantized["replaced"] > 0
+    assert model.deed_quantized["kernels"] == [fast[0].__name__]
+    assert model.generate(torch.tensor([[3, 4, 1]]), max_new_tokens=4, exit_threshold=0.5).shape[0] == 1
+
+
+# -- other instruction sets ---------------------------------------------------------------------------------------
+
+INSIDE = "DEED_TESTS_RESTRICTED"
+
+
+@pytest.mark.skipif(INSIDE in os.environ, reason="is inside")
+@pytest.mark.parametrize("fbgemm", [{}, {"FBGEMM_ENABLE_INSTRUCTIONS": "AVX2"}], ids=["fbgemm_native", "fbgemm_avx2"])
+def test_int8_and_linears_on_avx2(fbgemm):
+    """FBGEMM does not heed the other three, so it has both ways here."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    files = [
+        f"{root}/kernels/test_float32.py",
+        f"{root}/kernels/test_choose.py",
+        f"{root}/modeling/test_quantization.py",
+    ]
+    only = "not copies_and_threads and not shipped and not latr and not bf16 and not without_vnni"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:randomly",
+        *files,
+        "-k",
+        only,
+    ]
+    env = {**os.environ, **AVX2, **fbgemm, INSIDE: "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=os.path.dirname(root))
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.skipif(not is_exact(Fbgemm, 127), reason="restricted already, or no FBGEMM")
+def test_only_its_own_variable_restricts_fbgemm():
+    code = "from deed.kernels.int8 import Fbgemm, is_exact; print(is_exact(Fbgemm, 127), is_exact(Fbgemm, 63))"
+
+    def exact(**env):
+        run = subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True)
+        return run.stdout.split()
+
+    assert exact(**AVX2) == ["True", "True"]
+    assert exact(FBGEMM_ENABLE_INSTRUCTIONS="AVX2") == ["False", "True"]
+
+
+def test_the_kernel_chosen_is_in_truth_no_slower_than_float32():
+    """Once, with the clock: what the default takes for a large linear beats float32 for one row and eight."""
+    taken = faster_than_float32(2048, 1024)
+    if taken is None:
+        pytest.skip("int8 does not pay here")
+    floats, one = int8.candidates(), int8.contract(*taken)
+    others = [int8.contract(*k) for k in int8.exact_kernels()]
+    times = module.measure(2048, 1024, (*floats, *others))
+    assert all(times[one.name][i] <= min(times[f.name][i] for f in floats) for i in range(4))

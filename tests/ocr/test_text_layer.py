@@ -1,0 +1,177 @@
+"""A PDF's own text: words, boxes, order, and whether it is all there is to read."""
+
+import io
+
+import pypdfium2
+import pytest
+from PIL import Image
+from reportlab.lib.utils import ImageReader
+from reportlab.pdfgen import canvas
+
+from deed.ocr.text_layer import read_text_layer
+
+WIDTH, HEIGHT = 600, 800
+
+
+def page_of(draw, rotate=0, crop=None):
+    """A page of 600 x 800 points drawn by `draw(canvas)`."""
+    file = io.BytesIO()
+    sheet = canvas.Canvas(file, pagesize=(WIDTH, HEIGHT))
+    draw(sheet)
+    sheet.showPage()
+    sheet.save()
+    page = pypdfium2.PdfDocument(file.getvalue())[0]
+    if crop:
+        page.set_cropbox(*crop)
+    if rotate:
+        page.set_rotation(rotate)
+    return page
+
+
+def texts(layer):
+    return [word.text for word in layer.words]
+
+
+def two_lines(sheet):
+    sheet.setFont("Helvetica", 20)
+    sheet.drawString(60, 700, "Invoice 4711")
+    sheet.drawString(60, 400, "Total: 12.50")
+
+
+def near(box, other, by=12):
+    return all(abs(a - b) <= by for a, b in zip(box, other, strict=True))
+
+
+def test_words_and_boxes_of_an_upright_page():
+    layer = read_text_layer(page_of(two_lines))
+    assert texts(layer) == ["Invoice", "4711", "Total:", "12.50"]
+    assert layer.covers and layer.rotation == 0 and layer.reason == ""
+    # 60 of 600 points from the left; the baseline at 700 of 800 from below, letters 14 points high.
+    assert near(layer.words[0].box, (100, 107, 215, 125))
+    assert near(layer.words[2].box, (100, 482, 185, 500))
+
+
+@pytest.mark.parametrize("rotate", [90, 180, 270])
+def test_a_page_with_a_rotation_is_read_as_it_is_shown(rotate):
+    """/Rotate turns the page on display: text written upright lies then, and the layer says how to turn it back."""
+    layer = read_text_layer(page_of(two_lines, rotate=rotate))
+    assert texts(layer) == ["Invoice", "4711", "Total:", "12.50"]
+    assert layer.rotation == (360 - rotate) % 360
+    assert near(layer.words[0].box, (100, 107, 215, 125))
+
+
+def test_text_set_on_its_side_that_rotate_puts_upright():
+    def draw(sheet):
+        sheet.setFont("Helvetica", 20)
+        sheet.rotate(90)
+        sheet.drawString(60, -100, "Sideways table")
+
+    layer = read_text_layer(page_of(draw, rotate=90))
+    assert texts(layer) == ["Sideways", "table"] and layer.rotation == 0
+    lying = read_text_layer(page_of(draw))
+    assert texts(lying) == ["Sideways", "table"] and lying.rotation in (90, 270)
+    assert near(lying.words[0].box, layer.words[0].box)
+
+
+def test_a_cropped_page():
+    layer = read_text_layer(page_of(two_lines, crop=(0, 300, 600, 500)))
+    assert texts(layer) == ["Total:", "12.50"]  # the other line is cut away
+    assert near(layer.words[0].box, (100, 430, 185, 500))
+
+
+def test_ligatures_and_hyphens_are_undone():
+    def draw(sheet):
+        import matplotlib
+        from reportlab.pdfbase import pdfmetrics
+        from reportlab.pdfbase.ttfonts import TTFont
+
+        pdfmetrics.registerFont(TTFont("DejaVu", matplotlib.get_data_path() + "/fonts/ttf/DejaVuSans.ttf"))
+        sheet.setFont("DejaVu", 18)
+        sheet.drawString(60, 700, "the \ufb01rst o\ufb03ce of a docu-")
+        sheet.drawString(60, 676, "ment from A-")
+        sheet.drawString(60, 652, "B and X-ray")
+
+    assert texts(read_text_layer(page_of(draw))) == [
+        *("the", "first", "office", "of", "a", "document", "from"),
+        *("A-", "B", "and", "X-ray"),
+    ]
+
+
+def test_columns_in_the_order_of_the_content():
+    def draw(sheet):
+        sheet.setFont("Helvetica", 10)
+        for column, x in (("left", 50), ("right", 320)):
+            for i in range(12):
+                sheet.drawString(x, 700 - 14 * i, f"{column} {i}")
+
+    words = texts(read_text_layer(page_of(draw)))
+    assert words == [w for c in ("left", "right") for i in range(12) for w in (c, str(i))]
+
+
+def test_content_that_jumps_about_is_read_row_by_row():
+    def draw(sheet):
+        sheet.setFont("Helvetica", 10)
+        places = [(x, y) for y in range(700, 560, -14) for x in (50, 320)]
+        for n, (x, y) in sorted(enumerate(places), key=lambda item: item[0] * 13 % 20 * 7 % 11):
+            sheet.drawString(x, y, f"cell{n}")
+
+    words = texts(read_text_layer(page_of(draw)))
+    assert words == [f"cell{n}" for n in range(len(words))] and len(words) == 20
+
+
+def scan(size=(300, 400)):
+    return ImageReader(Image.new("RGB", size, "white"))
+
+
+def test_a_scan_is_not_covered():
+    layer = read_text_layer(page_of(lambda s: s.drawImage(scan(), 0, 0, WIDTH, HEIGHT)))
+    assert not layer.covers and layer.words == [] and "no text layer" in layer.reason
+
+
+def test_a_scan_with_a_stamped_line_is_not_covered():
+    def draw(sheet):
+        sheet.drawImage(scan(), 0, 0, WIDTH, HEIGHT)
+        sheet.setFont("Helvetica", 8)
+        sheet.drawString(10, 10, "Downloaded by a library")
+
+    layer = read_text_layer(page_of(draw))
+    assert not layer.covers and "picture" in layer.reason
+
+
+def test_a_scan_that_was_read_before_is_covered():
+    def draw(sheet):
+        sheet.drawImage(scan(), 0, 0, WIDTH, HEIGHT)
+        text = sheet.beginText(40, 760)
+        text.setTextRenderMode(3)  # invisible, as OCR programs write it
+        text.setFont("Helvetica", 11)
+        for _ in range(50):
+            text.textLine("words that a program has read on this page before")
+        sheet.drawText(text)
+
+    layer = read_text_layer(page_of(draw))
+    assert layer.covers and len(layer.words) == 500
+
+
+def test_a_small_picture_beside_text_does_not_matter():
+    def draw(sheet):
+        two_lines(sheet)
+        sheet.drawImage(scan(), 400, 600, 100, 100)
+
+    assert read_text_layer(page_of(draw)).covers
+
+
+def test_an_empty_page():
+    layer = read_text_layer(page_of(lambda sheet: None))
+    assert layer.words == [] and not layer.covers
+
+
+def test_sizes_tell_the_title():
+    def draw(sheet):
+        sheet.setFont("Helvetica", 10)
+        sheet.drawString(60, 600, "body text")
+        sheet.setFont("Helvetica-Bold", 30)
+        sheet.drawString(60, 700, "Title")
+
+    layer = read_text_layer(page_of(draw))
+    sizes = dict(zip(texts(layer), layer.size, strict=True))
+    assert sizes["Title"] == pytest.approx(30 / 0.8, rel=0.35) and sizes["Title"] > 2 * sizes["body"]
