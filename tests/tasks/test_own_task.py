@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import deed
 from deed import DeedConfig, get_deed_model
-from deed.cli import bench_curve, calibrate, demo, evaluate
+from deed.cli import bench_curve, calibrate, demo, evaluate, tune
 from deed.models import small_g2p
 from deed.tasks import task as tasks
 
@@ -93,6 +93,18 @@ def test_every_verb_takes_it(place):
     few = ("--count", 8, "--timed", 2, "--threshold", 0.9, "--threshold", 0.05)
     curve = json.loads(run(bench_curve, "MODEL", "--task", "titles", "--data", "titles", *few, "--json"))
     assert curve["examples"] == 4 and curve["points"][0]["mean_depth"] == 3
+
+
+def test_tune_takes_it(place):
+    before = (place / "plain" / "model.safetensors").read_bytes()
+    options = ("--task", "my_tasks:Titles", "--data", "titles", "--steps", 2, "--batch-size", 4, "--output", "tuned")
+    result = json.loads(run(tune, "plain", *options, "--json"))
+    assert result["steps"] == 2 and (place / "plain" / "model.safetensors").read_bytes() == before
+    report = json.loads(run(evaluate, "tuned/model", *options[:4], "--threshold", 0.05, "--json"))
+    plain = json.loads(run(evaluate, "plain", *options[:4], "--json"))
+    full, early = report["results"]
+    assert full["first_word"] == plain["results"][0]["first_word"], "the backbone stays as it was"
+    assert full["mean_depth"] == 3 > early["mean_depth"]
 
 
 def test_the_demo_takes_a_task_that_needs_no_data(place):
