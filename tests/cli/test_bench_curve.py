@@ -11,6 +11,7 @@ import typer
 from small_model import save_small_model
 from typer.testing import CliRunner
 
+from data.tiny_ofa import save_small_ofa
 from deed import DeedConfig, get_deed_model
 from deed.cli import bench_curve
 from deed.models import small_g2p
@@ -115,6 +116,15 @@ def test_questions_about_pictures(tmp_path):
     done = run(folder, "--task", "easyvqa", *FEW, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["examples"] == 4 and config_of(folder)["threshold"] == 0.9
+
+
+def test_an_ofa_is_measured_on_all_its_tasks_mixed(tmp_path):
+    folder = save_small_ofa(tmp_path / "model")
+    done = run(folder, *FEW, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["examples"] == 4 and found["points"][0]["mean_depth"] == 3
+    assert config_of(folder)["curve"]["points"] == found["points"]
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,15 @@ def ask(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON, and nothing else.")] = False,
 ) -> None:
-    """The verb; see the module."""
+    """Registered with the module's docstring as its help.
+
+    Args:
+        image, page: what is asked about.
+        questions, task: what is asked.
+        model, threshold, ocr: how it is answered.
+        output: where boxes are drawn.
+        as_json: print the answers as JSON.
+    """
     from rich.console import Console
 
     from deed.ocr import ENGINES, page_image

@@ -53,7 +53,15 @@ def curve(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the curve as JSON.")] = False,
 ) -> None:
-    """The verb; see the module."""
+    """Registered with the module's docstring as its help.
+
+    Args:
+        model: the folder; its configuration gets the curve.
+        task, data, split, count: on which examples.
+        timed, threshold, batch_size, repeats: how it is measured.
+        score_drop, speedup: the target that is set.
+        as_json: print the curve as JSON.
+    """
     from deed.calibration.curve import record_curve, set_target
     from deed.errors import ExitsCostMore
     from deed.modeling.saving import save_deed_config
@@ -184,7 +192,14 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any], point: dict[str, Any] | None, notes: list[str], folder: Path) -> None:
-    """The curve as a table, fastest last; what does not fit a narrow terminal is folded."""
+    """The curve as a table, fastest last; what does not fit a narrow terminal is folded.
+
+    Args:
+        found: of `record_curve`.
+        point: what was set; None: nothing.
+        notes: of warnings.
+        folder: where the curve is saved.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -227,4 +242,5 @@ def threshold_text(value: float | list[float], depths: Sequence[int]) -> str:
 
 
 def register(group: typer.Typer) -> None:
+    """Add the verb to those of `deed bench`."""
     group.command("curve", epilog=EXAMPLE, help=__doc__)(curve)

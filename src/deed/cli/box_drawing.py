@@ -83,7 +83,13 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]], labels: Seq
 
 
 def to_pixels(box: Sequence[float], given: tuple[int, int], size: tuple[int, int]) -> Rect:
-    """A box of a picture of one size in whole pixels of another size, ordered, cut off at the edges, one pixel at least."""
+    """A box of a picture of one size in whole pixels of another size, ordered, cut off at the edges, one pixel at least.
+
+    Args:
+        box: `x0, y0, x1, y1`.
+        given: the size that it is in.
+        size: the other size.
+    """
     x0, x1 = sorted(min(size[0], max(0, round(x * size[0] / given[0]))) for x in box[::2])
     y0, y1 = sorted(min(size[1], max(0, round(y * size[1] / given[1]))) for y in box[1::2])
     x0, y0 = min(x0, size[0] - 1), min(y0, size[1] - 1)
@@ -91,7 +97,16 @@ def to_pixels(box: Sequence[float], given: tuple[int, int], size: tuple[int, int
 
 
 def frame(draw: Any, area: Rect, line: int, away: int, colour: str, size: tuple[int, int]) -> None:
-    """A line around an area, `away` from it; along the picture's edge it lies inside."""
+    """A line around an area; along the picture's edge it lies inside.
+
+    Args:
+        draw: of Pillow.
+        area: what it goes around.
+        line: its width, px.
+        away: px from the area.
+        colour: of the line, which has a white one on both sides.
+        size: of the picture.
+    """
     for more, width, ink in ((_HALO, line + 2 * _HALO, "white"), (0, line, colour)):
         out = away + line + more
         corners = (max(-more, area.x0 - out), max(-more, area.y0 - out))
@@ -129,7 +144,13 @@ def label_size(lines: Sequence[str], font: Any) -> tuple[int, int]:
 
 
 def broken(label: str, font: Any, size: tuple[int, int]) -> list[str]:
-    """A label in lines that fit into a picture; half its width is preferred. No lines where none fits."""
+    """A label in lines that fit into a picture; half its width is preferred. No lines where none fits.
+
+    Args:
+        label: the text.
+        font: of Pillow.
+        size: of the picture.
+    """
     room = size[0] - 2 * margin(font) - 1
     width = min(room, max(size[0] // 2, 12 * int(font.size)))
     most = min(MOST_LINES, (size[1] - margin(font)) // line_height(font))

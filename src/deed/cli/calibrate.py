@@ -40,7 +40,14 @@ def calibrate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """The verb; see the module."""
+    """Registered with the module's docstring as its help.
+
+    Args:
+        model: the folder; its configuration gets threshold and report.
+        task, data, split, count: on which examples.
+        risk, confidence, threshold: as for `deed.calibrate`.
+        as_json: print the report as JSON.
+    """
     from rich.console import Console
 
     from deed.calibration.learn_then_test import GRID

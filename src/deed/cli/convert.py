@@ -33,6 +33,15 @@ def convert(
     vocab_size: Annotated[int | None, typer.Option(min=1, help="Grow the vocabulary to so many ids.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
+    """Registered with the module's docstring as its help.
+
+    Args:
+        family: of models.
+        checkpoint, ema, bpe: what is converted.
+        output: where to.
+        image_size, vocab_size: changes to it.
+        as_json: print the result as JSON.
+    """
     from .shared import check_output, progress_bars, quiet_libraries
 
     if family != "ofa":
@@ -62,4 +71,5 @@ def convert(
 
 
 def register(app: typer.Typer) -> None:
+    """Add the verb."""
     app.command(epilog=EXAMPLE, help=__doc__)(convert)

@@ -52,7 +52,14 @@ def demo(
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json, and nothing else, to stdout.")] = False,
 ) -> None:
-    """The verb; see the module."""
+    """Registered with the module's docstring as its help.
+
+    Args:
+        words, task, count: what is shown.
+        model, threshold: how it is answered.
+        output: where the report goes.
+        as_json: print the report as JSON.
+    """
     from deed.report.html import require_report, write_report
 
     from . import demo_pages, demo_scenes, demo_show, demo_words, shared

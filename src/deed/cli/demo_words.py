@@ -70,7 +70,11 @@ class Words:
         return Sample(asked, about, {"words": f"{count} of the test split, seed {SEED}"})
 
     def finish(self, page: Page, sample: Sample, measured: Any, judge: Any, processor: Any) -> None:
-        """Nothing to add."""
+        """Nothing to add.
+
+        Args:
+            page, sample, measured, judge, processor: of the run.
+        """
 
 
 class AnyTask:
@@ -113,4 +117,8 @@ class AnyTask:
         return Sample(asked, about, {f"{task.unit}s": f"{len(asked)} of the test split"})
 
     def finish(self, page: Page, sample: Sample, measured: Any, judge: Any, processor: Any) -> None:
-        """Nothing to add."""
+        """Nothing to add.
+
+        Args:
+            page, sample, measured, judge, processor: of the run.
+        """

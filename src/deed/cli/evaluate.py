@@ -37,7 +37,14 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """The verb; see the module."""
+    """Registered with the module's docstring as its help.
+
+    Args:
+        model: the folder.
+        task, data, split, count: on which examples.
+        threshold: where it is scored, beside full depth.
+        as_json: print the result as JSON.
+    """
     from deed.modeling.model import DeedMixin
     from deed.tasks.answering import evaluate_task
     from deed.tasks.task import tasks_of

@@ -47,7 +47,13 @@ def check_output(folder: Path) -> None:
 
 
 def pick_threshold(config: Any, given: float | None, folder: Path) -> tuple[Any, str, str | None]:
-    """The threshold, where it is from (`"given"`, `"calibrated"`, `"model"`), and what the reader should know of it."""
+    """The threshold, where it is from (`"given"`, `"calibrated"`, `"model"`), and what the reader should know of it.
+
+    Args:
+        config: the model's `deed_config`.
+        given: by the user; None: the model's own.
+        folder: of the model, for the note.
+    """
     if given is not None:
         return given, "given", None
     value = config.threshold

@@ -21,7 +21,7 @@ class Reader(NamedTuple):
         read: `read(data, split, skip_missing=False)` yields the split's examples; `data` is the folder, None where a
             package brings it.
         metric: the function of `deed.metrics.text` that scores it (`{metric}_each` scores each example), or for what only
-            OFA does a key of `deed.tasks.picture_scores.BEST`.
+            OFA does a metric of `deed.tasks.pictures.PictureTask`.
         description: one line for `--help`.
         needs_ocr: whether it has text in its pictures and brings no OCR of them.
         models: model types: `"latr"` answers questions, with the words in the picture where there are any; `"ofa"` reads

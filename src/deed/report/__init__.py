@@ -44,7 +44,13 @@ def text_pieces(tokenizer: Any, tokens: list[int]) -> list[str]:
 
 
 def depth_runs(pieces: Iterable[str], depths: Iterable[int], end_token: str | None) -> list[tuple[str, int]]:
-    """Neighbouring pieces of one depth as one; the end token stays apart. Spaces that would not be seen become `·`."""
+    """Neighbouring pieces of one depth as one; the end token stays apart. Spaces that would not be seen become `·`.
+
+    Args:
+        pieces: of `text_pieces`.
+        depths: of each token.
+        end_token: how the end is written.
+    """
     runs: list[tuple[str, int]] = []
     for piece, depth in zip(pieces, depths, strict=True):
         if runs and runs[-1][1] == depth and end_token not in (piece, runs[-1][0]):

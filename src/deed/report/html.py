@@ -78,7 +78,10 @@ def write_report(
 
 
 def render(results: dict[str, Any], pictures: Sequence[str] = (), thumbs: Mapping[str, str] | None = None) -> str:
-    """The page; arguments as for `write_report`.
+    """The page.
+
+    Args:
+        results, pictures, thumbs: as for `write_report`.
 
     Raises:
         ValueError: matplotlib or jinja2 is missing.
@@ -142,7 +145,13 @@ def points(difference: float, unit: str = " points") -> str:
 
 
 def metric(value: float, best: float, unit: str = "\N{NO-BREAK SPACE}%") -> str:
-    """A score by a metric of its own: one that ends at 1 in percent, any other as it is: `7.89`."""
+    """A score by a metric of its own: one that ends at 1 in percent, any other as it is: `7.89`.
+
+    Args:
+        value: 0..`best`.
+        best: the metric's largest value.
+        unit: comes behind a percentage.
+    """
     return f"{100 * value:.1f}{unit}" if best == 1 else f"{value:.2f}"
 
 

@@ -44,7 +44,13 @@ def place_labels(
 
 
 def label_spots(box: Box, width: float, height: float, gap: tuple[float, float]) -> dict[str, Box]:
-    """The places that a label of this size could take, by side."""
+    """The places that a label could take, by side.
+
+    Args:
+        box: what is labelled.
+        width, height: of the label.
+        gap: between both, across and down.
+    """
     x0, y0, x1, y1 = box
     across, down = gap
     middle = (y0 + y1 - height) / 2

@@ -56,7 +56,13 @@ def _plain(text: str) -> str:
 
 
 def tokens_within(value: Value, pieces: Sequence[str], end_token: str | None) -> list[int]:
-    """Indices of the tokens that spell a value, from `text_pieces` of the whole answer."""
+    """Indices of the tokens that spell a value.
+
+    Args:
+        value: a part of the answer.
+        pieces: `text_pieces` of the whole answer.
+        end_token: a piece of its own, which is no text.
+    """
     at, found = 0, []
     for i, piece in enumerate(pieces):
         length = 0 if piece == end_token else len(piece)

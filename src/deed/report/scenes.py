@@ -57,7 +57,12 @@ def on_thousand(box: Sequence[float], size: tuple[int, int]) -> Box:
 
 
 def alike(box: Sequence[float], other: Sequence[float], slack: float = 1.0) -> bool:
-    """Whether no border of one is further than `slack` px, which location bins may cost, from the other's."""
+    """Whether no border of one is further from the other's than location bins may cost.
+
+    Args:
+        box, other: borders in the same order, px.
+        slack: px.
+    """
     return all(abs(a - b) <= slack for a, b in zip(box, other, strict=True))
 
 

@@ -42,7 +42,13 @@ def sheet(
 
 
 def value_rows(example: dict[str, Any], words: Sequence[Any], end_token: str) -> list[dict[str, Any]]:
-    """Value by value: key, text, pieces with depths, mean depth, label, boxes; of JSON also `right` and `expected`."""
+    """Value by value: key, text, pieces with depths, mean depth, label, boxes; of JSON also `right` and `expected`.
+
+    Args:
+        example: a row of the report.
+        words: of the page, with boxes.
+        end_token: how the end is written.
+    """
     pieces, depths = example["pieces"], example["depths"]
     wanted = expected_fields(example["expected"])
     rows = []
