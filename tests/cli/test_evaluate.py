@@ -159,3 +159,49 @@ def test_a_latr_still_answers_easy_vqa(tmp_path):
     folder = save_small_model(tmp_path / "model")
     report = json.loads(run(evaluate, folder, "--task", "easyvqa", "--count", 2, "--json").stdout)
     assert report["task"] == "easyvqa" and "exact_match" in report["results"][0]
+
+
+def test_the_originals_settings_are_beams(folder, data, monkeypatch):
+    """`--original-settings` decodes with the options of OFA's authors and says so; greedy is the default, and says so."""
+    from deed.models.ofa import OFAForConditionalGeneration
+
+    seen = []
+    generate = deed.modeling.generation.EarlyExitGeneration.generate
+
+    def recorded(self, *args, **kwargs):
+        seen.append(kwargs)
+        return generate(self, *args, **kwargs)
+
+    assert OFAForConditionalGeneration
+    monkeypatch.setattr(deed.modeling.generation.EarlyExitGeneration, "generate", recorded)
+    place, split, _ = data["refcoco"]
+    base = (evaluate, folder, "--task", "refcoco", "--data", place, "--split", split)
+    greedy = json.loads(run(*base, "--json").stdout)
+    assert greedy["settings"] == "greedy" and {k["num_beams"] for k in seen} == {1}
+    seen.clear()
+    original = json.loads(run(*base, "--original-settings", "--json").stdout)
+    assert original["settings"] == "original"
+    assert {(k["num_beams"], k["early_stopping"], k["no_repeat_ngram_size"]) for k in seen} == {(5, True, 3)}
+    assert "the original's settings" in run(*base, "--original-settings").stdout
+
+
+def test_settings_of_nobody_are_refused(folder, data):
+    place, split, _ = data["snli_ve"]
+    with pytest.raises(ValueError, match="snli_ve has none"):
+        run(evaluate, folder, "--task", "snli_ve", "--data", place, "--split", split, "--original-settings")
+
+
+@pytest.mark.parametrize("verb", [evaluate, calibrate])
+def test_missing_pictures_are_skipped_when_asked(verb, folder, tmp_path):
+    from deed.errors import SkippedPictures
+
+    place, split, count = write_data(tmp_path / "data")["vqav2"]
+    next(iter(PictureTask("vqav2").examples(split, 1, place))).image.unlink()
+    copy = shutil.copytree(folder, tmp_path / "model")
+    options = ("--risk", 0.9, "--confidence", 0.1) if verb is calibrate else ()
+    base = (verb, copy, "--task", "vqav2", "--data", place, "--split", split, *options)
+    with pytest.raises(ValueError, match=r"skip.missing"):
+        run(*base, "--json")
+    with pytest.warns(SkippedPictures, match="picture"):
+        report = json.loads(run(*base, "--skip-missing", "--json").stdout)
+    assert 0 < report["examples"] < count

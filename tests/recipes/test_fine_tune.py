@@ -218,3 +218,18 @@ def test_bad_recipes_leave_nothing(speller, tmp_path, changes, message):
     with pytest.raises((DataError, DeedLoadError, ValueError), match=message):
         fine_tune(tmp_path / "run", replace(recipe(speller, task="spell"), **changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_letters_that_labels_cannot_have_are_told_once():
+    """Answers with letters outside the vocabulary: one warning after the first epoch, with the count and the letters."""
+    from deed.data.base import Example
+    from deed.errors import UnknownLetters
+    from deed.models import small_g2p
+
+    examples = [Example("q", ["AH B"]), Example("q", ["AH \u00e9"]), Example("q", ["\u00bd B"])]
+    tokenizer = small_g2p.build_tokenizer()
+    stream = iter(ExampleStream(lambda: examples, lambda x, _: {"x": x}, seed=0, tokenizer=tokenizer))
+    with pytest.warns(UnknownLetters, match="2 of 3 answers") as caught:
+        for _ in range(10):
+            next(stream)
+    assert len(caught) == 1 and "'\u00e9'" in str(caught[0].message) and "'\u00bd'" in str(caught[0].message)

@@ -51,6 +51,9 @@ def curve(
     speedup: Annotated[
         float | None, typer.Option(help="Then set the best-scoring point that decodes so many times faster.")
     ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out examples whose picture is missing, and say how many.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the curve as JSON.")] = False,
 ) -> None:
     """Registered with the module's docstring as its help.
@@ -60,6 +63,7 @@ def curve(
         task, data, split, count: on which examples.
         timed, threshold, batch_size, repeats: how it is measured.
         score_drop, speedup: the target that is set.
+        skip_missing: leave out examples whose picture is missing.
         as_json: print the curve as JSON.
     """
     from deed.calibration.curve import record_curve, set_target
@@ -73,7 +77,7 @@ def curve(
         warnings.simplefilter("always", ExitsCostMore)
         bar = bars.add_task("reading", total=1.0)
         loaded, examples, score, options = held_out(
-            model, task, data, split, count, lambda n: bars.update(bar, completed=n / count)
+            model, task, data, split, count, lambda n: bars.update(bar, completed=n / count), skip_missing
         )
         found = record_curve(
             loaded,
@@ -123,6 +127,7 @@ def held_out(
     split: str | None,
     count: int,
     tick: Callable[[int], None],
+    skip_missing: bool = False,
 ) -> tuple[Any, list[Any], Callable[[list[int], Mapping[str, Any]], float], dict[str, Any]]:
     """The model, its tasks' held-out examples and score as `record_curve` takes them, and options of `generate()`.
 
@@ -132,6 +137,7 @@ def held_out(
         data, split: as the verb has them.
         count: examples of all tasks together.
         tick: called with the number of examples read.
+        skip_missing: leave out examples whose picture is missing.
 
     Raises:
         ValueError: an unknown task or split, missing data, too few examples.
@@ -148,6 +154,7 @@ def held_out(
     judges: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for i, each in enumerate(tasks):
+        each.skip_missing = skip_missing
         share = count // len(tasks) + (i < count % len(tasks))
         found = counted(
             each.examples(split or each.calibration_split, share, data), partial(tick_from, tick, len(rows))

@@ -38,6 +38,9 @@ def calibrate(
         int | None,
         typer.Option(min=1, help="Use only so many examples of each task.", show_default="all; 1000 of scenes"),
     ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out examples whose picture is missing, and say how many.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Registered with the module's docstring as its help.
@@ -46,6 +49,7 @@ def calibrate(
         model: the folder; its configuration gets threshold and report.
         task, data, split, count: on which examples.
         risk, confidence, threshold: as for `deed.calibrate`.
+        skip_missing: leave out examples whose picture is missing.
         as_json: print the report as JSON.
     """
     from rich.console import Console
@@ -75,6 +79,7 @@ def calibrate(
         )
         for each in tasks:
             progress(f"{each.name}: reading")
+            each.skip_missing = skip_missing
             found = each.examples(split or each.calibration_split, count, data)
             examples = counted(found, lambda n: status.update(f"{n} read"))
             report = calibrate_task(each, loaded, processor, examples, risk, confidence, threshold or GRID, progress)

@@ -35,6 +35,15 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Use only so many examples of each task.", show_default="all; 1000 of scenes"),
     ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out examples whose picture is missing, and say how many.")
+    ] = False,
+    original_settings: Annotated[
+        bool,
+        typer.Option(
+            "--original-settings", help="For an OFA: beams and limits as its authors evaluate it with, not greedy."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Registered with the module's docstring as its help.
@@ -43,6 +52,8 @@ def evaluate(
         model: the folder.
         task, data, split, count: on which examples.
         threshold: where it is scored, beside full depth.
+        skip_missing: leave out examples whose picture is missing.
+        original_settings: decode as the model's authors do.
         as_json: print the result as JSON.
     """
     from deed.modeling.model import DeedMixin
@@ -59,6 +70,8 @@ def evaluate(
         own = [loaded.deed_config.threshold] if isinstance(loaded, DeedMixin) else []
         thresholds: list[Any] = [NEVER_EXIT, *((threshold or own) if own else [])]
         for each in tasks:
+            each.skip_missing = skip_missing
+            options = each.original_options(loaded, processor) if original_settings else {}
             bar = progress.add_task(each.name, total=None)
 
             def read(n: int, bar: Any = bar) -> None:
@@ -66,11 +79,18 @@ def evaluate(
 
             examples = counted(each.examples(split, count, data), read)
             advance = partial(progress.advance, bar)
-            used, results = evaluate_task(each, loaded, processor, examples, thresholds, advance)
+            used, results = evaluate_task(each, loaded, processor, examples, thresholds, advance, **options)
             if not used:
                 raise ValueError(f"{each.name} has no {each.unit}s with answers in split {split!r}")
             reports.append(
-                {"task": each.name, "split": split, "examples": used, "unit": f"{each.unit}s", "results": results}
+                {
+                    "task": each.name,
+                    "split": split,
+                    "examples": used,
+                    "unit": f"{each.unit}s",
+                    "settings": "original" if original_settings else "greedy",
+                    "results": results,
+                }
             )
     if as_json:
         typer.echo(json.dumps(reports[0] if len(reports) == 1 else {"task": task or "scenes", "tasks": reports}))
@@ -86,7 +106,8 @@ def lines_of(report: dict[str, Any]) -> Iterator[str]:
         place = "full depth" if row["threshold"] == NEVER_EXIT else f"threshold {row['threshold']}"
         scores = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in row.items() if isinstance(v, float) and k not in SAID]
         depth = f", mean depth {row['mean_depth']:.2f}" if row["mean_depth"] is not None else ""
-        yield f"{place}: {', '.join(scores)}{depth} ({report['examples']} {report['unit']})"
+        beams = ", the original's settings" if report["settings"] == "original" else ""
+        yield f"{place}: {', '.join(scores)}{depth} ({report['examples']} {report['unit']}{beams})"
 
 
 SAID = ("threshold", "mean_depth")

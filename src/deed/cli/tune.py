@@ -34,13 +34,16 @@ def tune(
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Stop after so many, with a checkpoint; the same command goes on.")
     ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out examples whose picture is missing, and say how many.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Registered with the module's docstring as its help.
 
     Args:
         base, output, task, data: what is tuned, where to, and by which examples.
-        steps, batch_size, learning_rate, adapter, bf16, seed, save_every, eval_count: of `FineTuneRecipe`.
+        steps, batch_size, learning_rate, adapter, bf16, seed, save_every, eval_count, skip_missing: of `FineTuneRecipe`.
         limit, minutes: of `fine_tune`.
         as_json: print the result as JSON.
     """
@@ -62,6 +65,7 @@ def tune(
         seed=seed,
         save_every=save_every,
         eval_count=eval_count,
+        skip_missing=skip_missing,
     )
     report(output, as_json, lambda: fine_tune(output, recipe, limit, minutes))
 

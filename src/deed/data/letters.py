@@ -26,6 +26,58 @@ class Unwritten(NamedTuple):
     letters: Counter[str]
 
 
+class LetterCount:
+    """Counts answers with letters that a tokenizer writes as its unknown token, one answer at a time.
+
+    Args:
+        tokenizer: a Transformers tokenizer. Of one without an unknown token, every letter can be written.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.letters: Counter[str] = Counter()
+        self.answers = self.total = 0
+        self._known: dict[str, bool] = {}
+
+    def add(self, answer: str) -> None:
+        """Take in an answer."""
+        self.total += 1
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None:
+            return
+        for letter in set(answer) - self._known.keys():
+            self._known[letter] = letter.isspace() or not self._lacks(letter)
+        strange = {letter for letter in answer if not self._known[letter]}
+        # A vocabulary of whole words or phonemes may write a letter within one, though not by itself.
+        if strange and not self._lacks(answer):
+            self._known.update(dict.fromkeys(strange, True))
+        elif strange:
+            self.letters.update(strange)
+            self.answers += 1
+
+    def _lacks(self, text: str) -> bool:
+        return self.tokenizer.unk_token_id in self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def found(self) -> Unwritten:
+        """What was counted so far, letters of equal count in their own order."""
+        told = {letter: count for letter, count in self.letters.items() if not self._known[letter]} or self.letters
+        order = sorted(told.items(), key=lambda item: (-item[1], item[0]))
+        return Unwritten(self.answers, self.total, Counter(dict(order)))
+
+    def warn(self, name: str = "answers") -> None:
+        """Warn, with the count and the letters, if there were any."""
+        if not self.answers:
+            return
+        shown = ", ".join(f"{letter!r} ({count})" for letter, count in list(self.found().letters.items())[:SHOWN])
+        more = f" and {len(self.letters) - SHOWN} more" if len(self.letters) > SHOWN else ""
+        warnings.warn(
+            f"{self.answers} of {self.total} {name} hold letters that the tokenizer cannot write, so that labels "
+            f"have {self.tokenizer.unk_token} in their place, which no answer can equal: {shown}{more}",
+            UnknownLetters,
+            stacklevel=3,
+        )
+
+
 def unwritten(tokenizer: Any, answers: Iterable[str]) -> Unwritten:
     """Count the answers with letters that a tokenizer writes as its unknown token, and the letters.
 
@@ -33,20 +85,10 @@ def unwritten(tokenizer: Any, answers: Iterable[str]) -> Unwritten:
         tokenizer: a Transformers tokenizer. Of one without an unknown token, every letter can be written.
         answers: the texts that labels are made of.
     """
-    unknown = tokenizer.unk_token_id
-    known: dict[str, bool] = {}
-    letters: Counter[str] = Counter()
-    found = total = 0
+    count = LetterCount(tokenizer)
     for answer in answers:
-        total += 1
-        if unknown is None:
-            continue
-        for letter in set(answer) - known.keys():
-            known[letter] = letter.isspace() or unknown not in tokenizer(letter, add_special_tokens=False).input_ids
-        lacking = {letter for letter in set(answer) if not known[letter]}
-        found += bool(lacking)
-        letters.update(lacking)
-    return Unwritten(found, total, Counter(dict(sorted(letters.items(), key=lambda item: (-item[1], item[0])))))
+        count.add(answer)
+    return count.found()
 
 
 def warn_of_unwritten(tokenizer: Any, answers: Iterable[str], name: str = "answers") -> Unwritten:
@@ -60,14 +102,8 @@ def warn_of_unwritten(tokenizer: Any, answers: Iterable[str], name: str = "answe
     Returns:
         What was counted.
     """
-    counted = unwritten(tokenizer, answers)
-    if counted.answers:
-        shown = ", ".join(f"{letter!r} ({count})" for letter, count in counted.letters.most_common(SHOWN))
-        more = f" and {len(counted.letters) - SHOWN} more" if len(counted.letters) > SHOWN else ""
-        warnings.warn(
-            f"{counted.answers} of {counted.total} {name} hold letters that the tokenizer cannot write, so that labels "
-            f"have {tokenizer.unk_token} in their place, which no answer can equal: {shown}{more}",
-            UnknownLetters,
-            stacklevel=2,
-        )
-    return counted
+    count = LetterCount(tokenizer)
+    for answer in answers:
+        count.add(answer)
+    count.warn(name)
+    return count.found()

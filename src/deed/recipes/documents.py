@@ -44,6 +44,7 @@ class DocumentRecipe(Recipe):
         train_vit: train the ViT too, not only its projection.
         objective: answer, or denoise for layout-aware pre-training.
         ocr: rapidocr or tesseract, for data sets that bring no OCR.
+        skip_missing: leave out examples whose picture is missing, and say how many.
         max_length: tokens of question and words.
         max_answer: tokens of an answer; longer ones are cut.
         eval_count: questions of the validation split scored at the end.
@@ -56,6 +57,7 @@ class DocumentRecipe(Recipe):
     train_vit: bool = False
     objective: Literal["answer", "denoise"] = "answer"
     ocr: str = "rapidocr"
+    skip_missing: bool = False
     max_length: Count = 512
     max_answer: Count = 64
     eval_count: Natural = 200
@@ -83,7 +85,7 @@ def document_stream(recipe: DocumentRecipe, processor: LatrProcessor, limit: int
         row = answer(example, rng)
         return {**row, "labels": row["labels"][: recipe.max_answer]}
 
-    return ExampleStream(lambda: examples_of(recipe, "train"), encode, recipe.seed, limit)
+    return ExampleStream(lambda: examples_of(recipe, "train"), encode, recipe.seed, limit, processor.tokenizer)
 
 
 def examples_of(recipe: Any, split: str) -> Iterator[Example]:
@@ -92,7 +94,7 @@ def examples_of(recipe: Any, split: str) -> Iterator[Example]:
     Raises:
         DataError: no `recipe.data` for a data set on disk; see also its reader.
     """
-    return read(recipe.task, Path(recipe.data) if recipe.data else None, split)
+    return read(recipe.task, Path(recipe.data) if recipe.data else None, split, skip_missing=recipe.skip_missing)
 
 
 def with_words(example: Example, recipe: DocumentRecipe) -> Example:

@@ -40,6 +40,7 @@ class FineTuneRecipe(Recipe):
         start: folder of a saved model, plain or with early exit.
         loss: deed (L_avg + L_N), mean (L_avg) or last (L_N); distill if frozen, and only then.
         learning_rate: peak of a linear warm-up and decay; OFA's original has five times that for 128 examples and more.
+        skip_missing: leave out examples whose picture is missing, and say how many.
         frozen: keep the model's own weights, train the exits alone by self-distillation from the last layer.
         eval_count: held-out examples of each task scored at the end.
     """
@@ -50,6 +51,7 @@ class FineTuneRecipe(Recipe):
     learning_rate: Rate = 5e-5
     warmup_steps: Natural = 600
     loss: Literal["deed", "mean", "last", "distill"] = "deed"  # type: ignore[assignment]
+    skip_missing: bool = False
     frozen: bool = field(default=False, metadata={"help": argparse.SUPPRESS})
     eval_count: Natural = 200
 
@@ -102,6 +104,8 @@ def fine_tune(
     tasks = tasks_of(Path(recipe.start), [recipe.task] if isinstance(recipe.task, str) else recipe.task)
     recipe = replace(recipe, task=[task.name for task in tasks] if len(tasks) > 1 else tasks[0].name)
     data = Path(recipe.data) if recipe.data else None
+    for task in tasks:
+        task.skip_missing = recipe.skip_missing
     for task in tasks:  # missing data is told before models are loaded
         if next(iter(task.examples("train", 1, data)), None) is None:
             raise DataError(f"--task {task.name} has no training examples")

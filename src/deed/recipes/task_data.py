@@ -13,10 +13,12 @@ from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
 from deed.constants import NEVER_EXIT
+from deed.data.letters import LetterCount
 from deed.errors import DataError
 from deed.tasks.answering import evaluate_task
-from deed.tasks.task import Task
+from deed.tasks.task import Task, tokenizer_of
 
+LETTERS_OF = 20_000  # answers whose letters are checked, of data sets without end
 ENDLESS = 10**9  # examples of data sets that are made as they are read
 
 Encode = Callable[[Any, random.Random], dict[str, Any] | None]
@@ -30,22 +32,41 @@ class ExampleStream(IterableDataset):
         encode: `encode(example, rng)` to model inputs and `labels`; None where there is nothing to learn.
         seed: of the order, and of what `encode` draws.
         limit: use only the first so many examples.
+        tokenizer: makes the labels; a warning says once, after the first epoch or `LETTERS_OF` examples, which letters of
+            the answers it cannot write.
     """
 
     def __init__(
-        self, examples: Callable[[], Iterable[Any]], encode: Encode, seed: int, limit: int | None = None
+        self,
+        examples: Callable[[], Iterable[Any]],
+        encode: Encode,
+        seed: int,
+        limit: int | None = None,
+        tokenizer: Any = None,
     ) -> None:
         self.examples, self.encode, self.seed, self.limit = examples, encode, seed, limit
+        self.tokenizer = tokenizer
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         rng = random.Random(self.seed)
+        letters = None if self.tokenizer is None else LetterCount(self.tokenizer)
         while True:
             used = 0
             for example in shuffled(itertools.islice(self.examples(), self.limit), rng):
                 row = self.encode(example, rng)
-                if row is not None:
-                    used += 1
-                    yield row
+                if row is None:
+                    continue
+                used += 1
+                if letters is not None:
+                    for text in getattr(example, "answers", ()):
+                        letters.add(text)
+                    if letters.total >= LETTERS_OF:
+                        letters.warn()
+                        letters = None
+                yield row
+            if letters is not None:
+                letters.warn()
+                letters = None
             if not used:
                 raise DataError("the train split has nothing to train on: no example has an answer")
 
@@ -85,7 +106,7 @@ def task_stream(task: Task, processor: Any, data: Path | None, seed: int, limit:
         limit: use only the first so many.
     """
     examples = functools.partial(task.examples, "train", ENDLESS, data)
-    return ExampleStream(examples, encoder(task, processor), seed, limit)
+    return ExampleStream(examples, encoder(task, processor), seed, limit, tokenizer_of(processor))
 
 
 def held_out_scores(

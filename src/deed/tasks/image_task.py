@@ -48,7 +48,7 @@ class ImageTask(Task):
                 raise DataError(f"{data}: {self.name.partition('-')[0]} are made, not read; leave --data out")
             found = self.made(split, MADE if count is None else count)
         else:
-            found = read(self.name, data, split)
+            found = read(self.name, data, split, skip_missing=self.skip_missing)
             if self.reader.needs_ocr:
                 found = map(read_words_of, found)
         # RefCOCO's answer is its box.

@@ -96,6 +96,17 @@ class PictureTask(ImageTask):
                 options["confidence_over"] = "allowed"
         return options
 
+    def original_options(self, model: Any, processor: OFAProcessor) -> dict[str, Any]:
+        """Beams and limits of the original's evaluation scripts; see `models.ofa.original_settings`."""
+        from deed.models.ofa import original_settings
+        from deed.models.ofa.evaluation_ofa import SETTINGS
+
+        if self.asks not in SETTINGS:
+            return super().original_options(model, processor)
+        tokenizer = processor.tokenizer
+        ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        return original_settings(self.asks, closed_list(processor, self.asks), **ids)
+
     def answer(self, processor: OFAProcessor, tokens: Sequence[int], example: Example) -> Any:
         """The text; of `refer` the box, `x0, y0, x1, y1` in px of the example's picture, or None where there is none.
 

@@ -51,6 +51,7 @@ class Task:
         unit: what one example is called: "word", "question" …
         model_types: Transformers' names of the models that can do it; empty: any.
         validation_split, calibration_split: names of those splits, where a verb is told none.
+        skip_missing: leave out examples whose picture is missing, which is else an error; set by the verbs.
     """
 
     name: str = ""
@@ -60,6 +61,7 @@ class Task:
     model_types: tuple[str, ...] = ()
     validation_split: str = "validation"
     calibration_split: str = "calibration"
+    skip_missing: bool = False
 
     def load(self, folder: Path, plain: bool = False) -> Loaded:
         """The saved model and its tokenizer or processor.
@@ -136,6 +138,16 @@ class Task:
         from deed.constants import GREEDY
 
         return dict(GREEDY)
+
+    def original_options(self, model: Any, processor: Any) -> dict[str, Any]:
+        """Options of `generate()` with which the model's authors evaluate it on this task.
+
+        Raises:
+            DataError: there are none.
+        """
+        raise DataError(
+            f"--original-settings are those of OFA's authors for vqa, captions and boxes; {self.name} has none"
+        )
 
     def answer(self, processor: Any, tokens: Sequence[int], example: Any) -> Any:
         """Generated tokens as an answer: a text, or what else `score` takes.
