@@ -88,7 +88,7 @@ def test_json_is_all_there_is(places, read):
     done = run(places / "page.png", "what is the total?", "--model", places / "model", "--json", "--threshold", "0.02")
     report = json.loads(done.stdout)
     assert done.stderr == "" and (report["threshold"], report["threshold_source"]) == (0.02, "given")
-    assert report["ocr"] == {"engine": "rapidocr 0", "ms": 250.0, "words": 2, "rotation": 0}
+    assert report["ocr"] == {"engine": "rapidocr 0", "ms": 250.0, "words": 2, "rotation": 0, "reason": ""}
     (answer,) = report["answers"]
     n = len(answer["tokens"])
     assert 1 <= n <= 12 and n == len(answer["depths"]) == len(answer["pieces"])
@@ -196,7 +196,7 @@ def test_small_letters_where_the_vocabulary_is_small(places):
         (["page.png", " "], "question 1 is empty"),
         (["page.png", "q", ""], "question 2 is empty"),
         (["page.png", "word " * 600], "the question is longer than this model reads"),
-        (["page.png", "q", "--ocr", "abbyy"], "--ocr must be one of rapidocr, tesseract, none"),
+        (["page.png", "q", "--ocr", "abbyy"], "--ocr must be one of auto, always, never, rapidocr, tesseract, none"),
         (["page.png", "q", "--threshold", "nan"], "--threshold must be a number"),
         (["page.png", "q", "--model", "nowhere"], "nowhere is not a folder with a saved model"),
         (["page.png", "q", "--model", "weights"], "the base model in .* cannot be loaded"),
@@ -228,3 +228,32 @@ def test_bad_input_ends_with_code_two_and_one_line(places, arguments):
     done = subprocess.run([*command, "--model", str(places / "model")], capture_output=True, text=True, env=env)
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("deed: ")
+
+
+@pytest.fixture(scope="module")
+def written(places):
+    """A PDF with text of its own."""
+    from reportlab.pdfgen import canvas
+
+    sheet = canvas.Canvas(str(places / "written.pdf"), pagesize=(300, 400))
+    sheet.drawString(30, 300, "Total: 82.50")
+    sheet.save()
+    return places / "written.pdf"
+
+
+def test_a_pdfs_own_text_needs_no_ocr(places, written, monkeypatch):
+    monkeypatch.setattr(deed.ocr, "read_page", lambda *a, **k: pytest.fail("OCR ran"))
+    done = run(written, "total?", "--model", places / "model", "--json")
+    found = json.loads(done.stdout)
+    assert found["ocr"]["engine"] == "text layer" and found["ocr"]["words"] == 2 and found["ocr"]["ms"] is None
+    assert "no OCR" in run(written, "total?", "--model", places / "model", "--ocr", "never").stdout
+
+
+def test_ocr_reads_when_told_to_or_where_there_is_no_text(places, written, read):
+    asked = ("total?", "--model", places / "model", "--json")
+    always = json.loads(run(written, *asked, "--ocr", "always").stdout)["ocr"]
+    assert always["engine"] != "text layer" and always["reason"] == ""
+    scan = json.loads(run(places / "two.pdf", *asked).stdout)["ocr"]
+    assert scan["engine"] != "text layer" and "no text layer" in scan["reason"]
+    with pytest.raises(ValueError, match="has no text of its own, page 1"):
+        run(places / "two.pdf", *asked, "--ocr", "never")

@@ -175,3 +175,43 @@ def test_sizes_tell_the_title():
     layer = read_text_layer(page_of(draw))
     sizes = dict(zip(texts(layer), layer.size, strict=True))
     assert sizes["Title"] == pytest.approx(30 / 0.8, rel=0.35) and sizes["Title"] > 2 * sizes["body"]
+
+
+def test_a_file_gives_its_text_compressed_or_not(tmp_path):
+    import gzip
+
+    from deed.ocr import page_count, page_image, page_text
+
+    page = page_of(two_lines)
+    page.pdf.save(tmp_path / "a.pdf")
+    (tmp_path / "a.pdf.gz").write_bytes(gzip.compress((tmp_path / "a.pdf").read_bytes()))
+    plain, packed = page_text(tmp_path / "a.pdf"), page_text(tmp_path / "a.pdf.gz")
+    assert texts(plain) == ["Invoice", "4711", "Total:", "12.50"] and plain == packed
+    assert page_count(tmp_path / "a.pdf.gz") == 1
+    assert list(page_image(tmp_path / "a.pdf.gz").getdata()) == list(page_image(tmp_path / "a.pdf").getdata())
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    assert page_text(tmp_path / "a.png") is None
+
+
+def test_files_that_are_no_pdf_get_a_true_sentence(tmp_path):
+    import gzip
+
+    from deed.errors import DataError
+    from deed.ocr import page_count, page_image, page_text
+
+    (tmp_path / "notes.pdf").write_text("These are notes, and no PDF.")
+    (tmp_path / "noise.pdf").write_bytes(bytes(range(256)))
+    (tmp_path / "notes.pdf.gz").write_bytes(gzip.compress(b"only text"))
+    (tmp_path / "cut.pdf.gz").write_bytes(gzip.compress(b"%PDF-1.4" + bytes(range(256)) * 40)[:60])
+    for read in (page_text, page_image, page_count):
+        for name, message in (
+            ("notes.pdf", "named .pdf, but it is text"),
+            ("noise.pdf", "named .pdf, but it is another kind of file"),
+            ("notes.pdf.gz", "holds no PDF"),
+            ("cut.pdf.gz", "damaged .gz file"),
+        ):
+            with pytest.raises(DataError, match=message):
+                read(tmp_path / name)
+    page_of(two_lines).pdf.save(tmp_path / "a.pdf")
+    with pytest.raises(DataError, match="pages 1 to 1, got page 2"):
+        page_text(tmp_path / "a.pdf", 2)

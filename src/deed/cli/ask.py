@@ -19,6 +19,11 @@ EXAMPLE = (
 )
 CHECKPOINT = CHECKPOINTS / "latr"
 OCR, NO_OCR = "rapidocr", "none"
+AUTO, ALWAYS, NEVER = (
+    "auto",
+    "always",
+    "never",
+)  # whether OCR reads a page: where its own text does not cover it, or not
 
 
 def ask(
@@ -46,7 +51,11 @@ def ask(
     ] = None,
     ocr: Annotated[
         str | None,
-        typer.Option(help="What reads a page: rapidocr, tesseract, or none for one without text.", show_default=OCR),
+        typer.Option(
+            help="auto: a PDF's own text where it covers the page, else OCR. always: OCR. never: a PDF's own text. rapidocr "
+            "or tesseract: that engine, always. none: the page has no text.",
+            show_default=AUTO,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -70,7 +79,7 @@ def ask(
     """
     from rich.console import Console
 
-    from deed.ocr import ENGINES, page_image
+    from deed.ocr import ENGINES, page_image, page_text
 
     from .shared import check_threshold
 
@@ -79,17 +88,23 @@ def ask(
         raise ValueError(f"--task must be one of {', '.join((DOCUMENT, *TASKS))}, got {task!r}")
     if ocr is not None and task != DOCUMENT:
         raise ValueError(f"--ocr is for documents, and --task {task} reads no text; leave --ocr out")
-    if ocr not in (None, *ENGINES, NO_OCR):
-        raise ValueError(f"--ocr must be one of {', '.join((*ENGINES, NO_OCR))}, got {ocr!r}")
+    choices = (AUTO, ALWAYS, NEVER, *ENGINES, NO_OCR)
+    if ocr not in (None, *choices):
+        raise ValueError(f"--ocr must be one of {', '.join(choices)}, got {ocr!r}")
     check_threshold(threshold)
     texts = questions or []
     check_texts(task, texts)
     target = output_path(output, task, image, page)
     picture = page_image(image, page)
+    layer = page_text(image, page) if task == DOCUMENT and ocr in (None, AUTO, NEVER) else None
+    if ocr == NEVER and (layer is None or not layer.words):
+        raise ValueError(
+            f"--ocr never: {image} has no text of its own{f', page {page}' if layer else ''}; leave --ocr out"
+        )
     # A spinner leaves no trace where stderr is no terminal, and none of an error's one line.
     with Console(stderr=True, quiet=as_json).status("loading the model") as status:
         if task == DOCUMENT:
-            results = ask_document(picture, texts, model, ocr or OCR, threshold, status.update)
+            results = ask_document(picture, texts, model, ocr or AUTO, threshold, status.update, layer)
         else:
             results = ask_picture(picture, task, texts, model, target, threshold, status.update)
     results = {"image": str(image), "page": page, **results}
@@ -100,7 +115,13 @@ def ask(
 
 
 def ask_document(
-    picture: Any, questions: list[str], folder: Path | None, ocr: str, threshold: float | None, say: Any
+    picture: Any,
+    questions: list[str],
+    folder: Path | None,
+    ocr: str,
+    threshold: float | None,
+    say: Any,
+    layer: Any = None,
 ) -> dict[str, Any]:
     """Read a page and answer.
 
@@ -108,9 +129,10 @@ def ask_document(
         picture: the page.
         questions: one or more.
         folder: of the model; None: the shipped one.
-        ocr: the engine, or `NO_OCR`.
+        ocr: as `--ocr`.
         threshold: None: the model's own.
         say: is told what is being done.
+        layer: the page's own text, of a PDF.
 
     Returns:
         What `--json` prints, but for the file's name.
@@ -129,25 +151,41 @@ def ask_document(
     task = DocumentTask("pages")
     model, processor = task.load(folder)
     say("reading the page")
-    seen = read(picture, ocr)
+    seen = read(picture, ocr, layer)
     if seen["ocr"] is None and not processor.sees:
         raise ValueError("this model looks at words only; leave --ocr none out")
     say("answering")
     return answers(task, model, processor, folder, seen, questions, threshold)
 
 
-def read(picture: Any, ocr: str) -> dict[str, Any]:
-    """The page as the model gets it: upright, with its words; and what is said of the reading (None without)."""
+def read(picture: Any, ocr: str, layer: Any = None) -> dict[str, Any]:
+    """The page as the model gets it: upright, with its words; and what is said of the reading (None without).
+
+    Args:
+        picture: the page as it lies.
+        ocr: as `--ocr`.
+        layer: the page's own text, of a PDF; used where it covers the page, or where OCR is never to read it.
+    """
     from deed.ocr import read_page, turn_image
 
     if ocr == NO_OCR:
         return {"picture": picture, "words": [], "ocr": None}
-    result = read_page(picture, engine=ocr)
+    if layer is not None and (layer.covers or ocr == NEVER):
+        said = {
+            "engine": "text layer",
+            "ms": None,
+            "words": len(layer.words),
+            "rotation": layer.rotation,
+            "reason": "",
+        }
+        return {"picture": turn_image(picture, layer.rotation), "words": layer.words, "ocr": said}
+    result = read_page(picture, engine=OCR if ocr in (AUTO, ALWAYS) else ocr)
     said = {
         "engine": result.engine,
         "ms": 1e3 * result.seconds,
         "words": len(result.words),
         "rotation": result.rotation,
+        "reason": "" if layer is None else layer.reason,
     }
     return {"picture": turn_image(picture, result.rotation), "words": result.words, "ocr": said}
 
@@ -259,8 +297,13 @@ def show(results: dict[str, Any]) -> None:
             console.print(table)
         console.print(times_line(a, n_layers))
     ocr = results["ocr"]
-    read = f"; OCR ({ocr['engine']}) {milliseconds(ocr['ms'])}, {ocr['words']} words" if ocr else ""
-    notes = results["notes"]
+    read, notes = "", results["notes"]
+    if ocr and ocr["ms"] is None:
+        read = f"; {ocr['words']} words of the PDF's own text, no OCR"
+    elif ocr:
+        read = f"; OCR ({ocr['engine']}) {milliseconds(ocr['ms'])}, {ocr['words']} words"
+        if ocr["reason"]:
+            notes = [f"OCR read the page, since {ocr['reason']}.", *notes]
     if ocr and ocr["rotation"]:
         notes = [f"The page was turned by {ocr['rotation']} degrees clockwise to be upright.", *notes]
     closing_lines(painter, {**results, "notes": notes}, read)

@@ -5,27 +5,31 @@
     words = read_words("receipt.jpg")
     words = read_words(page_image("report.pdf", page=3), cache=default_cache())
 
-Nothing is downloaded. `read_page` also tells how the page had to be turned; `engine="tesseract"` reads with Tesseract.
+A PDF page's own text comes without OCR: `page_text("report.pdf", page=3)`. Nothing is downloaded. `read_page` also tells how
+the page had to be turned; `engine="tesseract"` reads with Tesseract.
 """
 
 from deed.errors import DataError
 from deed.utils.images import load_image, turn_image
 
 from .cache import default_cache
-from .pages import load_pages, page_count, page_image
+from .pages import load_pages, page_count, page_image, page_text
 from .reading import ENGINES, OcrResult, read_page, read_words
+from .text_layer import TextLayer
 from .words import Word
 
 __all__ = [
     "ENGINES",
     "DataError",
     "OcrResult",
+    "TextLayer",
     "Word",
     "default_cache",
     "load_image",
     "load_pages",
     "page_count",
     "page_image",
+    "page_text",
     "read_page",
     "read_words",
     "turn_image",

@@ -1,7 +1,9 @@
-"""Pages of PDF files, drawn by PDFium, and of TIFFs as images; another image file is a document of one page."""
+"""Pages of PDF files (also compressed, `.pdf.gz`), drawn by PDFium or as their own text, and of TIFFs as images; another image
+file is a document of one page."""
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
 import threading
@@ -14,19 +16,60 @@ from deed.errors import DataError
 from deed.utils.images import OCR_PIXELS, check_file, is_pdf, is_tiff, load_image, tiff_page, tiff_pages
 from deed.utils.optional import need
 
+from .text_layer import TextLayer, read_text_layer
+
+GZIP = b"\x1f\x8b"
+MOST_UNPACKED = 500_000_000  # bytes of a .pdf.gz
 DPI = 200  # lower where a page would get more than OCR_PIXELS
 _pdfium = threading.Lock()  # PDFium must not be called from two threads
 
 
+def _pdf_in(path: Path, head: bytes) -> Path | bytes | None:
+    """What PDFium opens: the file itself, or what a `.pdf.gz` holds; None for a file of another kind.
+
+    Raises:
+        DataError: a damaged or too large `.gz`, or a file that has a PDF's name and is none.
+    """
+    if is_pdf(head):
+        return path
+    if head.startswith(GZIP):
+        try:
+            with gzip.open(path) as file:
+                content = file.read(MOST_UNPACKED + 1)
+        except (OSError, EOFError) as error:
+            raise DataError(f"{path} is a damaged .gz file: {error}") from None
+        if len(content) > MOST_UNPACKED:
+            raise DataError(f"{path} holds more than {MOST_UNPACKED // 10**6} MB; unpack it first")
+        if not is_pdf(content[:1024]):
+            raise DataError(f"{path} is a .gz file that holds no PDF")
+        return content
+    if path.suffix.lower() == ".pdf":
+        kind = "text" if _is_text(head) else "another kind of file"
+        raise DataError(f"{path} is named .pdf, but it is {kind}: a PDF begins with %PDF-")
+    return None
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head[:-4].decode("utf-8")  # the last letter may be cut
+    except UnicodeDecodeError:
+        return False
+    return "\0" not in text
+
+
 @contextmanager
-def _document(path: Path) -> Iterator[Any]:
+def _document(path: Path, source: Path | bytes) -> Iterator[Any]:
     pdfium = need("pypdfium2")
     with _pdfium:
         try:
-            document = pdfium.PdfDocument(path)
+            document = pdfium.PdfDocument(source)
         except pdfium.PdfiumError as error:
             # pypdfium2 takes no pages for a failure, and then tells the reason of the failure before.
-            handle = pdfium.raw.FPDF_LoadDocument(str(path).encode(), None)
+            raw = pdfium.raw
+            if isinstance(source, bytes):
+                handle = raw.FPDF_LoadMemDocument64(source, len(source), None)
+            else:
+                handle = raw.FPDF_LoadDocument(str(path).encode(), None)
             if handle:
                 pdfium.raw.FPDF_CloseDocument(handle)
                 raise DataError(f"{path} has no pages") from None
@@ -50,9 +93,10 @@ def page_count(path: str | os.PathLike[str]) -> int:
     file, head = check_file(path)
     if is_tiff(head):
         return len(tiff_pages(file))
-    if not is_pdf(head):
+    source = _pdf_in(file, head)
+    if source is None:
         return 1
-    with _document(file) as document:
+    with _document(file, source) as document:
         return len(document)
 
 
@@ -72,16 +116,14 @@ def page_image(path: str | os.PathLike[str], page: int = 1) -> Any:
         if not 1 <= page <= len(frames):
             raise DataError(f"{file} has pages 1 to {len(frames)}, got page {page}")
         return tiff_page(file, frames[page - 1])
-    if not is_pdf(head):
+    source = _pdf_in(file, head)
+    if source is None:
         if page != 1:
             raise DataError(f"{file} is an image, which has page 1 only, got page {page}")
         return load_image(file)
-    with _document(file) as document:
-        count = len(document)
-        if not 1 <= page <= count:
-            raise DataError(f"{file} has pages 1 to {count}, got page {page}")
+    with _document(file, source) as document:
         document.init_forms()  # or filled-in fields stay empty
-        sheet = document[page - 1]
+        sheet = document[_index(file, document, page)]
         width, height = sheet.get_size()
         if not (width > 0 and height > 0 and math.isfinite(width * height)):
             raise DataError(f"{file}, page {page} has no area: {width} x {height} points")
@@ -91,6 +133,31 @@ def page_image(path: str | os.PathLike[str], page: int = 1) -> Any:
         bitmap.close()
         sheet.close()
         return image
+
+
+def page_text(path: str | os.PathLike[str], page: int = 1) -> TextLayer | None:
+    """A PDF page's own text, with whether it is all there is to read there; None for a file that is no PDF.
+
+    Args:
+        path: a PDF or an image file.
+        page: counted from 1.
+
+    Raises:
+        DataError: the file is missing, empty, damaged or encrypted, or has no such page.
+    """
+    file, head = check_file(path)
+    source = _pdf_in(file, head)
+    if source is None:
+        return None
+    with _document(file, source) as document:
+        return read_text_layer(document[_index(file, document, page)])
+
+
+def _index(file: Path, document: Any, page: int) -> int:
+    count = len(document)
+    if not 1 <= page <= count:
+        raise DataError(f"{file} has pages 1 to {count}, got page {page}")
+    return page - 1
 
 
 def load_pages(path: str | os.PathLike[str]) -> Iterator[Any]:
