@@ -65,20 +65,23 @@ def calibrate(
     quiet_libraries()
     console = Console(stderr=True)
     with console.status("reading …") as status:
+        # Printed with the first result, so that an error is all there is to read where there is none.
+        explanation = [
+            f"p: how likely so small a drop would be by chance if early exit cost more than {risk:g}; a threshold passes "
+            f"with p at most {1 - confidence:g}"
+        ]
 
         def progress(line: str) -> None:
             status.update(line)
             if not as_json:
-                console.print(line, highlight=False)
+                for each in (*explanation, line):
+                    console.print(each, highlight=False)
+                explanation.clear()
 
         loaded, processor = tasks[0].load(model)
         reports = []
-        progress(
-            f"p: how likely so small a drop would be by chance if early exit cost more than {risk:g}; a threshold passes "
-            f"with p at most {1 - confidence:g}"
-        )
         for each in tasks:
-            progress(f"{each.name}: reading")
+            status.update(f"{each.name}: reading")
             each.skip_missing = skip_missing
             found = each.examples(split or each.calibration_split, count, data)
             examples = counted(found, lambda n: status.update(f"{n} read"))

@@ -130,7 +130,7 @@ def run(
 
     values = read_json(recorded, ValueError) if recorded else {}
     values |= {} if task is None else {"task": task}
-    values |= {} if data is None or task == "g2p" else {"data": str(data)}
+    values |= {} if data is None else {"data": str(data)}
     # A recipe of several tasks, or with its backbone frozen, is of `deed tune`, whatever the task.
     named = values.get("task", "g2p") if isinstance(values.get("task", ""), str) and not values.get("frozen") else ""
     kinds = recipes_of(named)
@@ -138,8 +138,7 @@ def run(
     onward = values.get("start") or any(word.partition("=")[0] == "--from" for word in options)
     kind, follow = kinds[-1 if onward else 0]
     recipe = recipe_of(kind, named, options, values, recorded)
-    more: dict[str, Any] = {"data": data} if named == "g2p" else {}
-    return follow(output, recipe, limit=limit, minutes=minutes, **more)
+    return follow(output, recipe, limit=limit, minutes=minutes)
 
 
 def recipes_of(task: str) -> list[tuple[Any, Callable[..., dict[str, Any]]]]:

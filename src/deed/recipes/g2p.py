@@ -27,6 +27,7 @@ class G2pRecipe(Recipe):
     """A training run on CMUdict.
 
     Args:
+        data: a dictionary file; none: the packaged one.
         dropout: rate in steps `dropout_start` to `dropout_stop`, none outside (see `DropoutWindow`).
         dropout_start: first step with dropout.
         dropout_stop: first step without again.
@@ -38,6 +39,7 @@ class G2pRecipe(Recipe):
     """
 
     task: Literal["g2p"] = field(default="g2p", metadata={"help": argparse.SUPPRESS})
+    data: str | None = field(default=None, metadata={"help": argparse.SUPPRESS})
     steps: Count = 9500
     batch_size: Count = 128
     learning_rate: Rate = 1.5e-3
@@ -67,10 +69,12 @@ def train_g2p(
     Args:
         output: run folder; the model is written to `output/model`.
         recipe: see `G2pRecipe`.
-        data: a dictionary file, None for the packaged one.
+        data: a dictionary file; None: the recipe's.
         limit: use only so many training words (for tests).
         minutes: stop after so many, with a checkpoint.
     """
+    if data is None and recipe.data:
+        data = Path(recipe.data)
     rows, held_out = load_split("train", data)[:limit], load_split("validation", data)[:limit]
     task = g2p.G2pTask()
     answers = [listed for _, listed in held_out]
