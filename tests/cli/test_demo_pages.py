@@ -133,7 +133,7 @@ def test_a_model_that_never_leaves_early(model_folder, tmp_path, monkeypatch):
         (["--count", "151"], "--count must be at most 150, the pages of each split"),
         (["--model", "/nowhere"], "/nowhere is not a folder with a saved model"),
         (["--model", "EMPTY"], "it has no config.json"),
-        (["--model", str(demo.CHECKPOINT)], "need a LaTr\\+\\+ model"),
+        (["--model", str(demo.CHECKPOINT)], "needs a LaTr\\+\\+; .* holds a t5 model"),
         (["--output", "FILE"], "is not a folder that you may write to"),
     ],
 )

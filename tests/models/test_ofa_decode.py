@@ -118,7 +118,7 @@ def cross_rows_of_the_newest_position_for_all(patch):
 
 def cross_rows_kept_from_step_to_step(patch):
     right, kept = masks.cross, {}
-    patch.setattr(masks, "cross", lambda m, f, c, b: kept.setdefault((id(c), b.stop - b.start), right(m, f, c, b)))
+    patch.setattr(masks, "cross", lambda g, s, b: kept.setdefault((id(g), b.stop - b.start), right(g, s, b)))
 
 
 @pytest.mark.parametrize(

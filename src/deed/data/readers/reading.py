@@ -340,7 +340,7 @@ def existing_image(candidates: Sequence[Path], where: str, field: str) -> Path:
     """
     if (path := existing_file(candidates)) is not None:
         return path
-    places = [str(path) for path in candidates]
+    places = [name if len(name) <= 300 else f"{name[:280]}…" for name in map(str, candidates)]
     shown = " or ".join(places[:4]) + (f" or in {len(places) - 4} other places" if len(places) > 4 else "")
     raise MissingPictureError(f"{where}: {field!r}: expected an image file at {shown}, found none")
 
