@@ -32,6 +32,7 @@ Texts = Annotated[list[str], Meta(min_length=1)]
 Box = tuple[Number, Number, Number, Number]
 
 Entries = Iterable[tuple[str, Any]]  # each with its place in the file, as errors give it
+LONGEST = 1000  # characters of what an error says was expected
 DEEPEST = 5000  # brackets within brackets
 # msgspec's names of types in an error, and ours.
 _NAMES = {"str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false", "array": "a list"}
@@ -133,6 +134,8 @@ def wrong(where: str, field: str, expected: str, got: Any) -> DataError:
         expected: what should be there.
         got: what is there.
     """
+    if len(expected) > LONGEST:  # places made of a name that is endless
+        expected = f"{expected[:LONGEST]}…"
     return DataError(f"{where}: {field!r}: expected {expected}, got {show(got)}")
 
 
