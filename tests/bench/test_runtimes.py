@@ -2,7 +2,7 @@
 
 import pytest
 
-from deed.bench import runtimes as peers
+from deed.bench import runtimes
 from deed.bench.shapes import NotAvailable, make_workload
 from deed.bench.subjects import BASELINE
 
@@ -12,7 +12,7 @@ from deed.bench.subjects import BASELINE
 def test_ctranslate2_decodes_the_same_weights(name, compute_type, tmp_path):
     pytest.importorskip("ctranslate2")
     workload = make_workload(name, 2, 6, tmp_path)
-    subject = peers.ctranslate2(workload, compute_type)
+    subject = runtimes.ctranslate2(workload, compute_type)
     parity = subject.check(subject.run().tokens)
     assert parity["tokens"] == 12 and parity["against"] == BASELINE
     assert parity["equal"] == 1.0 if compute_type == "float32" else parity["equal"] > 0
@@ -21,19 +21,19 @@ def test_ctranslate2_decodes_the_same_weights(name, compute_type, tmp_path):
 def test_ctranslate2_does_not_know_latr(tmp_path):
     pytest.importorskip("ctranslate2")
     with pytest.raises(NotAvailable, match=r"^No conversion is registered for the model configuration LatrConfig$"):
-        peers.ctranslate2(make_workload("tiny-latr", 1, 4, tmp_path), "float32")
+        runtimes.ctranslate2(make_workload("tiny-latr", 1, 4, tmp_path), "float32")
 
 
 def test_onnxruntime_decodes_the_same_weights(tmp_path):
     pytest.importorskip("onnx")
-    subject = peers.onnxruntime(make_workload("tiny-t5", 2, 6, tmp_path))
+    subject = runtimes.onnxruntime(make_workload("tiny-t5", 2, 6, tmp_path))
     assert subject.check(subject.run().tokens)["equal"] == 1.0
     with pytest.raises(NotAvailable, match="knows T5 only"):
-        peers.onnxruntime(make_workload("tiny-bart", 1, 4, tmp_path))
+        runtimes.onnxruntime(make_workload("tiny-bart", 1, 4, tmp_path))
 
 
 def test_real_words_are_read_without_their_padding(tmp_path):
     workload = make_workload("g2p", 3, 4, tmp_path)
-    rows = peers.unpadded(workload)
+    rows = runtimes.unpadded(workload)
     assert [len(r) for r in rows] == workload.mask.sum(1).tolist() and all(r[-1] == 1 for r in rows)
     assert workload.model.deed_config.threshold <= 1, "the shipped model's own configuration"

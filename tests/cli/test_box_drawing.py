@@ -6,19 +6,19 @@ import pytest
 from PIL import Image, ImageChops, ImageColor, ImageDraw
 
 from deed.cli import box_drawing
-from deed.cli.box_drawing import COLOURS, Rect, best_place, broken, draw_boxes, load_font, save_picture, to_pixels
+from deed.cli.box_drawing import COLORS, Rect, best_place, broken, draw_boxes, load_font, save_picture, to_pixels
 
-GREY = (200, 200, 200)
-RGB = [ImageColor.getrgb(colour) for colour in COLOURS]
+GRAY = (200, 200, 200)
+RGB = [ImageColor.getrgb(color) for color in COLORS]
 
 
 def blank(width=128, height=128):
-    return Image.new("RGB", (width, height), GREY)
+    return Image.new("RGB", (width, height), GRAY)
 
 
-def extent(picture, colour):
-    """The pixels of exactly one colour: `x0, y0, x1, y1`."""
-    difference = ImageChops.difference(picture, Image.new("RGB", picture.size, colour))
+def extent(picture, color):
+    """The pixels of exactly one color: `x0, y0, x1, y1`."""
+    difference = ImageChops.difference(picture, Image.new("RGB", picture.size, color))
     bands = [band.point(lambda value: 255 if value == 0 else 0) for band in difference.split()]
     return ImageChops.multiply(ImageChops.multiply(bands[0], bands[1]), bands[2]).getbbox()
 
@@ -39,7 +39,7 @@ def labels_drawn(monkeypatch, image, boxes, labels):
 def test_a_small_picture_is_enlarged_and_its_box_with_it():
     image = blank()
     picture = draw_boxes(image, [(32, 48, 96, 112)], ["x"])
-    assert picture.size == (512, 512) and image.size == (128, 128) and extent(image, GREY) == (0, 0, 128, 128)
+    assert picture.size == (512, 512) and image.size == (128, 128) and extent(image, GRAY) == (0, 0, 128, 128)
     # 3 px of line around 128..384 x 192..448, a white one on both sides, and nothing inside.
     white = (255, 255, 255)
     for line, start, end in (
@@ -47,7 +47,7 @@ def test_a_small_picture_is_enlarged_and_its_box_with_it():
         ([picture.getpixel((400, y)) for y in range(512)], 0, 0),
         ([picture.getpixel((300, y)) for y in range(512)], 192, 448),
     ):
-        wanted = [GREY] * 512
+        wanted = [GRAY] * 512
         if end:
             wanted[start - 4 : start + 1] = [white, *[RGB[0]] * 3, white]
             wanted[end - 1 : end + 4] = [white, *[RGB[0]] * 3, white]
@@ -58,7 +58,7 @@ def test_a_large_picture_stays_as_large_and_its_lines_grow():
     picture = draw_boxes(blank(1700, 900), [(400, 300, 800, 600)], ["x"])
     assert picture.size == (1700, 900)
     row = [picture.getpixel((x, 450)) for x in range(1700)]
-    assert [x for x, colour in enumerate(row) if colour == RGB[0]] == [*range(390, 400), *range(800, 810)]
+    assert [x for x, color in enumerate(row) if color == RGB[0]] == [*range(390, 400), *range(800, 810)]
 
 
 @pytest.mark.parametrize("size", [(128, 64), (300, 500), (1, 1), (7, 900)])
@@ -86,26 +86,26 @@ def test_a_box_along_the_edge_keeps_all_its_lines():
     picture = draw_boxes(blank(), [(0, 0, 128, 128)], [""])
     for at in (1, 510):
         assert picture.getpixel((at, 256)) == picture.getpixel((256, at)) == RGB[0]
-    assert picture.getpixel((20, 20)) == GREY, "no label for an empty one"
+    assert picture.getpixel((20, 20)) == GRAY, "no label for an empty one"
 
 
-def test_two_texts_with_the_same_box_show_both_colours(monkeypatch):
+def test_two_texts_with_the_same_box_show_both_colors(monkeypatch):
     picture, _ = labels_drawn(monkeypatch, blank(), [(40, 60, 80, 90)] * 2, ["", ""])
     row = [picture.getpixel((x, 300)) for x in range(512)]
     assert row.count(RGB[0]) == row.count(RGB[1]) == 6
 
 
-def test_each_label_has_its_colour_and_letters_and_lies_above_its_box(monkeypatch):
+def test_each_label_has_its_color_and_letters_and_lies_above_its_box(monkeypatch):
     boxes = [(10, 40, 50, 70), (70, 40, 110, 70)]
     picture, places = labels_drawn(monkeypatch, blank(), boxes, ["the apple", "the dog"])
-    for place, box, colour in zip(places, boxes, RGB, strict=False):
+    for place, box, color in zip(places, boxes, RGB, strict=False):
         part = picture.crop(place)
         assert place.y1 == 4 * box[1] - 4 and place.x0 == 4 * box[0] - 4
-        assert extent(part, colour) == (0, 0, *part.size) and extent(part, (255, 255, 255)) is not None
+        assert extent(part, color) == (0, 0, *part.size) and extent(part, (255, 255, 255)) is not None
         inked = part.crop((1, 1, part.width - 1, part.height - 1))
         assert extent(inked, (255, 255, 255)) is not None
         edges = [part.crop((0, 0, part.width, 1)), part.crop((0, part.height - 1, part.width, part.height))]
-        assert all(edge.getcolors() == [(part.width, colour)] for edge in edges), "letters stay inside"
+        assert all(edge.getcolors() == [(part.width, color)] for edge in edges), "letters stay inside"
 
 
 @pytest.mark.parametrize("size", [(128, 128), (900, 120), (120, 700)])
@@ -152,7 +152,7 @@ def test_long_labels_are_broken_and_cut():
     assert broken("  ", font, (512, 512)) == []
 
 
-def test_letters_can_be_read_on_every_colour():
+def test_letters_can_be_read_on_every_color():
     def luminance(rgb):
         linear = [c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

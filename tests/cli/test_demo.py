@@ -94,7 +94,7 @@ def test_words_of_the_user(shown):
     assert "Your words" in html and "zzyxqq" in html and "http://" not in html and "https://" not in html
 
 
-def test_reads_well_in_sixty_columns_without_colour(shown):
+def test_reads_well_in_sixty_columns_without_color(shown):
     lines = shown[0].stdout.splitlines()
     assert "\x1b[" not in shown[0].stdout
     assert all(len(line) <= 60 for line in lines if not line.startswith("report:"))
@@ -106,7 +106,7 @@ def test_reads_well_in_sixty_columns_without_colour(shown):
     assert re.search(r"decoder latency .*s .*s .*%", shown[0].stdout)
 
 
-def test_colours_are_those_of_the_depths(model_folder, tmp_path):
+def test_colors_are_those_of_the_depths(model_folder, tmp_path):
     done = run(
         *["--model", model_folder, "--count", 1, "--threshold", 0, "--output", tmp_path],
         NO_COLOR="",

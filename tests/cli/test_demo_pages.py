@@ -99,7 +99,7 @@ def test_pages_are_in_the_report(shown):
     assert "Known and unseen layouts" in html and "Pages with their answers" in html
 
 
-def test_reads_well_in_sixty_columns_without_colour(shown):
+def test_reads_well_in_sixty_columns_without_color(shown):
     lines = shown[0].stdout.splitlines()
     assert "\x1b[" not in shown[0].stdout
     assert all(len(line) <= 60 for line in lines if not line.startswith("report:"))

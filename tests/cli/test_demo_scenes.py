@@ -73,7 +73,7 @@ def right_ids(processor, asked):
 
 @pytest.fixture(scope="module")
 def told(processor, sample, model_folder, tmp_path_factory):
-    """A run whose answers are right, but: early exit takes another box for the first expression and another colour in
+    """A run whose answers are right, but: early exit takes another box for the first expression and another color in
     the second caption; full depth counts wrong in the first question."""
     right = [right_ids(processor, a) for a in sample.asked]
     full, deed = [list(ids) for ids in right], [list(ids) for ids in right]
@@ -262,7 +262,7 @@ def test_scenes_are_in_the_report(told):
     assert "By task, known and unseen combinations" in html and "Scenes with their answers" in html
 
 
-def test_reads_well_in_sixty_columns_without_colour(shown, told):
+def test_reads_well_in_sixty_columns_without_color(shown, told):
     for done, output, _ in (shown, told):
         lines = done.stdout.splitlines()
         assert "\x1b[" not in done.stdout

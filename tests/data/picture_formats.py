@@ -158,10 +158,10 @@ def write_snli_ve(folder: Path, n: int = 3) -> Path:
     return folder
 
 
-def tsv_image(colour: str = "red") -> str:
+def tsv_image(color: str = "red") -> str:
     """A picture as OFA's files hold it: PNG in url-safe base64."""
     file = BytesIO()
-    Image.new("RGB", SIZE, colour).save(file, "PNG")
+    Image.new("RGB", SIZE, color).save(file, "PNG")
     return base64.urlsafe_b64encode(file.getvalue()).decode("ascii")
 
 

@@ -165,7 +165,7 @@ def test_vqa_accuracy_normalizes_references_as_told(prediction, gold, official, 
     assert vqa_accuracy([prediction], [gold], normalize_gold="full") == full
 
 
-def test_vqa_accuracy_counts_after_normalising():
+def test_vqa_accuracy_counts_after_normalizing():
     gold = ["on/off", "on off", "x", "x", "x", "x", "x", "x", "x", "x"]
     assert vqa_accuracy_each(["on,off", "x"], [gold, gold]) == [pytest.approx(0.6), 1]
     assert vqa_accuracy(["on,off", "x"], [gold, gold]) == pytest.approx(0.8)

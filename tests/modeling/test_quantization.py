@@ -80,7 +80,7 @@ def test_a_row_of_a_block_equals_the_row_alone_bit_for_bit(each_kernel, shape, t
         torch.set_num_threads(before)
 
 
-def test_dynamic_quantisation_of_torch_would_fail_the_test_above():
+def test_dynamic_quantization_of_torch_would_fail_the_test_above():
     layer = pytest.importorskip("torch.ao.nn.quantized.dynamic").Linear(50, 33)
     x = rows_of(50)
     assert not torch.equal(layer(x)[0, :1], layer(x[0, :1]))
@@ -240,7 +240,7 @@ def test_latr_equals_the_cache_free_reference():
 
 
 @pytest.mark.parametrize("mode", ["greedy", "beam"])
-def test_never_exiting_gives_the_tokens_of_the_plain_quantised_model(kind, mode):
+def test_never_exiting_gives_the_tokens_of_the_plain_quantized_model(kind, mode):
     plain = everywhere(plain_model(kind, enc=5))  # Transformers takes the length of the cache from the encoder
     expected = plain.generate(**batch(), max_new_tokens=9, min_new_tokens=9, **MODES[mode])
     model = get_deed_model(plain)
@@ -471,7 +471,7 @@ def test_a_replaced_projection_is_not_joined_as_it_was():
     assert torch.equal(join(three)(x), torch.cat([one(x) for one in three], -1))
 
 
-def test_the_vocabulary_size_of_a_head_that_torch_quantised():
+def test_the_vocabulary_size_of_a_head_that_torch_quantized():
     model = plain_model("t5_tied", dtype=torch.float32)
     size = model.lm_head.out_features
     with warnings.catch_warnings():

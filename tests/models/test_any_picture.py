@@ -17,7 +17,7 @@ RGB = Image.effect_noise((31, 23), 80).convert("RGB").transform((31, 23), Image.
 PIXELS = np.asarray(RGB).copy()
 PIXELS[..., 1] //= 2
 RGB = Image.fromarray(PIXELS)
-GREY = np.asarray(RGB.convert("L"))
+GRAY = np.asarray(RGB.convert("L"))
 
 
 @pytest.fixture(scope="module")
@@ -59,23 +59,23 @@ def test_arrays_and_tensors_are_the_picture(kind, latr, ofa):
         assert torch.equal(ofa(SAME[kind], "a")["patch_images"], ofa(RGB, "a")["patch_images"])
 
 
-GREYS = {
-    "plain": GREY,
-    "one channel": GREY[None],
-    "one channel last": GREY[..., None],
-    "tensor": tensor(GREY)[None] / 255,
-    "LA": np.dstack([GREY, np.full(GREY.shape, 255, np.uint8)]),
+GRAYS = {
+    "plain": GRAY,
+    "one channel": GRAY[None],
+    "one channel last": GRAY[..., None],
+    "tensor": tensor(GRAY)[None] / 255,
+    "LA": np.dstack([GRAY, np.full(GRAY.shape, 255, np.uint8)]),
 }
 
 
-@pytest.mark.parametrize("kind", GREYS)
-def test_grey(kind):
-    assert np.array_equal(np.asarray(rgb_picture(GREYS[kind])), np.repeat(GREY[..., None], 3, -1))
+@pytest.mark.parametrize("kind", GRAYS)
+def test_gray(kind):
+    assert np.array_equal(np.asarray(rgb_picture(GRAYS[kind])), np.repeat(GRAY[..., None], 3, -1))
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16", "I", "F", "YCbCr", "HSV", "LAB", "PA"])
 def test_every_mode_of_pillow(mode, latr, ofa):
-    picture = Image.fromarray(GREY.astype(np.uint16) * 257) if mode == "I;16" else None
+    picture = Image.fromarray(GRAY.astype(np.uint16) * 257) if mode == "I;16" else None
     if picture is None:
         source = RGB.convert("P") if mode == "PA" else RGB
         if mode == "LAB":
@@ -88,11 +88,11 @@ def test_every_mode_of_pillow(mode, latr, ofa):
 
 
 @pytest.mark.parametrize("kind", ["picture", "array", "file"])
-def test_16_bit_grey_is_not_white(kind, tmp_path, ofa):
-    wide = GREY.astype(np.uint16) * 257
-    source = {"picture": Image.fromarray(wide), "array": wide, "file": tmp_path / "grey.png"}[kind]
-    Image.fromarray(wide).save(tmp_path / "grey.png")
-    stretched = np.round(GREY.astype(float) * 255 / GREY.max())
+def test_16_bit_gray_is_not_white(kind, tmp_path, ofa):
+    wide = GRAY.astype(np.uint16) * 257
+    source = {"picture": Image.fromarray(wide), "array": wide, "file": tmp_path / "gray.png"}[kind]
+    Image.fromarray(wide).save(tmp_path / "gray.png")
+    stretched = np.round(GRAY.astype(float) * 255 / GRAY.max())
     assert np.abs(np.asarray(rgb_picture(source))[..., 0] - stretched).max() <= 1
     assert ofa(source, "a")["patch_images"].std() > 0.1
 

@@ -140,8 +140,8 @@ def test_any_kind_of_picture(processor, tmp_path):
     white = Image.blend(Image.new("RGB", PICTURE.size, "white"), PICTURE, 90 / 255)
     painted = (processor(p, "a")["patch_images"] for p in (see_through, white))
     torch.testing.assert_close(*painted, rtol=0, atol=0.02)
-    grey = processor(PICTURE.convert("L"), "a")["patch_images"]
-    assert torch.equal(grey[:, 0], grey[:, 1]) and grey.shape == (1, 3, 64, 64)
+    gray = processor(PICTURE.convert("L"), "a")["patch_images"]
+    assert torch.equal(gray[:, 0], gray[:, 1]) and gray.shape == (1, 3, 64, 64)
 
 
 # -- boxes ------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def alike(rows):
     return unit @ unit.T
 
 
-def test_patches_are_most_like_their_neighbours(model):
+def test_patches_are_most_like_their_neighbors(model):
     side = small_ofa.PICTURE // 16
     table = model.get_encoder().embed_image_positions.weight[1 : side * side + 1]
     near = alike(table).view(side, side, side, side)
@@ -34,7 +34,7 @@ def test_patches_are_most_like_their_neighbours(model):
     assert table.std() > 0.5  # as large as what the stem sees
 
 
-def test_bins_are_most_like_their_neighbours_and_no_larger_than_other_tokens(model, tokenizer):
+def test_bins_are_most_like_their_neighbors_and_no_larger_than_other_tokens(model, tokenizer):
     bins = tokenizer.convert_tokens_to_ids([f"<bin_{i}>" for i in range(small_ofa.N_BINS)])
     weights = model.get_input_embeddings().weight
     near = alike(weights[bins])

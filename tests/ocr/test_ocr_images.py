@@ -60,13 +60,13 @@ def test_transparency_is_white():
     palette = Image.new("P", (2, 1), 0)
     palette.putpalette([0, 0, 0, 255, 0, 0])
     palette.putpixel((1, 0), 1)
-    grey = Image.new("LA", (2, 1), (0, 0))
-    grey.putpixel((1, 0), (128, 255))
+    gray = Image.new("LA", (2, 1), (0, 0))
+    gray.putpixel((1, 0), (128, 255))
     for source, shown in (
         (clear, RED),
         (encoded(clear), RED),
         (encoded(palette, transparency=0), RED),
-        (grey, (128,) * 3),
+        (gray, (128,) * 3),
         (encoded(Image.new("RGB", (2, 1), RED), transparency=(0, 0, 0)), RED),
     ):
         image = load_image(source)
@@ -86,7 +86,7 @@ def test_transparency_is_white():
         (np.zeros((1, 3), np.uint16), [0, 0, 0]),
     ],
 )
-def test_deep_grey_is_stretched(values, shown):
+def test_deep_gray_is_stretched(values, shown):
     for source in (Image.fromarray(values), encoded(Image.fromarray(values), "TIFF")):
         assert np.asarray(load_image(source))[0, :, 0].tolist() == shown
 

@@ -106,7 +106,7 @@ def test_schedules():
         FixedSchedule([[1], [2]]).check_rows(3)
 
 
-def test_neighbours_on_a_scale_count_together():
+def test_neighbors_on_a_scale_count_together():
     p = torch.tensor([[0.1, 0.3, 0.4, 0.2], [0.6, 0.1, 0.1, 0.2], [0.0, 0.1, 0.3, 0.6]], dtype=torch.float64)
     scale = ask(p.log())
     near = OrderedProb(first=1, count=3, within=1)(scale)  # tokens 1, 2, 3; token 0 is none of them
@@ -134,7 +134,7 @@ def spec_of(name):
 
 
 @pytest.mark.parametrize("name", CONFIDENCES)
-def test_policies_are_serialisable(name):
+def test_policies_are_serializable(name):
     import json
 
     policy = ThresholdPolicy(build_confidence(spec_of(name)), 0.8, {"temperature": 1.0, "length": 5})

@@ -39,10 +39,10 @@ def test_labels_of_patches_are_what_the_scene_says():
     grid, edges = labels.view(8, 8, 4), edges.view(8, 8, 4)
     for thing in scene.things:
         x, y = (int(c // 16) for c in thing.center)
-        there, name, colour, size = grid[y, x].tolist()
+        there, name, color, size = grid[y, x].tolist()
         if there == IGNORE_INDEX:  # a small thing may lie over the corner of four patches
             continue
-        assert (there, NAMES[name], COLORS[colour], SIZES[size]) == (1, thing.name, thing.color, thing.size)
+        assert (there, NAMES[name], COLORS[color], SIZES[size]) == (1, thing.name, thing.color, thing.size)
         box = edges[y, x] * 16 + torch.tensor([16 * x + 8, 16 * y + 8] * 2)
         assert box.tolist() == pytest.approx(list(thing.box), abs=1e-4)
     for y, x in torch.nonzero(grid[..., 0] == 0).tolist():

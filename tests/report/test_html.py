@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from deed.report import depth_colours, threshold_text
+from deed.report import depth_colors, threshold_text
 from deed.report.html import change, milliseconds, percent, render, require_report, write_report
 
 
@@ -111,11 +111,11 @@ def test_self_contained():
     assert html.count("<svg") == 3 and "prefers-color-scheme: dark" in html and 'name="viewport"' in html
 
 
-def test_charts_take_the_colours_of_the_page():
+def test_charts_take_the_colors_of_the_page():
     html = render(RESULTS)
     used, defined = set(re.findall(r"var\((--\w+)\)", html)), set(re.findall(r"(--\w+):", html))
     assert used <= defined and {"--d1", "--d2", "--d4"} <= used
-    assert "#0102" not in html and "#0201" not in html, "a stand-in colour was left"
+    assert "#0102" not in html and "#0201" not in html, "a stand-in color was left"
 
 
 def test_numbers_and_marks():
@@ -184,5 +184,5 @@ def test_small_things():
     assert times == ["123 s", "1.72 s", "431 ms", "43.1 ms"]
     assert threshold_text(0.95) == "0.95" and threshold_text([0.5, 0.25]) == "[0.5, 0.25]"
     assert threshold_text(2.0) == "2 (never leaves early)" and threshold_text(2.0, short=True) == "never"
-    assert len(set(depth_colours(12))) == 12 and len(depth_colours(1)) == 1
-    assert all(re.fullmatch("#[0-9a-f]{6}", c) for c in depth_colours(8))
+    assert len(set(depth_colors(12))) == 12 and len(depth_colors(1)) == 1
+    assert all(re.fullmatch("#[0-9a-f]{6}", c) for c in depth_colors(8))

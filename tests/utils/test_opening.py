@@ -136,7 +136,7 @@ def test_only_common_formats_are_tried(tmp_path, kind):
         load_image(data)
 
 
-def test_deep_grey_and_transparency_are_the_same_on_every_path(tmp_path):
+def test_deep_gray_and_transparency_are_the_same_on_every_path(tmp_path):
     deep = Image.fromarray(np.array([[0, 1000, 4095]], np.uint16))
     clear = Image.new("LA", (3, 1), (0, 0))
     for image, shown in ((deep, [0, 62, 255]), (clear, [255] * 3)):

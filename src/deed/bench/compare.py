@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from deed.constants import NEVER_EXIT
 from deed.utils.timing import EncoderClock, Inputs, interleave, now, spread, timed_encoder
 
-THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 2.0)  # 2.0 never leaves early
+THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, NEVER_EXIT)
 WORK = ("computed_cells", "padding_cells", "full_depth_cells", "asked_rows")
 
 Decode = Callable[[list[int]], str]

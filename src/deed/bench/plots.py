@@ -12,7 +12,7 @@ from deed.utils.files import atomic_write, write_json
 from .subjects import BASELINE
 
 INK = "#33353b"
-COLOURS = {"transformers": "#8a8d94", "ctranslate2": "#d6925c", "onnxruntime": "#9668d9", "deed": "#1fa28d"}
+COLORS = {"transformers": "#8a8d94", "ctranslate2": "#d6925c", "onnxruntime": "#9668d9", "deed": "#1fa28d"}
 PADDING = "#d65c97"
 PLAIN_NAMES = {
     "source": "source length",
@@ -62,8 +62,8 @@ def speed_figure(report: dict[str, Any]) -> Any:
             [row["step_ms"]["median"] - row["step_ms"]["p25"] for row in rows],
             [row["step_ms"]["p75"] - row["step_ms"]["median"] for row in rows],
         ]
-        colours = [COLOURS[row["runtime"].split()[0]] for row in rows]
-        axes.barh(range(len(rows)), medians, color=colours, height=0.75)
+        colors = [COLORS[row["runtime"].split()[0]] for row in rows]
+        axes.barh(range(len(rows)), medians, color=colors, height=0.75)
         axes.errorbar(medians, range(len(rows)), xerr=errors, fmt="none", ecolor=INK, elinewidth=1)
         for i, row in enumerate(rows):
             ratio = row["times_faster_than"][BASELINE]["median"]
@@ -101,20 +101,20 @@ def scaling_figure(report: dict[str, Any]) -> Any:
         values = [row["value"] for row in rows]
         for name in rows[0]["times"]:
             times = [row["times"][name]["token_ms"] for row in rows]
-            style = {"color": COLOURS[name.split()[0]], "ls": dash(name), "marker": "o", "ms": 3.5}
+            style = {"color": COLORS[name.split()[0]], "ls": dash(name), "marker": "o", "ms": 3.5}
             handles[name] = time.plot(values, [t["median"] for t in times], **style)[0]
             time.fill_between(
                 values, [t["p25"] for t in times], [t["p75"] for t in times], color=style["color"], alpha=0.2, lw=0
             )
         for name in rows[0]["work"]:
             works = [row["work"][name] for row in rows]
-            for key, colour in (("computed_cells", COLOURS["deed"]), ("padding_cells", PADDING)):
+            for key, color in (("computed_cells", COLORS["deed"]), ("padding_cells", PADDING)):
                 share = [work[key] / work["full_depth_cells"] for work in works]
-                line = cells.plot(values, share, color=colour, ls=dash(name), marker="o", ms=3.5)[0]
+                line = cells.plot(values, share, color=color, ls=dash(name), marker="o", ms=3.5)[0]
                 if key == "padding_cells":
                     handles["padding cells"] = line
         bytes_ = [row["memory"]["deed_bytes"] / row["memory"]["transformers_bytes"] for row in rows]
-        memory.plot(values, bytes_, color=COLOURS["deed"], ls=dash("deed full"), marker="o", ms=3.5)
+        memory.plot(values, bytes_, color=COLORS["deed"], ls=dash("deed full"), marker="o", ms=3.5)
         for axes in (time, cells, memory):
             axes.set_xscale("log", base=2)
             axes.set_xticks(values, [f"{v // 1024}k" if v >= 1024 else str(v) for v in values], fontsize=7)

@@ -192,7 +192,7 @@ def plain_folder(workload: Workload) -> Path:
     path = folder / "config.json"
     # onnxruntime's exporter cannot write sdpa; CTranslate2 asks BART for a field that Transformers 5 has dropped.
     extra = {"attn_implementation": "eager", "normalize_before": False}
-    # Its loop forbids the end token up to the length asked for; so let that be one that no model says.
+    # Its loop forbids the end token up to the length asked for; so use a token id that the model never generates.
     ends = {"eos_token_id": config.pad_token_id}
     write_json(path, {**extra, **read_json(path), **ends})
     return folder

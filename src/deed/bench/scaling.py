@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from deed.constants import NEVER_EXIT
 from deed.utils.timing import interleave, machine, spread
 
 from .shapes import Shape, Workload, make_workload, random_ids, t5
@@ -175,7 +176,9 @@ def cache_memory(workload: Workload) -> dict[str, Any]:
     """
     options: dict[str, Any] = {"return_dict_in_generate": True}
     plain = generate(workload, workload.base, workload.new_tokens, **options).past_key_values
-    ours = generate(workload, workload.model, workload.new_tokens, exit_threshold=2.0, **options).past_key_values
+    ours = generate(
+        workload, workload.model, workload.new_tokens, exit_threshold=NEVER_EXIT, **options
+    ).past_key_values
     theirs = sum(
         stored(layer.keys, layer.values)
         for side in (plain.self_attention_cache, plain.cross_attention_cache)

@@ -26,8 +26,8 @@ from .costs import Memory, checks_on_the_way, describe, step_bytes, step_counts
 from .shapes import NotAvailable, Workload, make_workload, shape_of
 from .subjects import BASELINE, EXIT_CHECKS, PRECISIONS, Subject, Timing
 
-PEER = "ctranslate2 int8"  # a ratio to it is recorded beside the one to Transformers
-PEERS = ("ctranslate2", "onnxruntime")
+RUNTIME = "ctranslate2 int8"  # a ratio to it is recorded beside the one to Transformers
+RUNTIMES = ("ctranslate2", "onnxruntime")
 
 Progress = Callable[[str, float], None]  # what is done now, and the share of the whole that is done
 
@@ -113,17 +113,17 @@ def measure_speed(settings: Settings, progress: Progress | None = None) -> dict[
 
 def header(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     """How a result came about: `kind`, command, date, versions, settings."""
-    peers = {}
-    for name in PEERS:
+    runtimes = {}
+    for name in RUNTIMES:
         try:
-            peers[name] = importlib.metadata.version(name)
+            runtimes[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            peers[name] = "not installed"
+            runtimes[name] = "not installed"
     return {
         "kind": kind,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
-        "versions": {**versions(), **peers},
+        "versions": {**versions(), **runtimes},
         "settings": settings,
     }
 
@@ -205,7 +205,7 @@ def result_row(
     """
     own = timings[name]
     steps = [t.step_ms for t in own]
-    others = {BASELINE: BASELINE, "full depth of its runtime": f"{subject.runtime} full", PEER: PEER}
+    others = {BASELINE: BASELINE, "full depth of its runtime": f"{subject.runtime} full", RUNTIME: RUNTIME}
     others = {label: other for label, other in others.items() if other in timings}
 
     def answer_ms(timing: Timing) -> float:
@@ -231,7 +231,7 @@ def result_row(
         "answer_times_faster_than": {
             label: ratios(other, answer_ms)
             for label, other in others.items()
-            if label != PEER and not subject.with_encoder
+            if label != RUNTIME and not subject.with_encoder
         },
         "exit_check": subject.exit_check,
         "layers_per_step": workload.n_layers if counts is None else sum(c["layers"] for c in counts) / len(counts),

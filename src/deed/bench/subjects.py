@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from deed.constants import NEVER_EXIT
 from deed.exits.learned import Learned
 from deed.policies.policy import FixedSchedule
 from deed.utils.timing import now
@@ -182,13 +183,13 @@ def deed(
     elif recorded is not None:
         schedule = replayed(*recorded_answers(recorded), n_layers, rows, steps)
     if schedule is None:
-        options: dict[str, Any] = {"exit_threshold": 2.0}
+        options: dict[str, Any] = {"exit_threshold": NEVER_EXIT}
     else:
         options = {"exit_policy": FixedSchedule(schedule, ask=exit_check is not None)}
     if exit_check is not None:
         options["exit_check"] = check_options(workload, exit_check)
         if exit_check == "gate" and "gate" not in model.deed_exits:
-            exits = len(model.deed_config.exit_layers) - 1  # what gates say is not heard where depths are forced
+            exits = len(model.deed_config.exit_layers) - 1  # gate outputs are ignored when depths are forced
             gates = Learned(weight=torch.zeros(exits, workload.width), bias=torch.zeros(exits))
             model.deed_exits["gate"] = gates.to(model.device)
 

@@ -15,7 +15,7 @@ import torch
 from deed.modeling.answering import batches
 from deed.modeling.model import exit_states
 from deed.policies.measures import Confidence, build_confidence, needs_history
-from deed.policies.query import Ask
+from deed.policies.query import ExitQuery
 from deed.utils.files import atomic_write
 
 from .answering import collate
@@ -228,7 +228,7 @@ def _at_every_exit(
         for start in range(0, len(hidden), at_once):
             here = slice(start, start + at_once)
             part = hidden[here]
-            query = Ask(
+            query = ExitQuery(
                 depth=depth,
                 exit_index=index,
                 is_last=False,

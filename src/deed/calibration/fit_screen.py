@@ -62,8 +62,8 @@ def fit_screen(
     cov += 1e-4 * cov.diagonal().mean() * torch.eye(len(cov), dtype=cov.dtype)
     values, vectors = torch.linalg.eigh(cov)
     root, inverse = (vectors * values.sqrt()) @ vectors.T, (vectors * values.rsqrt()) @ vectors.T
-    centred = (weight - weight.mean(0)).float() * scale
-    gram = root @ (centred.T @ centred).double().cpu() @ root
+    centered = (weight - weight.mean(0)).float() * scale
+    gram = root @ (centered.T @ centered).double().cpu() @ root
     spectrum, q = torch.linalg.eigh(gram)
     q = q.flip(-1)[:, :rank]
     model.deed_exits["screen"] = Learned(

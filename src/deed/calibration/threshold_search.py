@@ -123,7 +123,9 @@ def _checks_up_to(checked: np.ndarray) -> np.ndarray:
 def _total_cost(statistics: ExitStatistics, exited_at: np.ndarray, checked: np.ndarray, costs: Costs) -> float:
     """Layers and exit checks of all tokens, by the index of the exit `[tokens]` each leaves at."""
     total = costs.exit_check * float(_checks_up_to(checked)[exited_at].sum())
-    for index, layers in enumerate(np.diff([0, *statistics.exit_layers])):  # layers between two exits fare alike
+    for index, layers in enumerate(
+        np.diff([0, *statistics.exit_layers])
+    ):  # layers between two exits have the same cost
         reached = exited_at >= index
         # A block starts after the last step that got here, so all blocks of an answer together end with its last one.
         last = np.maximum.reduceat(np.where(reached, statistics.position + 1, 0), statistics.starts)
@@ -265,7 +267,7 @@ def candidates(confidence: np.ndarray, agrees: np.ndarray) -> np.ndarray:
         ranks = np.geomspace(near, len(wrong) - 1, GRID_SIZE - 1 - near).astype(int)
         wrong = wrong[np.unique([*range(near), *ranks])]
     above = np.searchsorted(values, wrong, side="right")
-    wrong, above = wrong[above < len(values)], above[above < len(values)]  # above the surest of all lies nobody
+    wrong, above = wrong[above < len(values)], above[above < len(values)]  # no token has a higher confidence
     surer = values[above]
     middle = ((wrong.astype(np.float64) + surer) / 2).astype(values.dtype)
     middle = np.where(middle > wrong, middle, surer)  # neighbours in floating point have no middle

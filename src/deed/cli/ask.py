@@ -270,7 +270,7 @@ def words_that_fit(processor: Any, question: str, words: list[Any]) -> int:
 
 
 def show(results: dict[str, Any]) -> None:
-    """Answers in the terminal, tokens coloured by depth; readable in 60 columns."""
+    """Answers in the terminal, tokens colored by depth; readable in 60 columns."""
     from rich.text import Text
 
     from deed.report.html import milliseconds

@@ -166,7 +166,7 @@ def check_lengths(processor: Any, task: str, texts: list[str], most: int) -> Non
 
 
 def show_picture(results: dict[str, Any]) -> None:
-    """Answers in the terminal, tokens coloured by depth; readable in 60 columns."""
+    """Answers in the terminal, tokens colored by depth; readable in 60 columns."""
     from rich.text import Text
 
     from .painting import Painter
@@ -189,7 +189,7 @@ def show_picture(results: dict[str, Any]) -> None:
 
 
 def tokens_line(painter: Painter, pieces: list[str], depths: list[int]) -> Text:
-    """An answer coloured by depth: running text, or bins one by one.
+    """An answer colored by depth: running text, or bins one by one.
 
     Args:
         painter: draws.

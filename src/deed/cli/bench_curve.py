@@ -174,7 +174,7 @@ def held_out(
 
 
 def tick_from(tick: Callable[[int], None], before: int, count: int) -> None:
-    """Tell of a count that goes on from one before.
+    """Report progress with an offset.
 
     Args:
         tick: is told.

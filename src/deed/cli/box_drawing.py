@@ -1,4 +1,4 @@
-"""Boxes on a copy of a picture, each labelled in a colour of its own, so that it reads on small pictures too."""
+"""Boxes on a copy of a picture, each labelled in a color of its own, so that it reads on small pictures too."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 LEAST_SIDE = 512  # px of the longer side; smaller pictures are enlarged
-# Dark enough for white letters, and told apart by most of those who do not see all colours.
-COLOURS = ("#c2185b", "#1558b0", "#1b7a3d", "#7b1fa2", "#b04a00", "#00707a", "#5d4037", "#263238")
+# Dark enough for white letters, and told apart by most of those who do not see all colors.
+COLORS = ("#c2185b", "#1558b0", "#1b7a3d", "#7b1fa2", "#b04a00", "#00707a", "#5d4037", "#263238")
 MOST_LINES = 3  # of a label
 _HALO = 1  # px of white on both sides of a line
 
@@ -66,7 +66,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]], labels: Seq
     for i, area in enumerate(areas):
         # Two texts may mean the same thing: its second frame goes around the first.
         twins = sum(max(abs(a - b) for a, b in zip(area, other, strict=True)) <= line for other in areas[:i])
-        frame(draw, area, line, twins * (line + _HALO), COLOURS[i % len(COLOURS)], size)
+        frame(draw, area, line, twins * (line + _HALO), COLORS[i % len(COLORS)], size)
     taken: list[Rect] = []
     areas = [area.grown(line + _HALO) for area in areas]
     for i, (area, label) in enumerate(zip(areas, labels, strict=True)):
@@ -74,7 +74,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]], labels: Seq
         if not lines:
             continue
         place = best_place(area, label_size(lines, font), size, taken, areas)
-        draw.rectangle((place.x0, place.y0, place.x1 - 1, place.y1 - 1), fill=COLOURS[i % len(COLOURS)])
+        draw.rectangle((place.x0, place.y0, place.x1 - 1, place.y1 - 1), fill=COLORS[i % len(COLORS)])
         for n, text in enumerate(lines):
             at = (place.x0 + margin(font), place.y0 + margin(font) // 2 + n * line_height(font))
             draw.text(at, text, "white", font)
@@ -96,7 +96,7 @@ def to_pixels(box: Sequence[float], given: tuple[int, int], size: tuple[int, int
     return Rect(x0, y0, max(x0 + 1, x1), max(y0 + 1, y1))
 
 
-def frame(draw: Any, area: Rect, line: int, away: int, colour: str, size: tuple[int, int]) -> None:
+def frame(draw: Any, area: Rect, line: int, away: int, color: str, size: tuple[int, int]) -> None:
     """A line around an area; along the picture's edge it lies inside.
 
     Args:
@@ -104,10 +104,10 @@ def frame(draw: Any, area: Rect, line: int, away: int, colour: str, size: tuple[
         area: what it goes around.
         line: its width, px.
         away: px from the area.
-        colour: of the line, which has a white one on both sides.
+        color: of the line, which has a white one on both sides.
         size: of the picture.
     """
-    for more, width, ink in ((_HALO, line + 2 * _HALO, "white"), (0, line, colour)):
+    for more, width, ink in ((_HALO, line + 2 * _HALO, "white"), (0, line, color)):
         out = away + line + more
         corners = (max(-more, area.x0 - out), max(-more, area.y0 - out))
         ends = (min(size[0] + more, area.x1 + out) - 1, min(size[1] + more, area.y1 + out) - 1)

@@ -21,7 +21,7 @@ from .shared import busy_note, pick_threshold, progress_bars, quiet_libraries
 
 
 @dataclass
-class Asked:
+class Question:
     """One example of the sample, encoded.
 
     Attributes:
@@ -51,10 +51,10 @@ class Sample:
     Attributes:
         about: what the report says of the sample: `title`, `task`, `unit`, `score_name`, and what else its kind has.
         settings: shown beside those of model and threshold.
-        kept: what `finish` of the demo needs.
+        kept: what `complete` of the demo needs.
     """
 
-    asked: list[Asked]
+    asked: list[Question]
     about: dict[str, Any]
     settings: dict[str, Any]
     kept: Any = None
@@ -94,7 +94,7 @@ class Measured:
 class Judge:
     """Scores generated tokens of the counted part of a sample, each by its own task's metric, alike for every subset."""
 
-    def __init__(self, processor: Any, asked: Sequence[Asked]) -> None:
+    def __init__(self, processor: Any, asked: Sequence[Question]) -> None:
         self.processor, self.asked = processor, asked
         self.tasks = {a.name: a.task for a in asked}
         self.scorers = {
@@ -102,7 +102,7 @@ class Judge:
             for name, task in self.tasks.items()
         }
 
-    def judged(self, a: Asked, tokens: Sequence[int]) -> tuple[float, bool]:
+    def judged(self, a: Question, tokens: Sequence[int]) -> tuple[float, bool]:
         """An answer's score by its task's own metric, and whether it is right."""
         value = self.scorers[a.name](list(tokens), {"example": a.example}) * a.task.best
         return value, a.task.right(a.task.answer(self.processor, tokens, a.example), a.example, value)
@@ -141,7 +141,7 @@ def run_demo(
 
     Args:
         show: of which demo: `loaded_by()` (the task that loads the model), `sample(processor, count, words, bars)`,
-            `finish(page, sample, measured, judge, processor)`, `TIMED`, `THRESHOLDS`.
+            `complete(page, sample, measured, judge, processor)`, `TIMED`, `THRESHOLDS`.
         folder: of the model.
         count: size of the sample, as the demo counts.
         words: the user's own.
@@ -185,7 +185,7 @@ def run_demo(
     examples = example_rows(asked, measured, judge, tokenizer)
     common = common_results(measured, examples, model, folder, source, note, sample.settings)
     page = Page({**sample.about, "end_token": tokenizer.eos_token, **common})
-    show.finish(page, sample, measured, judge, processor)
+    show.complete(page, sample, measured, judge, processor)
     return page
 
 
@@ -302,7 +302,7 @@ def common_results(
     }
 
 
-def example_rows(asked: Sequence[Asked], measured: Measured, judge: Judge, tokenizer: Any) -> list[dict[str, Any]]:
+def example_rows(asked: Sequence[Question], measured: Measured, judge: Judge, tokenizer: Any) -> list[dict[str, Any]]:
     """A row of the report per answer; of the user's own, `right` is None where no right answer is known.
 
     Args:

@@ -9,14 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .demo_measure import Asked, Page, Sample, part_results
+from deed.constants import NEVER_EXIT
+
+from .demo_measure import Page, Question, Sample, part_results
 
 SEED = 0  # of the short question of a page
 COUNT = 30  # pages of each split
 SPLITS = {"test": "known layouts", "unseen": "unseen layouts"}
 SHORT, WHOLE = "short answers", "all fields"
 TIMED = 40  # questions on which the curve is timed: ten pages of each split
-THRESHOLDS = (0.7, 0.9, 0.95, 0.99, 0.999, 2.0)  # fewer than bench.THRESHOLDS: an answer takes long at full depth
+THRESHOLDS = (
+    0.7,
+    0.9,
+    0.95,
+    0.99,
+    0.999,
+    NEVER_EXIT,
+)  # fewer than bench.THRESHOLDS: an answer takes long at full depth
 DRAWN = 8  # pages that the report shows, the first of both splits
 
 
@@ -74,7 +83,7 @@ def sample(processor: Any, count: int, words: Sequence[str], bars: Any) -> Sampl
     task = loaded_by()
     bar = RichBar(bars, bars.add_task("reading pages (OCR)", total=count * len(SPLITS)))
     streams = [read_pages(split, count, cache=False, bar=bar) for split in SPLITS]
-    asked: list[Asked] = []
+    asked: list[Question] = []
     sheets: list[Sheet] = []
     engine = ""
     for index in range(count):
@@ -96,7 +105,7 @@ def sample(processor: Any, count: int, words: Sequence[str], bars: Any) -> Sampl
             for example in half_and_half(questions):
                 told = {"question": example.question, "page": page["name"], "layout": page["layout"]}
                 told |= {"layouts": page["layouts"], "kind": example.kind}
-                asked.append(Asked(task, task.closed(example), task.encode(processor, example), told))
+                asked.append(Question(task, task.closed(example), task.encode(processor, example), told))
     times = [sheet.page["ocr_ms"] for sheet in sheets]
     about = {
         "title": "questions about documents",
@@ -121,7 +130,7 @@ def half_and_half(asked: Sequence[Any]) -> list[Any]:
     return [random.Random(f"{SEED}/{whole.id}").choice(short), whole]
 
 
-def finish(page: Page, sample: Sample, measured: Any, judge: Any, processor: Any) -> None:
+def complete(page: Page, sample: Sample, measured: Any, judge: Any, processor: Any) -> None:
     """Adds the pages drawn, and the headline numbers of each half: layouts known and unseen, answers short and all fields.
 
     Args:

@@ -1,5 +1,5 @@
 """`deed demo --task scenes`: pictures that training never saw, each with a referring expression, a caption and a question;
-half of them with combinations of object and colour that training saw, half with held-out ones; and easy-vqa beside."""
+half of them with combinations of object and color that training saw, half with held-out ones; and easy-vqa beside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .demo_measure import Asked, Page, Sample, part_results
+from deed.constants import NEVER_EXIT
+
+from .demo_measure import Page, Question, Sample, part_results
 
 SEED = 0  # of the scenes, and of what is taken of easy-vqa
 COUNT = 50  # scenes of each split, pictures of easy-vqa
@@ -24,7 +26,14 @@ TASKS = {
     "easyvqa": (EASY_VQA, "accuracy"),
 }
 TIMED = 42  # answers on which the curve is timed: six scenes of each split, six of easy-vqa
-THRESHOLDS = (0.7, 0.9, 0.95, 0.99, 0.999, 2.0)  # fewer than bench.THRESHOLDS: an answer takes long at full depth
+THRESHOLDS = (
+    0.7,
+    0.9,
+    0.95,
+    0.99,
+    0.999,
+    NEVER_EXIT,
+)  # fewer than bench.THRESHOLDS: an answer takes long at full depth
 DRAWN = 8  # scenes that the report shows, the first of both splits
 SCORE_NOTE = (
     "The score is the mean over the tasks of each one's own metric; CIDEr-D, which is 0 to 10, is divided by 10 for it. "
@@ -86,7 +95,7 @@ def sample(processor: Any, count: int, words: Sequence[str], bars: Any) -> Sampl
 
     tasks = {name: PictureTask(name if name == "easyvqa" else f"scenes-{name}") for name in TASKS}
     bar = bars.add_task("drawing scenes", total=count)
-    asked: list[Asked] = []
+    asked: list[Question] = []
     drawn = Drawn()
 
     def ask(name: str, example: Any, place: str, picture: str, seen: Any = None) -> Any:
@@ -96,7 +105,7 @@ def sample(processor: Any, count: int, words: Sequence[str], bars: Any) -> Sampl
         row["patch_images"] = row["patch_images"] if seen is None else seen  # rows of one picture share its tensor
         question = example.question or "what does the image describe?"
         told = {"task": name, "question": question, "picture": picture, "place": place, "kind": example.kind}
-        asked.append(Asked(task, task.closed(example), row, told))
+        asked.append(Question(task, task.closed(example), row, told))
         return row["patch_images"]
 
     made = {(name, split): scenes.examples(name, split, count, SEED) for name in scenes.TASKS for split in SPLITS}
@@ -143,7 +152,7 @@ def easy_vqa_questions(count: int) -> list[Any]:
     return [random.Random(f"{SEED}/{picture.stem}").choice(by_picture[picture]) for picture in pictures[:count]]
 
 
-def finish(page: Page, sample: Sample, measured: Any, judge: Any, processor: Any) -> None:
+def complete(page: Page, sample: Sample, measured: Any, judge: Any, processor: Any) -> None:
     """Tells boxes in pixels, and adds the scenes drawn and the headline numbers of each task and half.
 
     Args:

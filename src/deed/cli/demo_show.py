@@ -1,4 +1,4 @@
-"""What `deed demo` prints: some answers, their tokens coloured by depth, and what was saved; readable in 60 columns."""
+"""What `deed demo` prints: some answers, their tokens colored by depth, and what was saved; readable in 60 columns."""
 
 from __future__ import annotations
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from deed.bench import compare as bench
+from deed.constants import NEVER_EXIT
 
-from .demo_measure import Asked, Page, Sample
+from .demo_measure import Page, Question, Sample
 
 
 class Words:
@@ -60,7 +61,7 @@ class Words:
             split = cmudict.split_of(example.question) if example.answers else None
             seen = {None: "not in the dictionary", "train": "seen in training"}.get(split, "never seen in training")
             told = {"word": example.question, "split": split, "seen": seen}
-            asked.append(Asked(task, example, task.encode(processor, example), told, i < len(own)))
+            asked.append(Question(task, example, task.encode(processor, example), told, i < len(own)))
         about = {
             "title": "CMUdict, words to pronunciations",
             "task": "g2p",
@@ -69,7 +70,7 @@ class Words:
         }
         return Sample(asked, about, {"words": f"{count} of the test split, seed {SEED}"})
 
-    def finish(self, page: Page, sample: Sample, measured: Any, judge: Any, processor: Any) -> None:
+    def complete(self, page: Page, sample: Sample, measured: Any, judge: Any, processor: Any) -> None:
         """Nothing to add.
 
         Args:
@@ -81,7 +82,7 @@ class AnyTask:
     """Examples of a task's test split, told as questions and answers."""
 
     COUNT, TIMED = 100, 40
-    THRESHOLDS = (0.7, 0.9, 0.95, 0.99, 0.999, 2.0)
+    THRESHOLDS = (0.7, 0.9, 0.95, 0.99, 0.999, NEVER_EXIT)
 
     def __init__(self, task: Any) -> None:
         self.task = task
@@ -108,7 +109,7 @@ class AnyTask:
         for example in map(task.opened, task.examples("test", count)):
             row, example = task.encode(processor, example), task.closed(example)
             told = {"question": getattr(example, "question", ""), "kind": task.by_kind(example)}
-            asked.append(Asked(task, example, row, told))
+            asked.append(Question(task, example, row, told))
             bars.advance(bar)
         if not asked:
             raise ValueError(f"{task.name} has no {task.unit}s with answers in split 'test'")
@@ -116,7 +117,7 @@ class AnyTask:
         about = {"title": task.name, "task": task.name, "unit": task.unit, "score_name": name}
         return Sample(asked, about, {f"{task.unit}s": f"{len(asked)} of the test split"})
 
-    def finish(self, page: Page, sample: Sample, measured: Any, judge: Any, processor: Any) -> None:
+    def complete(self, page: Page, sample: Sample, measured: Any, judge: Any, processor: Any) -> None:
         """Nothing to add.
 
         Args:

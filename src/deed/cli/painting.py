@@ -1,4 +1,4 @@
-"""Answers in the terminal. Depth is a colour and a small number, so that it reads without colours too."""
+"""Answers in the terminal. Depth is a color and a small number, so that it reads without colors too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deed.report import depth_colours, depth_runs
+from deed.report import depth_colors, depth_runs
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -27,7 +27,7 @@ class Painter:
         from rich.console import Console
 
         self.console = Console(highlight=False)
-        self.colours, self.end_token = depth_colours(n_layers), end_token
+        self.colors, self.end_token = depth_colors(n_layers), end_token
         self.unicode = self.console.encoding.lower().startswith("utf")
         if not self.unicode and hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # a lost sign is better than a lost result
@@ -54,17 +54,17 @@ class Painter:
         for token, depth in parts:
             if token == self.end_token:
                 token = "end" if between or not text else " end"
-            text.append(token + self._number(depth), style=self.colours[depth - 1]).append(between)
+            text.append(token + self._number(depth), style=self.colors[depth - 1]).append(between)
         text.rstrip()
         return text or Text("(no text)", style="dim")
 
     def legend(self) -> None:
-        """Which colour is which depth."""
+        """Which color is which depth."""
         from rich.text import Text
 
         text = Text("layers run for a token: ", style="dim")
-        for depth, colour in enumerate(self.colours, 1):
-            text.append(str(depth), style=f"bold {colour}").append(" ")
+        for depth, color in enumerate(self.colors, 1):
+            text.append(str(depth), style=f"bold {color}").append(" ")
         self.console.print()
         self.console.print(text)
 

@@ -1,4 +1,4 @@
-"""What every task shares: words with boxes, a question about an image, and the error for data that cannot be read."""
+"""What every task shares: a question about an image, with its words and their boxes."""
 
 from __future__ import annotations
 

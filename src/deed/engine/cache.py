@@ -94,7 +94,7 @@ class StaircaseCache(EncoderDecoderCache):
             "computed_cells": self.stairs.computed_cells,
             "padding_cells": self.stairs.padding_cells,
             "full_depth_cells": 0 if state is None else state.answered * self.stairs.n_layers,
-            "asked_rows": 0 if state is None else state.asked_rows,
+            "asked_rows": 0 if state is None else state.checked_rows,
         }
 
     # -- the source -----------------------------------------------------------------------------------------------

@@ -111,16 +111,16 @@ class Stopping:
         self.by_token = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
         self.simple = all(type(criterion) is EosTokenCriteria or _is_length(criterion) for criterion in criteria)
         self.max_length: int | None = criteria.max_length
-        self.ends: set[int] = set()
+        self.end_token_ids: set[int] = set()
         for criterion in criteria:
             if type(criterion) is EosTokenCriteria:
-                self.ends |= set(criterion.eos_token_id.tolist())
+                self.end_token_ids |= set(criterion.eos_token_id.tolist())
 
     def __call__(self, input_ids: torch.Tensor, scores: Any) -> bool:
         """Whether every row is done with these tokens."""
         if self.simple:
             ended = self.max_length is not None and input_ids.shape[1] >= self.max_length
-            done = [ended or token in self.ends for token in input_ids[:, -1].tolist()]
+            done = [ended or token in self.end_token_ids for token in input_ids[:, -1].tolist()]
         else:
             done = self.criteria(input_ids, scores).tolist()
         self.state.note_finished(done)

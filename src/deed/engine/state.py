@@ -88,7 +88,7 @@ class GenerationState:
     Attributes:
         step: index of the token being generated; `steps` those of the rows, where they joined at different times.
         depths: `[steps][rows]`, the depth of the row that gave each token, 0 once finished.
-        asked_rows: rows whose logits an exit computed, be it only to find out.
+        checked_rows: rows whose logits an exit computed, whether or not the row left there.
         answered: tokens that rows were given before they finished.
         finished: `[rows]`, or None before the first row could have finished.
         token_ids: `[rows, length]`, what constraints need to know.
@@ -116,7 +116,7 @@ class GenerationState:
         self.step = 0
         self.steps: list[int] | None = None
         self.depths: list[list[int]] = []
-        self.asked_rows = self.answered = 0
+        self.checked_rows = self.answered = 0
         self.finished: list[bool] | None = None
         self.may_skip_finished = may_skip_finished
         self.constraints = [p for p in processors if is_constraint(p)] if confidence_over == "allowed" else []
@@ -205,7 +205,7 @@ class GenerationState:
             self.finished = [*(self.finished or [False] * n), *(other.finished or [False] * m)]
         self.may_skip_finished = self.may_skip_finished and other.may_skip_finished
         self.limit = None if self.limit is None or other.limit is None else max(self.limit, other.limit)
-        self.asked_rows += other.asked_rows
+        self.checked_rows += other.checked_rows
         self.answered += other.answered
         self.tables = {}
 

@@ -76,7 +76,7 @@ def decode_step(
             active_rows = _without(active_rows, exiting)
 
     logits = answers.logits(plan, state.encoder_hidden)  # [batch rows, vocab]
-    state.asked_rows += answers.computed_rows
+    state.checked_rows += answers.computed_rows
     state.record(answers.depths, rows)
     return logits[:, None] if rows is None else logits[rows, None]
 
@@ -180,7 +180,7 @@ def exit_query(
 
 
 def exiting_rows(policy: Any, query: ExitQuery) -> tuple[list[int], ExitDecision | None]:
-    """Who leaves, as places in the query's rows, and what the policy computed to find out; at the last exit everybody."""
+    """Indices of the exiting rows and the policy's decision; all rows at the last exit."""
     if query.is_last:
         return list(range(len(query.hidden))), None
     decision = decide(policy, query)

@@ -193,5 +193,6 @@ def _changed(module: nn.Module) -> bool:
     return "forward" in vars(module) or any(getattr(hook, "__module__", None) != RECORDER for hook in hooks)
 
 
-# Whose hooks stay on a model's layers from the first forward() that gave hidden states, and sleep unless one does again.
+# Module whose hooks stay registered after the first forward() that gave hidden states and do nothing until hidden
+# states are requested again.
 RECORDER = "transformers.utils.output_capturing"

@@ -98,7 +98,7 @@ def _staged(folder: Path, variant: str | None) -> Iterator[Path]:
 
 
 def _old_weights(folder: Path, variant: str | None) -> list[Path]:
-    """Weights of an earlier save: a whole file would be read before the new parts, and the other way round nobody's."""
+    """Weights of an earlier save: a whole file would be read before the new parts, and stale shards would remain unused."""
     middle = f"\\.{re.escape(variant)}" if variant else ""
     known = re.compile(rf"model{middle}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{middle}\.json")
     return [path for path in folder.iterdir() if known.fullmatch(path.name)]

@@ -128,7 +128,7 @@ def train_pages(
         read = real or functools.partial(real_pages, limit)
         data = PageBatches(recipe, processor, curriculum.level, read, easy_vqa.load_pictures(limit))
         trainer = functools.partial(PagesTrainer, curriculum=curriculum)
-        return Parts(data, only_item, trainer=trainer, callbacks=[curriculum], finish=curriculum.save)
+        return Parts(data, only_item, trainer=trainer, callbacks=[curriculum], write_more=curriculum.save)
 
     arguments = {**whole_batches(recipe.workers), "adam_beta2": 0.98}
     # A batch without pictures leaves the ViT without gradients.

@@ -39,7 +39,7 @@ class Parts:
         validate: gives the scores of the published model, in evaluation mode; None: not scored.
         trainer: makes the trainer, `DeedTrainer` or a subclass; further options by `functools.partial`.
         log: rows that go before the trainer's own in the training log.
-        finish: called with the published folder, to write more into it.
+        write_more: called with the published folder, to write more into it.
     """
 
     data: Any
@@ -48,7 +48,7 @@ class Parts:
     trainer: Callable[..., DeedTrainer] = DeedTrainer
     callbacks: list[Any] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
-    finish: Callable[[Path], None] | None = None
+    write_more: Callable[[Path], None] | None = None
 
 
 def run_recipe(
@@ -101,7 +101,7 @@ def run_recipe(
         validation: dict[str, Any] = {}
         if trainer.is_world_process_zero():
             log = [*parts.log, *trainer.state.log_history]
-            folder = publish(model, processor, output, recipe, log, parts.finish)
+            folder = publish(model, processor, output, recipe, log, parts.write_more)
             if parts.validate is not None:
                 say(f"step {step}: model saved in {folder}; scoring it on held-out examples")
                 model.eval()

@@ -1,6 +1,6 @@
 """Reports: one results dict becomes `report.json` and a self-contained `report.html`.
 
-Here is what the terminal and the page share: the colours of the exit depths, how a threshold is written, and how the
+Here is what the terminal and the page share: the colors of the exit depths, how a threshold is written, and how the
 pieces of a running text are put together again.
 """
 
@@ -13,15 +13,15 @@ from typing import Any
 _ANCHORS = ((0x1F, 0xA2, 0x8D), (0x4F, 0x83, 0xDB), (0x96, 0x68, 0xD9), (0xD6, 0x5C, 0x97), (0xE2, 0x6D, 0x46))
 
 
-def depth_colours(n_layers: int) -> list[str]:
-    """Colours `#rrggbb` of depths 1..n_layers, evenly along the scale from the first to the last anchor."""
-    colours = []
+def depth_colors(n_layers: int) -> list[str]:
+    """Colors `#rrggbb` of depths 1..n_layers, evenly along the scale from the first to the last anchor."""
+    colors = []
     for i in range(n_layers):
         at = i / max(1, n_layers - 1) * (len(_ANCHORS) - 1)
         low = min(int(at), len(_ANCHORS) - 2)
         mix = [round(a + (b - a) * (at - low)) for a, b in zip(_ANCHORS[low], _ANCHORS[low + 1], strict=True)]
-        colours.append("#{:02x}{:02x}{:02x}".format(*mix))
-    return colours
+        colors.append("#{:02x}{:02x}{:02x}".format(*mix))
+    return colors
 
 
 def threshold_text(threshold: Any, short: bool = False) -> str:

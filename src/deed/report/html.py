@@ -1,6 +1,6 @@
 """`report.html` and `report.json` from one results dict (cli/demo_measure.py and its siblings say how it is made).
 
-The page loads nothing from anywhere: charts are matplotlib SVGs, inlined, whose text and colours are the page's own
+The page loads nothing from anywhere: charts are matplotlib SVGs, inlined, whose text and colors are the page's own
 (CSS variables), so they follow its light or dark mode.
 """
 
@@ -15,9 +15,9 @@ from typing import Any
 
 from deed.utils.files import atomic_write
 
-from . import depth_colours, depth_runs, threshold_text
+from . import depth_colors, depth_runs, threshold_text
 
-# Stand-ins that matplotlib draws with; `_svg` puts the page's colours in their place.
+# Stand-ins that matplotlib draws with; `_svg` puts the page's colors in their place.
 INK, FAINT, ACCENT, PAPER = "#010203", "#010204", "#010205", "#010206"
 CSS = {INK: "currentColor", FAINT: "var(--line)", ACCENT: "var(--accent)", PAPER: "var(--card)"}
 STYLE: Any = {
@@ -118,7 +118,7 @@ def render(results: dict[str, Any], pictures: Sequence[str] = (), thumbs: Mappin
         pictures=[*pictures, *[""] * (len(sheets) - len(pictures))],
         thumbs=thumbs or {},
         charts={name: Markup(svg) for name, svg in charts.items()},
-        colours=depth_colours(results["n_layers"]),
+        colors=depth_colors(results["n_layers"]),
         asked=[e for e in examples if e["asked"]],
         skipped=len(drawn),
         shown=others[:SHOWN_EXAMPLES],
@@ -272,7 +272,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _svg(figure: Any, name: str, title: str) -> str:
-    """The figure as an `<svg>` element for the page: its colours, its font, ids of its own, no namespaces to look up."""
+    """The figure as an `<svg>` element for the page: its colors, its font, ids of its own, no namespaces to look up."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = out.getvalue()
@@ -284,8 +284,8 @@ def _svg(figure: Any, name: str, title: str) -> str:
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-    for colour, css in CSS.items():
-        text = text.replace(colour, css)
+    for color, css in CSS.items():
+        text = text.replace(color, css)
     text = re.sub(r"#0201([0-9a-f]{2})", lambda m: f"var(--d{int(m[1], 16)})", text)
     head = re.compile(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>')
     label = f'<svg viewBox="{{}}" role="img" aria-labelledby="{name}-title"><title id="{name}-title">{title}</title>'

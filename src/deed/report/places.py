@@ -1,7 +1,7 @@
 """Where on a page an answer was read: its values, their tokens' depths, and the boxes of the OCR words that spell them.
 
 A model says tokens, not places. What is marked is where the text it gave stands on the page, which for a value that is
-printed more than once is a guess (the place whose neighbours the question or the key names best), and for a value that is
+printed more than once is a guess (the place whose neighbors the question or the key names best), and for a value that is
 printed nowhere, nothing.
 """
 
@@ -86,7 +86,7 @@ def find_boxes(text: str, words: Sequence[Any], hint: str = "") -> list[Box]:
             likeness = _likeness(text, [word for word, _ in words[start:end]])
             if not likeness or likeness < best[0]:
                 continue
-            rank = (likeness, _neighbours(words[start:end], words, hints))
+            rank = (likeness, _neighbors(words[start:end], words, hints))
             if rank > best:
                 best, place = rank, (start, end)
     return lines_of([box for _, box in words[place[0] : place[1]]]) if place else []
@@ -110,7 +110,7 @@ def _squash(text: str) -> str:
     return "".join(text.split()).casefold().strip(".,:;")
 
 
-def _neighbours(found: Sequence[Any], words: Sequence[Any], hints: set[str]) -> int:
+def _neighbors(found: Sequence[Any], words: Sequence[Any], hints: set[str]) -> int:
     """How many of the hints stand on the line of the words found, or right above them."""
     x0, y0, x1, y1 = _around([box for _, box in found])
     near = set()
@@ -123,7 +123,7 @@ def _neighbours(found: Sequence[Any], words: Sequence[Any], hints: set[str]) -> 
 
 
 def lines_of(boxes: Sequence[Box]) -> list[Box]:
-    """Boxes of neighbouring words, those of one line joined."""
+    """Boxes of neighboring words, those of one line joined."""
     lines: list[Box] = []
     for box in boxes:
         if lines and lines[-1][1] <= (box[1] + box[3]) / 2 <= lines[-1][3] and box[0] >= lines[-1][0]:

@@ -128,7 +128,7 @@ def publish(
     output: Path,
     recipe: Any,
     log: list[dict[str, Any]],
-    finish: Callable[[Path], None] | None = None,
+    write_more: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write `output/model` (fp32, whole or not at all), with the recipe and the training log in it.
 
@@ -138,7 +138,7 @@ def publish(
         output: the run folder.
         recipe: a dataclass.
         log: rows of `training_log.jsonl`.
-        finish: called with the folder, to write more into it.
+        write_more: called with the folder, to write more into it.
     """
     model.config.use_cache = True  # Trainer switches it off and would leave it so in the folder
     with swapped_folder(output / "model") as folder:
@@ -147,6 +147,6 @@ def publish(
         write_recipe(folder, recipe)
         lines = "".join(json.dumps(row) + "\n" for row in log)
         (folder / "training_log.jsonl").write_text(lines, encoding="utf-8")
-        if finish is not None:
-            finish(folder)
+        if write_more is not None:
+            write_more(folder)
     return output / "model"

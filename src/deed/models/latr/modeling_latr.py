@@ -253,10 +253,10 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
         if vit is not None:
             vit_loader: Any = ViTModel
             with quiet():
-                eyes, info = vit_loader.from_pretrained(vit, add_pooling_layer=False, output_loading_info=True)
+                loaded_vit, info = vit_loader.from_pretrained(vit, add_pooling_layer=False, output_loading_info=True)
             if info["missing_keys"]:
                 raise ValueError(f"{vit} is not a whole ViT checkpoint: missing {sorted(info['missing_keys'])[:3]}")
-            model.encoder.vit.load_state_dict(eyes.state_dict())
+            model.encoder.vit.load_state_dict(loaded_vit.state_dict())
         return model
 
     def forward(  # type: ignore[override]

@@ -28,11 +28,11 @@ class BiasTables:
     """The biases of positions 0..length, kept on a generation's cache.
 
     Attributes:
-        own: per layer `[1, heads, length, length]`.
+        self_attn: per layer `[1, heads, length, length]`.
         cross: `[1, heads, length, source]`.
     """
 
-    own: list[torch.Tensor]
+    self_attn: list[torch.Tensor]
     cross: torch.Tensor
 
 
@@ -145,15 +145,15 @@ class OFADecoder(OFAPreTrainedModel):
         """
         if cache is None or torch.is_grad_enabled():
             absolute = self.absolute_bias(start, stop, codes)
-            own = [absolute + self.relative_bias(i, start, stop, codes) for i in range(len(self.layers))]
-            return own, self.cross_bias(source, start, stop, codes)
+            self_attn = [absolute + self.relative_bias(i, start, stop, codes) for i in range(len(self.layers))]
+            return self_attn, self.cross_bias(source, start, stop, codes)
         kept: dict[bool, BiasTables] = cache.__dict__.setdefault("ofa_bias_tables", {})
         if codes not in kept or kept[codes].cross.shape[2] < stop:
             length = max(stop, min(max(2 * stop, FIRST), self.config.max_position_embeddings))
-            own, cross = self.biases(source, 0, length, codes)
-            kept[codes] = BiasTables(own, cross)
+            self_attn, cross = self.biases(source, 0, length, codes)
+            kept[codes] = BiasTables(self_attn, cross)
         tables = kept[codes]
-        return [bias[:, :, start:stop, :stop] for bias in tables.own], tables.cross[:, :, start:stop]
+        return [bias[:, :, start:stop, :stop] for bias in tables.self_attn], tables.cross[:, :, start:stop]
 
     # -- forward --------------------------------------------------------------------------------------------------
 
@@ -217,13 +217,15 @@ class OFADecoder(OFAPreTrainedModel):
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         start = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
         hidden = self._dressed(x * self.embed_scale, start, code_masks)
-        own, cross = self._masked_biases(
+        self_attn, cross = self._masked_biases(
             start, hidden, position_embeddings, attention_mask, encoder_attention_mask, code_masks, past_key_values
         )
         for i, layer in enumerate(self.layers):
             if self.training and self.config.decoder_layerdrop and torch.rand(()) < self.config.decoder_layerdrop:
                 continue
-            hidden = layer(hidden, own[i], encoder_hidden_states, cross, past_key_values=past_key_values, **kwargs)
+            hidden = layer(
+                hidden, self_attn[i], encoder_hidden_states, cross, past_key_values=past_key_values, **kwargs
+            )
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=self.layer_norm(hidden), past_key_values=past_key_values
         )
@@ -242,19 +244,19 @@ class OFADecoder(OFAPreTrainedModel):
         stop = start + hidden.shape[1]
         code = None if code_masks is None or not bool(code_masks.any()) else code_masks.to(torch.bool)
         all_code = code is not None and bool(code.all())
-        own, cross = self.biases(source, start, stop, all_code, cache)
+        self_attn, cross = self.biases(source, start, stop, all_code, cache)
         if code is not None and not all_code:
             image, image_cross = self.biases(source, start, stop, True, cache)
             here = code[:, None, None, None]
-            own = [torch.where(here, a, b) for a, b in zip(image, own, strict=True)]
+            self_attn = [torch.where(here, a, b) for a, b in zip(image, self_attn, strict=True)]
             cross = torch.where(here, image_cross, cross)
         size = stop if cache is None else max(stop, cache.get_mask_sizes(hidden.shape[1], 0)[0])
         visible = _visible(attention_mask, start, stop, size, hidden.device)
         # A static cache hands out keys that are not there yet.
-        own = [masked(nn.functional.pad(bias, (0, size - stop)), visible) for bias in own]
+        self_attn = [masked(nn.functional.pad(bias, (0, size - stop)), visible) for bias in self_attn]
         if encoder_attention_mask is not None and not bool(encoder_attention_mask.all()):
             cross = masked(cross, encoder_attention_mask.to(torch.bool)[:, None, None, :])
-        return own, cross
+        return self_attn, cross
 
 
 def _visible(

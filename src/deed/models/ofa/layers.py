@@ -132,9 +132,9 @@ class OFALayer(GradientCheckpointingLayer):
     def fed(self, hidden: torch.Tensor) -> torch.Tensor:
         """The feed-forward block."""
         residual = hidden if self.w_resid is None else self.w_resid * hidden
-        return self.added(self.feed(self.final_layer_norm(hidden)), residual)
+        return self.added(self.ffn(self.final_layer_norm(hidden)), residual)
 
-    def feed(self, x: torch.Tensor) -> torch.Tensor:
+    def ffn(self, x: torch.Tensor) -> torch.Tensor:
         """Both linear layers and what stands between them."""
         x = nn.functional.dropout(self.activation_fn(self.fc1(x)), self.activation_dropout, self.training)
         return self.fc2(x if self.ffn_layer_norm is None else self.ffn_layer_norm(x))

@@ -61,7 +61,7 @@ class Screen:
         self.refine, self.reuse = min(refine, len(self.weight)), reuse
         self.rows: torch.Tensor | None = None  # [n], rows that have a shortlist at this step
         self.tokens: torch.Tensor | None = None  # [n, refine]
-        self.last: tuple[ExitQuery, ExitDecision] | None = None  # what was heard of last
+        self.last: tuple[ExitQuery, ExitDecision] | None = None  # the last query and its decision
         self.down: torch.Tensor | None = None
         self.mean: torch.Tensor | None = None
         self.cheap: CheapMatrix | None = None

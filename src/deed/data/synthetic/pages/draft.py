@@ -20,7 +20,7 @@ class Text(NamedTuple):
         x, y: left end of the base line, px.
         font: key of `fonts.font_path`.
         size: px per em.
-        grey: 0 black to 255 white.
+        gray: 0 black to 255 white.
     """
 
     text: str
@@ -28,17 +28,17 @@ class Text(NamedTuple):
     y: float
     font: str
     size: int
-    grey: int
+    gray: int
 
 
 class Rule(NamedTuple):
-    """A line, where both x or both y are equal, or a box; px. `fill`: a grey to fill the box with, None for none."""
+    """A line, where both x or both y are equal, or a box; px. `fill`: a gray to fill the box with, None for none."""
 
     x0: float
     y0: float
     x1: float
     y1: float
-    grey: int
+    gray: int
     fill: int | None = None
 
 
@@ -97,7 +97,7 @@ class Draft:
         self.size = size + rng.randint(-2, 2)
         self.pitch = self.size * rng.uniform(1.55, 2.1)
         self.family = rng.choice(_FAMILIES)
-        self.grey = rng.choice((0, 0, 20, 40, 60))
+        self.gray = rng.choice((0, 0, 20, 40, 60))
         self.upper = rng.random() < 0.15
         self.colon = rng.random() < 0.55
         self.bold_labels, self.bold_values = rng.choice(((False, False), (False, False), (True, False), (False, True)))
@@ -150,7 +150,7 @@ class Draft:
             pixels = max(10, int(pixels * room / width))
             width = text_width(text, font, pixels)
         x = min(max(_EDGE, x - align * width), self.page.width - _EDGE - width)
-        self.page.texts.append(Text(text, x, y, font, pixels, self.grey))
+        self.page.texts.append(Text(text, x, y, font, pixels, self.gray))
         return x + width
 
     def line(self, x0: float, x1: float, y: float) -> None:
@@ -172,11 +172,11 @@ class Draft:
         self.page.rules.append(Rule(x, y0, x, y1, 120))
 
     def box(self, x0: float, y0: float, x1: float, y1: float, fill: int | None = None) -> None:
-        """A rectangle, of a grey if given.
+        """A rectangle, of a gray if given.
 
         Args:
             x0, y0, x1, y1: its corners, pixels.
-            fill: level of the grey, 0..255; None: not filled.
+            fill: level of the gray, 0..255; None: not filled.
         """
         self.page.rules.append(Rule(x0, y0, x1, y1, 150, fill))
 

@@ -26,13 +26,13 @@ def render(page: Page, rng: random.Random) -> Image.Image:
     for rule in page.rules:
         corners = (rule.x0, rule.y0, rule.x1, rule.y1)
         if rule.x0 == rule.x1 or rule.y0 == rule.y1:
-            draw.line(corners, fill=(rule.grey,) * 3, width=1)
+            draw.line(corners, fill=(rule.gray,) * 3, width=1)
         else:
             fill = None if rule.fill is None else (rule.fill,) * 3
-            draw.rectangle(corners, outline=(rule.grey,) * 3, fill=fill, width=1)
+            draw.rectangle(corners, outline=(rule.gray,) * 3, fill=fill, width=1)
     for text in page.texts:
         font = load_font(text.font, text.size)
-        draw.text((text.x, text.y), text.text, fill=(text.grey,) * 3, font=font, anchor="ls")
+        draw.text((text.x, text.y), text.text, fill=(text.gray,) * 3, font=font, anchor="ls")
     skew = max(-SKEW, min(SKEW, rng.gauss(0, 0.5)))
     image = image.rotate(skew, Image.Resampling.BICUBIC, fillcolor=paper)
     if rng.random() < 0.3:

@@ -22,7 +22,7 @@ LINE = 10.0  # px between tops that begin a new line
 # Of the type size: how far boxes rise above the base line, fall below it, and lie to the right of the ink; measured.
 RISE, FALL, RIGHT = 1.02, 0.30, 0.07
 INK = 0.26  # share of a text's area that is black, measured on drawn pages
-PAPER = 246  # grey of the paper
+PAPER = 246  # gray of the paper
 _LOOKALIKES = {
     **{"O": "0", "0": "O", "l": "1", "1": "l", "I": "l", "S": "5", "5": "S", "B": "8", "8": "B", "Z": "2", "2": "Z"},
     **{"G": "6", "6": "G", "o": "0", "c": "e", "e": "c", "i": "l", "u": "v", "v": "u", "g": "9", "q": "g", "h": "b"},
@@ -141,7 +141,7 @@ def sketch(page: Page, size: int = 64) -> np.ndarray:
         return np.full((size, size, 3), PAPER, np.uint8)
     spots = np.array(
         [
-            (t.x, t.x + text_width(t.text, t.font, t.size), t.y - 0.72 * t.size, t.y + 0.1 * t.size, t.grey)
+            (t.x, t.x + text_width(t.text, t.font, t.size), t.y - 0.72 * t.size, t.y + 0.1 * t.size, t.gray)
             for t in page.texts
         ],
         np.float32,
@@ -150,8 +150,8 @@ def sketch(page: Page, size: int = 64) -> np.ndarray:
     across = _covered(spots[:, 0:1] * (size / page.width), spots[:, 1:2] * (size / page.width), edges)
     down = _covered(spots[:, 2:3] * (size / page.height), spots[:, 3:4] * (size / page.height), edges)
     ink = (down * (INK * (PAPER - spots[:, 4:5]))).T @ across
-    grey = (PAPER - np.minimum(ink, PAPER)).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    gray = (PAPER - np.minimum(ink, PAPER)).astype(np.uint8)
+    return np.repeat(gray[:, :, None], 3, axis=2)
 
 
 def _covered(start: np.ndarray, end: np.ndarray, edges: np.ndarray) -> np.ndarray:

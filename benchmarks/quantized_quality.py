@@ -1,10 +1,10 @@
 """Quality of the shipped models in int8 and bf16 against float32, on the held-out sets that g2p_quality.py and
 documents_quality.py use: full depth and at the calibrated threshold. Writes benchmarks/results/quantised_quality.json.
 
-int8 quantises every linear here (min_weights=0), decoder, head and encoder: at the shipped models' size that is slower than
-float32, but it is the most that quantising can cost them.
+int8 quantizes every linear here (min_weights=0), decoder, head and encoder: at the shipped models' size that is slower than
+float32, but it is the most that quantizing can cost them.
 
-    python benchmarks/quantised_quality.py
+    python benchmarks/quantized_quality.py
 """
 
 from __future__ import annotations
