@@ -1,4 +1,4 @@
-"""Targets people can set: how much score early exit may cost, or how much faster it must be.
+"""Targets a user can set: how much score early exit may cost, or how much faster it must be.
 
 `record_curve` measures score and decoding time of many thresholds against the same model at full depth in the same run,
 and keeps the points with the model (`model.deed_config.curve`, saved in `config.json`). `set_target` reads that curve and
@@ -106,7 +106,7 @@ def record_curve(
         raise ValueError(f"a curve needs at least two examples, and hundreds to mean much; got {len(examples)}")
     config, say = model.deed_config, progress or (lambda line, share: None)
     tuning, rest = examples[0::2], examples[1::2]
-    before = machine()  # its load is that before the run
+    before = machine()  # the load is measured before the run
     with evaluating(model):
         settings, costs = _settings(model, tuning, grid, exit_checks, budgets, say, generate_kwargs)
         points = _scored(model, rest, settings, score, say, generate_kwargs)

@@ -1,4 +1,4 @@
-"""The exit check among options of `generate()` and in saved curves: `exit_check`, or `asking` as it was called."""
+"""The exit check among options of `generate()` and in saved curves: `exit_check`, or its former name `asking`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every exit would have said, token by token: recorded once, for `threshold_search` to try thresholds on."""
+"""Confidence and agreement of every exit per token: recorded once, for `threshold_search` to try thresholds on."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class ExitStatistics:
             return cls(**arrays, exit_layers=[int(d) for d in meta["exit_layers"]], measure=meta["measure"])
         except FileNotFoundError:
             raise
-        except Exception as error:  # damaged archives make zipfile, zlib and numpy raise all sorts
+        except Exception as error:  # damaged archives make zipfile, zlib and numpy raise various exceptions
             raise ValueError(f"{path} does not hold exit statistics: {error}") from None
 
 

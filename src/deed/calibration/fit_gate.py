@@ -77,7 +77,7 @@ def _logistic(x: torch.Tensor, y: torch.Tensor, weight_decay: float) -> tuple[to
     """Weight `[d]` and bias of a logistic regression of `y` (bool) on `x` `[n, d]`, both classes weighing the same."""
     x, y = x.double(), y.double()
     n, positive = len(y), float(y.sum())
-    if n == 0 or positive in (0.0, n):  # nothing to tell apart: the rate alone, by Laplace's rule
+    if n == 0 or positive in (0.0, n):  # only one class: the base rate, with Laplace smoothing
         rate = torch.tensor((positive + 1) / (n + 2), dtype=torch.float64, device=x.device)
         return x.new_zeros(x.shape[1]), rate.logit()
     mean, deviation = x.mean(0), x.std(0).clamp(min=1e-6)

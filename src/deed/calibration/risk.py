@@ -9,7 +9,7 @@ from collections.abc import Sequence
 def examples_needed(risk: float, confidence: float) -> int:
     """Fewest examples at which no loss at all rejects "the expected loss exceeds risk": (1 - risk)^n <= 1 - confidence."""
     needed = math.log(1 - confidence) / math.log1p(-risk)
-    return math.ceil(min(needed, 1e300) - 1e-9)  # so many that there is no such number: for risks below 1e-307
+    return math.ceil(min(needed, 1e300) - 1e-9)  # not infinite for risks below 1e-307
 
 
 def p_value(losses: Sequence[float], risk: float) -> float:

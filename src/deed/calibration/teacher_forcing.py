@@ -17,7 +17,7 @@ Forced = tuple[dict[str, Any], torch.Tensor]
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """The model in evaluation mode (dropout would answer at random), then as it was."""
+    """The model in evaluation mode (no dropout), then restored."""
     was_training = model.training
     model.eval()
     try:
@@ -27,7 +27,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def from_answers(model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> Forced:
-    """What full depth answers, to be read again in one pass.
+    """The answers at full depth, for a teacher-forced pass over them.
 
     Args:
         model: a deed model.

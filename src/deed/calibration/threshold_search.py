@@ -1,4 +1,4 @@
-"""Which exits to check, and at which threshold: chosen from what every exit would have said, for what a step costs.
+"""Which exits to check, and at which threshold: chosen from the recorded confidence of every exit and the costs of a step.
 
 `record_exits` writes down, per token and exit, the confidence and whether the exit's token is full depth's.
 `measure_costs` times a layer and an exit check on this machine. `search_thresholds` gives every exit a threshold of its own
@@ -239,7 +239,7 @@ class _Descent:
         return cost, wrong
 
     def remember(self, costs: np.ndarray, wrongs: np.ndarray, e: int, cuts: list[int]) -> None:
-        """Keep per budget the cheapest cut of exit e that fits, if it is the cheapest so far; of equal ones the rightest."""
+        """Keep per budget the cheapest fitting cut of exit e, if it is the cheapest so far; ties go to the fewest errors."""
         for i, allowed in enumerate(self.allowed):
             fits = np.flatnonzero(wrongs <= allowed)
             if len(fits):
@@ -270,6 +270,6 @@ def candidates(confidence: np.ndarray, agrees: np.ndarray) -> np.ndarray:
     wrong, above = wrong[above < len(values)], above[above < len(values)]  # no token has a higher confidence
     surer = values[above]
     middle = ((wrong.astype(np.float64) + surer) / 2).astype(values.dtype)
-    middle = np.where(middle > wrong, middle, surer)  # neighbours in floating point have no middle
+    middle = np.where(middle > wrong, middle, surer)  # adjacent floating-point numbers have no midpoint
     found = np.unique([*middle, values[0]])
     return found[found <= 1]

@@ -51,7 +51,7 @@ class StaircaseCache(EncoderDecoderCache):
         self.cross_keys: list[torch.Tensor | None] = [None] * n_layers
         self.cross_values: list[torch.Tensor | None] = [None] * n_layers
         self.cross_ready: list[list[bool]] = [[] for _ in range(n_layers)]
-        self.block: Block | None = None  # the one in work, while its layer runs
+        self.block: Block | None = None  # the block being computed, while its layer runs
         self.state: GenerationState | None = None
         self.request(policy, confidence_over)
 
@@ -77,7 +77,7 @@ class StaircaseCache(EncoderDecoderCache):
 
     @property
     def policy(self) -> ExitPolicy:
-        """Who leaves."""
+        """The exit policy of the generation."""
         return self._policy if self.state is None else self.state.policy
 
     @policy.setter

@@ -1,4 +1,4 @@
-"""Which logits processors say what is allowed, and do not merely weigh it."""
+"""Which logits processors forbid tokens, rather than only reweight them."""
 
 from __future__ import annotations
 

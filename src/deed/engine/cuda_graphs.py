@@ -19,10 +19,10 @@ import torch
 from deed.exits.heads import DirectExits
 from deed.families.parts import Attends, LayerParts, after, before, between, plain, run_parts
 
-LARGEST = 64  # positions of a block; beyond it a GPU has enough to do without help
+LARGEST = 64  # positions of a block; larger blocks keep a GPU busy without graphs
 SHAPES = 24  # recorded per layer at most
-KEPT = "_deed_graphs"  # where a model has its recordings
-OURS = ("torch.nn.", "transformers.", "deed.")  # whose modules do the same thing every time
+KEPT = "_deed_graphs"  # attribute of a model that holds its recordings
+OURS = ("torch.nn.", "transformers.", "deed.")  # packages whose modules run the same kernels every time
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -212,7 +212,7 @@ def record(function: Callable[..., Tensors], replay: Replay) -> Callable[[], Non
     """Record `function` of `replay.inputs`, set `replay.outputs`, and return what runs it again."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # once unrecorded: libraries set themselves up
+    with torch.cuda.stream(side):  # run once without recording, so that libraries initialize
         replay.outputs = tuple(x.clone() for x in function(*replay.inputs))
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -226,7 +226,7 @@ _POOLS = threading.local()
 
 
 def _pool() -> Any:
-    """One for all graphs of a thread on a device: they run one after the other, and leave nothing there."""
+    """One for all graphs of a thread on a device: they run one after the other and keep no data in it."""
     pools: dict[int, Any] = _POOLS.__dict__.setdefault("of", {})
     device = torch.cuda.current_device()
     if device not in pools:

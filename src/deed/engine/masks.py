@@ -1,4 +1,4 @@
-"""Masks and position bias of a block: who may look at what.
+"""Masks and position bias of a block: which positions each query attends to.
 
 A block wider than one position needs its causal mask spelled out: given None, sdpa would align a mask of its own to the
 top left and silently read the wrong keys.
@@ -21,7 +21,7 @@ from .staircase import Block, Staircase
 if TYPE_CHECKING:
     from .state import GenerationState
 
-ROOM = 32  # positions beyond the newest that a table has rows for
+ROOM = 32  # rows of a table beyond the newest position
 
 # What is added to scores: a tensor for a padded block, one per span for a packed one, None where there is nothing to add.
 Mask = Union[torch.Tensor, "list[torch.Tensor | None]", None]
@@ -145,8 +145,8 @@ def separate(
 
 
 def cross(state: GenerationState, stairs: Staircase, block: Block) -> Mask:
-    """What a block's scores towards the source get: the encoder's mask, as `mask_for` makes it, or the family's bias with
-    that folded in.
+    """What is added to a block's cross-attention scores: the encoder's mask, as `mask_for` makes it, or the family's bias
+    with that folded in.
 
     Args:
         state: the running generation.
@@ -162,7 +162,7 @@ def cross(state: GenerationState, stairs: Staircase, block: Block) -> Mask:
         if mask is None or not block.packed:
             return mask
         return [mask[row : row + j - i] for i, j, row, _, _ in block.spans]
-    # The layers of a step mostly ask for the same.
+    # Most layers of a step need the same mask.
     span: Any = block.spans if block.packed else (block.start, block.stop)
     made = state.tables.get("cross rows")
     if made is not None and made[0] == span and made[1] is mask:

@@ -1,4 +1,4 @@
-"""A decoding loop for greedy search and sampling: Transformers' `_sample` without what early exit has no use for.
+"""A decoding loop for greedy search and sampling: Transformers' `_sample` without the parts that early exit does not need.
 
 Between two steps, Transformers' own loop prepares inputs for every kind of cache and model, copies logits, concatenates,
 and asks stopping criteria by tensors: half a millisecond, as much as several small layers. This loop gives the same tokens,
@@ -64,7 +64,7 @@ def sample(
     pad = generation_config._pad_token_tensor
     stop = Stopping(stopping_criteria, state)
 
-    # The first step goes Transformers' way: what of a prompt is new to a cache that is continued is its business.
+    # Transformers prepares the first step: it knows which prompt tokens a continued cache has not seen yet.
     logits = model._prefill(input_ids, generation_config, model_kwargs).logits
     while True:
         if decoder_mask is not None:

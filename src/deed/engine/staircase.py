@@ -1,4 +1,4 @@
-"""What has been computed, per row and layer, and nothing else: no model, no exits, no Transformers.
+"""What has been computed per row and layer; independent of models, exits and Transformers.
 
 The picture: in one row, the number of leading positions whose layer-l keys and values exist only falls with l, so the
 computed region is a staircase. `filled[l][r]` is that number. Everything under the stair is exact. The only other thing
@@ -134,7 +134,7 @@ class Staircase:
         self.computed_cells = 0
         self.padding_cells = 0
         self.writes: torch.Tensor | None = torch.zeros(n_layers, 0, 0, dtype=torch.long) if audit else None
-        self.limit: int | None = None  # positions there will ever be, where that is known: no room is made beyond
+        self.limit: int | None = None  # the maximum number of positions, if known; buffers do not grow beyond it
         self._capacity = max(1, capacity)
 
     def extend(self, embedded: torch.Tensor, rows: list[int] | None = None) -> None:
@@ -224,7 +224,7 @@ class Staircase:
 
     def _put(self, buffers: list[torch.Tensor | None], block: Block, new: torch.Tensor) -> torch.Tensor:
         buffer = buffers[block.layer]
-        if buffer is None:  # a layer nobody has reached costs no memory
+        if buffer is None:  # a layer that no row has reached takes no memory
             _, heads, _, width = new.shape
             buffer = buffers[block.layer] = new.new_zeros(self.n_rows, heads, self._capacity, width)
         if block.packed:
@@ -284,7 +284,7 @@ class Staircase:
         if not block.packed:
             self.padding_cells += len(block.rows) * (block.stop - block.start) - block.cells
 
-    @torch.inference_mode()  # as what it moves was made
+    @torch.inference_mode()  # in the same mode as the tensors it moves
     def select(self, indices: torch.Tensor) -> None:
         """Row i becomes what row `indices[i]` was: beam reorder, expansion, or keeping some rows."""
         order = indices.tolist()
@@ -368,7 +368,7 @@ class Staircase:
 def _reordered(buffer: torch.Tensor, axis: int, order: torch.Tensor, length: int) -> torch.Tensor:
     if len(order) != buffer.shape[0]:
         return buffer.index_select(0, order)
-    used = buffer.narrow(axis, 0, length)  # beams reorder at every step: leave the empty part alone
+    used = buffer.narrow(axis, 0, length)  # beams are reordered at every step: do not copy the unused part
     used.copy_(used.index_select(0, order))
     return buffer
 

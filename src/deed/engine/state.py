@@ -1,4 +1,4 @@
-"""`GenerationState`: all that one running generation knows beside keys and values.
+"""`GenerationState`: the state of one running generation, except keys and values.
 
 It is made once per generation, when the encoder's outputs are known, and the cache carries a reference to it, since the cache
 is all that Transformers' layers and `generate()` hand around. Nothing of it lies on the model: two threads may generate with
@@ -148,7 +148,7 @@ class GenerationState:
         self.finished = [a or b for a, b in zip(before, done, strict=True)]
 
     def select(self, indices: torch.Tensor) -> None:
-        """Row i goes on as what row `indices[i]` was (beams). Policies go by place, not by what stands there."""
+        """Row i goes on as what row `indices[i]` was (beams). Policies stay with the position in the batch."""
         order = indices.tolist()
         self.sources = [self.sources[i] for i in order]
         for name in ("encoder_keep", "encoder_bias"):

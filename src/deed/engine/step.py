@@ -1,4 +1,4 @@
-"""One decoding step: walk down the layers, ask the exits, let rows leave.
+"""One decoding step: run the layers, check the exits, and let confident rows exit.
 
 This is the only module that knows of rows and layers at once. For each layer the staircase hands out the pending block,
 the family runs its layer on it, the staircase takes the result; at an exit the policy says which rows leave. A layer below
@@ -67,7 +67,7 @@ def decode_step(
         query = exit_query(state, block, output, depth, allowed, previous_tokens)
         exiting, decision = exiting_rows(policy, query)  # places in active_rows
         answers.take(plan, query, exiting, decision, active_rows)
-        stairs.widen(block, output)  # these positions are now at this depth, whoever leaves
+        stairs.widen(block, output)  # these positions have reached this depth, whichever rows exit
         if history and len(exiting) < len(active_rows):
             token = query.masked_logits.argmax(-1)
             staying = torch.tensor(_without(range(len(active_rows)), exiting), device=token.device)
@@ -138,7 +138,7 @@ def run_layer(
         assert not isinstance(cross_mask, list)
         if cross_mask is not None and cross_mask.shape[0] > 1 and block.index is not None:
             cross_mask = cross_mask.index_select(0, block.index)
-        encoded = state.encoder_hidden  # read by nobody: keys and values are the cache's
+        encoded = state.encoder_hidden  # not used: keys and values are in the cache
         output = plan.family.run(layer, block.hidden, mask, bias, encoded, cross_mask, cache)
     cache.block = None
     return output
@@ -152,7 +152,7 @@ def exit_query(
     allowed: torch.Tensor | None,
     previous_tokens: list[torch.Tensor],
 ) -> ExitQuery:
-    """The question put to the policy at the exit at `depth`.
+    """The query for the policy at the exit at `depth`.
 
     Args:
         state: the running generation.
@@ -188,7 +188,7 @@ def exiting_rows(policy: Any, query: ExitQuery) -> tuple[list[int], ExitDecision
 
 
 class Answers:
-    """What a step's rows left with.
+    """The logits that the rows of a step exited with.
 
     Args:
         n_rows: rows of the batch.
@@ -202,7 +202,7 @@ class Answers:
         self.depths = [0] * n_rows
         self.computed_rows = 0
         self._known: list[tuple[list[int], torch.Tensor]] = []  # rows and their logits [n, vocab]
-        self._deferred_rows: list[int] = []  # rows whose logits nobody has needed yet, and what their heads get
+        self._deferred_rows: list[int] = []  # rows whose logits were not needed yet, and their heads' inputs
         self._deferred: list[torch.Tensor] = []
 
     def take(

@@ -112,7 +112,7 @@ class BartFamily(DecoderFamily):
 
 
 class _FeedForward:
-    """A BART layer's feed-forward, which its layer spells out."""
+    """A BART layer's feed-forward network, which BART writes inline in its layer."""
 
     def __init__(self, layer: Any) -> None:
         self.up, self.act, self.down = direct(layer.fc1), direct(layer.activation_fn), direct(layer.fc2)

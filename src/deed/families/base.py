@@ -1,4 +1,4 @@
-"""What a decoder family has to say about itself so that the engine can drive its layers.
+"""The interface that a decoder family implements so that the engine can run its layers.
 
 A family knows its model's modules and nothing of exits, rows or caches. It holds no state: every method takes the model.
 """

@@ -57,7 +57,7 @@ class LayerParts:
 
 
 class Attends(Protocol):
-    """Whoever keeps keys and values: the cache, for the block in work."""
+    """The owner of keys and values: the cache, for the block being computed."""
 
     def attend_self(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         """Take in new keys and values, attend to all so far.

@@ -1,4 +1,4 @@
-"""`generate()` with early exit: checks the options, makes the cache, and reports who left where.
+"""`generate()` with early exit: checks the options, makes the cache, and reports the exit depth of every token.
 
 `generate()` gets a `StaircaseCache` to carry through Transformers' own code; `_sample` and `_beam_search` are entered after
 all preparation, when processors, stopping criteria and the number of rows are known. Beam search is Transformers' loop;

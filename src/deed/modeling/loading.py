@@ -125,7 +125,7 @@ def _load_base(
     """The plain model and Transformers' report, after every tensor was found."""
     try:
         base, info = base_class.from_pretrained(path, **{**kwargs, "output_loading_info": True})
-    except Exception as error:  # a configuration from anywhere makes models fail in any way
+    except Exception as error:  # a configuration from an unknown source may raise any exception
         message = " ".join(str(error).split()) or type(error).__name__
         raise DeedLoadError(f"the base model in {path} cannot be loaded: {message}") from error
     names = [("missing_keys", "misses tensors of the model")]

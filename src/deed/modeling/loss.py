@@ -56,7 +56,7 @@ def token_loss_sum(
         y = y if teacher is None else y.float()
         mask = None if a is None else allowed_mask(a, logits.shape[-1])
         if mask is not None:
-            # Not -inf, which times a probability of 0 is no number.
+            # Not -inf, whose product with a probability of 0 is NaN.
             least = torch.finfo(logits.dtype).min
             logits = logits.masked_fill(~mask, least)
             y = y if teacher is None else y.masked_fill(~mask, least)
@@ -81,7 +81,7 @@ def allowed_mask(allowed: torch.Tensor, vocab: int) -> torch.Tensor:
     if allowed.dtype == torch.bool:
         return allowed
     mask = torch.zeros(len(allowed), vocab + 1, dtype=torch.bool, device=allowed.device)
-    mask.scatter_(1, allowed.masked_fill(allowed < 0, vocab), True)  # the last column takes what fills up
+    mask.scatter_(1, allowed.masked_fill(allowed < 0, vocab), True)  # the last column receives the padding ids
     return mask[:, :vocab] | (allowed < 0).all(1, keepdim=True)
 
 

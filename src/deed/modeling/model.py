@@ -195,7 +195,7 @@ def _forward(self: Any, base: type, args: tuple[Any, ...], kwargs: dict[str, Any
     labels = kwargs.pop("labels", None)
     num_items, allowed, smoothing = (kwargs.pop(name, default) for name, default in LOSS.items())
     if labels is None:
-        if num_items is not None:  # Trainer counts labels, and then keeps them to itself
+        if num_items is not None:  # Trainer counts labels but does not pass the count on
             raise ValueError(
                 "the labels were taken away from the model, so its exits would not be trained: set label_smoothing_factor "
                 "to 0 and leave compute_loss_func out, or smooth labels with DeedTrainer, which does so at every exit"
@@ -222,7 +222,7 @@ def _forward(self: Any, base: type, args: tuple[Any, ...], kwargs: dict[str, Any
     teacher = out.logits.detach()[labels != IGNORE_INDEX] if kind == "distill" else None
     losses = []
     for depth, hidden in states.items():
-        # In a conventional training ("last") the other exits are only watched.
+        # In conventional training ("last") the losses of the other exits are only recorded.
         with torch.set_grad_enabled(torch.is_grad_enabled() and kind != "last"):
             head = ExitHead(self, depth)
             losses.append(token_loss_sum(head, hidden, labels, n_exits, teacher, allowed, smoothing) / divisor)

@@ -17,7 +17,7 @@ from .classes import model_class
 LARGEST = 2**31 - 1  # of any whole number in a configuration
 DEEPEST = 16  # of values within values
 LAYERS = re.compile(r"\w*(layers?|depths?)")  # names of fields that count what is built one by one
-REPORTS = ("deed_config.calibration", "deed_config.curve")  # measured, and so possibly not a number
+REPORTS = ("deed_config.calibration", "deed_config.curve")  # measured values, which may be NaN
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def saved_class(values: Mapping[str, Any], where: str) -> Any:
         )
     try:
         found = model_class(names[0])
-    except Exception as error:  # importing it may fail in any way
+    except Exception as error:  # importing it may raise any exception
         raise DeedLoadError(f"{where}: the architecture {names[0]!r} cannot be imported: {error}") from None
     if found is None:
         raise DeedLoadError(f"{where} names the architecture {names[0]!r}, which Transformers does not have")

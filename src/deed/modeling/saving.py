@@ -24,7 +24,7 @@ from deed.utils.files import read_json, write_json
 
 EXITS_FILE = "deed_exits.safetensors"
 PREFIX = "deed_exits."
-STAGE = ".deed_saving.tmp"  # one name, so that what an interrupted save left is found by the next
+STAGE = ".deed_saving.tmp"  # a fixed name, so that the next save finds the remains of an interrupted one
 HUB_OPTIONS = ("repo_id", "commit_message", "private", "create_pr", "token")
 
 

@@ -1,4 +1,4 @@
-"""What type checkers are told of a model with early exit.
+"""Types of models with early exit, for type checkers.
 
 Python's typing has no intersection, so "the class it was, and `DeedMixin`" cannot be said once for all classes. Instead each
 class that deed drives has a name here for that intersection, and `get_deed_model` and `unwrap` have an overload for each.

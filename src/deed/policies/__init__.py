@@ -1,1 +1,1 @@
-"""How sure an exit is, and who leaves."""
+"""Confidence measures and exit policies: which rows leave at an exit."""

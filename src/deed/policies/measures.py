@@ -1,4 +1,4 @@
-"""How sure an exit is: confidence measures.
+"""Confidence measures: how confident an exit is in its token.
 
 A measure maps an `ExitQuery` to a confidence per row; larger is surer, 1 is certain. The query's logits are computed only
 when they are looked at, so that a measure of hidden states costs no run of the head. Measures follow CALM (Schuster et al.

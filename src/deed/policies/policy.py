@@ -14,7 +14,7 @@ from .query import ExitDecision, ExitQuery
 
 
 class ExitPolicy(Protocol):
-    """Who leaves at an exit.
+    """Decides which rows leave at an exit.
 
     `exits_early` False promises full depth throughout; `needs_history` as in `Confidence`. Optional methods:
 
@@ -28,12 +28,12 @@ class ExitPolicy(Protocol):
     exits_early: bool
 
     def leaves(self, query: ExitQuery) -> torch.Tensor:
-        """`[r]` bool: who leaves. Not asked at the last exit, where every row leaves."""
+        """`[r]` bool: which rows leave. Not called at the last exit, where every row leaves."""
         ...
 
 
 def decide(policy: ExitPolicy, query: ExitQuery) -> ExitDecision:
-    """What `policy` says to `query`, whichever of `decide` and `leaves` it has."""
+    """The decision of `policy` for `query`, by whichever of `decide` and `leaves` it has."""
     if hasattr(policy, "decide"):
         return cast(ExitDecision, policy.decide(query))
     leave = policy.leaves(query)

@@ -1,4 +1,4 @@
-"""`ExitQuery`: one exit asked about the rows still decoding at one step; logits are computed when first looked at.
+"""`ExitQuery`: one exit asked about the rows still decoding at one step; logits are computed on first access.
 
 `ExitDecision` is the answer: which rows leave, and the logits that were computed to find out.
 """

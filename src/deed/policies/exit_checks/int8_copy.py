@@ -107,7 +107,7 @@ class HeadCopies:
             sources: the tensors that it is made from.
             make: makes it.
         """
-        # The sources are kept along, so that no other tensor can come to lie where they lay.
+        # The sources are kept along, so that their memory is not reused for another tensor.
         state = [(s.data_ptr(), 0 if s.is_inference() else s._version, s.dtype, s.device, s.shape) for s in sources]
         with self._lock:
             found = self._kept.get(key)

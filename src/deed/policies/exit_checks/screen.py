@@ -133,7 +133,7 @@ class Screen:
         return self.cheap is not None or self.tokens is not None
 
     def policy(self, policy: ExitPolicy) -> ExitPolicy:
-        """Who might leave: where errors are bounded, whose confidence could reach the threshold."""
+        """Rows that might leave: where errors are bounded, those whose confidence could reach the threshold."""
         return bounded(policy) if self.bound else policy
 
     def approximation(self, query: ExitQuery) -> Approximation:

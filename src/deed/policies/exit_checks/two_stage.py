@@ -37,7 +37,7 @@ class Approximation:
 
 @dataclass
 class ApproximateQuery(ExitQuery):
-    """The same question with approximate logits, computed when first looked at."""
+    """The same query with approximate logits, computed on first access."""
 
     approximate: Callable[[], Approximation] | None = None
 
@@ -79,7 +79,7 @@ class ApproximateHead(Protocol):
         ...
 
     def observe(self, query: ExitQuery, decision: ExitDecision) -> None:
-        """Told of every exit's outcome."""
+        """Receives the decision of every exit."""
         ...
 
 
@@ -143,7 +143,7 @@ class TwoStagePolicy:
         return self.decide(query).leave
 
     def decide(self, query: ExitQuery) -> ExitDecision:
-        """Who leaves; with exact logits of the rows that needed them."""
+        """Which rows leave; with exact logits of the rows that needed them."""
         decision = self._in_two_stages(query) if self.head.serves(query) else decide(self.policy, query)
         self.head.observe(query, decision)
         return decision
