@@ -203,8 +203,8 @@ def test_starts_from_any_t5_and_vit(tmp_path, gated):
     t5 = T5ForConditionalGeneration.from_pretrained(t5_folder)
     own = model.state_dict()
     assert all(torch.equal(own[name], value) for name, value in t5.state_dict().items())
-    eyes = ViTModel.from_pretrained(vit_folder, add_pooling_layer=False).state_dict()
-    assert all(torch.equal(own[f"encoder.vit.{name}"], value) for name, value in eyes.items())
+    vit = ViTModel.from_pretrained(vit_folder, add_pooling_layer=False).state_dict()
+    assert all(torch.equal(own[f"encoder.vit.{name}"], value) for name, value in vit.items())
     assert model.config.scale_decoder_outputs is t5.config.scale_decoder_outputs is not gated
     assert model.config.num_decoder_layers == 3 and model.config.freeze_vision
     # Boxes start as a whisper: the fresh model answers much like the T5 it came from.

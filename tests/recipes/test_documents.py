@@ -83,8 +83,8 @@ def test_the_command_trains_from_folders(checkpoints, tmp_path, processes):
     model, processor = load_saved(tmp_path / "run" / "model")
     assert isinstance(model, LatrForConditionalGeneration) and model.deed_config.exit_layers == [1, 2]
     assert processor.image_processor.size["height"] == 32
-    eyes = ViTModel.from_pretrained(checkpoints["vit"], add_pooling_layer=False).state_dict()
-    assert all(torch.equal(model.state_dict()[f"encoder.vit.{k}"], value) for k, value in eyes.items()), "frozen"
+    vit = ViTModel.from_pretrained(checkpoints["vit"], add_pooling_layer=False).state_dict()
+    assert all(torch.equal(model.state_dict()[f"encoder.vit.{k}"], value) for k, value in vit.items()), "frozen"
     recipe = json.loads((tmp_path / "run" / "model" / "recipe.json").read_text())
     assert recipe["task"] == "docvqa" and recipe["steps"] == 4
 

@@ -258,7 +258,7 @@ def candidates(confidence: np.ndarray, agrees: np.ndarray) -> np.ndarray:
     """Thresholds `[<= GRID_SIZE]` of one exit worth trying, ascending.
 
     Halfway between a wrong token and the next surer one, for wrong tokens from the surest down (all of the first third,
-    then ever fewer), and last the lowest confidence seen: everybody leaves who is no less sure than that.
+    then ever fewer), and last the lowest confidence seen: every token at least that confident exits.
     """
     values = np.unique(confidence)
     wrong = np.unique(confidence[~agrees])[::-1]

@@ -23,7 +23,7 @@ class StaircaseCache(EncoderDecoderCache):
 
     Args:
         n_layers: decoder layers.
-        policy: who leaves, in the generation that is begun with this cache.
+        policy: decides which rows exit, in the generation that is begun with this cache.
         confidence_over: see `DeedConfig.confidence_over`.
         capacity: positions to make room for at first.
         audit: see `Staircase`.

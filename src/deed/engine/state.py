@@ -78,7 +78,7 @@ class GenerationState:
     Args:
         model: a deed model.
         encoder_outputs: what its encoder returned; `encoder_outputs[0]` is `[rows, source, d_model]`.
-        policy: who leaves.
+        policy: decides which rows exit.
         encoder_mask: `[rows, source]`, 1 keeps; None keeps all.
         confidence_over: see `DeedConfig.confidence_over`.
         processors: the generation's logits processors, for `confidence_over="allowed"`.

@@ -32,7 +32,7 @@ def decode_step(
 ) -> torch.Tensor:
     """Logits `[rows, 1, vocab]` of the token after `decoder_input_ids`, each row's from the exit it left by.
 
-    They are inference tensors: whoever writes into them copies them first.
+    They are inference tensors: copy them before writing into them.
 
     Args:
         cache: a cache whose generation has begun; gains the new positions, its state one entry of depths.
@@ -213,7 +213,7 @@ class Answers:
         Args:
             plan: its exits.
             query: what was asked.
-            exiting: who leaves, places in `active_rows`.
+            exiting: the exiting rows, as indices into `active_rows`.
             decision: the policy's; None at the last exit.
             active_rows: whom it was about.
         """

@@ -43,7 +43,7 @@ REFUSED = {
 def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
     """Load a model saved by a deed model's `save_pretrained`, or a plain Transformers checkpoint.
 
-    A plain one gets exits that nobody has trained, with a warning.
+    A plain one gets untrained exits, with a warning.
 
         model = deed.from_pretrained("runs/captions", dtype=torch.bfloat16)
         model, info = deed.from_pretrained("runs", subfolder="best", output_loading_info=True)

@@ -285,7 +285,7 @@ def _decode_forward(self: Any, kwargs: dict[str, Any]) -> Any:
     if unused:
         raise ValueError(f"decoding with early exit does not take {', '.join(unused)}")
     cache = kwargs["past_key_values"]
-    if cache.state is None:  # no generate() around: whoever calls forward() step by step
+    if cache.state is None:  # forward() is called step by step, outside generate()
         cache.begin(self, encoder_outputs, encoder_mask=kwargs.get("attention_mask"))
     logits = decode_step(cache, kwargs["decoder_input_ids"], kwargs.get("decoder_attention_mask"))
     # Copied, so that the caller may write into them: a step's tensors are inference tensors.

@@ -32,7 +32,7 @@ def with_exit_check(policy: ExitPolicy, spec: str | dict[str, Any], model: Any) 
     `TwoStagePolicy(policy, build_exit_check(spec, model))`.
 
     Args:
-        policy: who leaves.
+        policy: decides which rows exit.
         spec: `DeedConfig.exit_check`.
         model: a deed model.
 

@@ -75,7 +75,7 @@ class ApproximateHead(Protocol):
         ...
 
     def policy(self, policy: ExitPolicy) -> ExitPolicy:
-        """Who might leave: `policy` as it is to see approximate logits."""
+        """The policy for approximate logits: decides which rows might leave."""
         ...
 
     def observe(self, query: ExitQuery, decision: ExitDecision) -> None:
