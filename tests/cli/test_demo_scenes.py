@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from deed import DeedConfig, get_deed_model
 from deed.bench.compare import Comparison, Run, Runs
 from deed.cli import demo, demo_measure, demo_scenes
-from deed.cli.shared import progress_bars
 from deed.data.synthetic import scenes
 from deed.models.ofa import small as small_ofa
+from deed.utils.progress import SILENT
 
 TASKS = ["refer", "caption", "vqa"]
 PLACES = ["known combinations", "unseen combinations"]
@@ -59,8 +59,7 @@ def shown(model_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sample(processor):
-    with progress_bars(True) as bars:
-        return demo_scenes.sample(processor, 2, [], bars)
+    return demo_scenes.sample(processor, 2, [], SILENT)
 
 
 def right_ids(processor, asked):

@@ -69,28 +69,26 @@ def curve(
     from deed.calibration.curve import record_curve, set_target
     from deed.errors import ExitsCostMore
     from deed.modeling.saving import save_deed_config
-
-    from .shared import progress_bars
+    from deed.utils.progress import RichProgress
 
     check_targets(score_drop, speedup)
-    with warnings.catch_warnings(record=True) as caught, progress_bars(as_json) as bars:
+    with warnings.catch_warnings(record=True) as caught, RichProgress(quiet=as_json) as progress:
         warnings.simplefilter("always", ExitsCostMore)
-        bar = bars.add_task("reading", total=1.0)
-        loaded, examples, score, options = held_out(
-            model, task, data, split, count, lambda n: bars.update(bar, completed=n / count), skip_missing
-        )
-        found = record_curve(
-            loaded,
-            examples,
-            score=score,
-            thresholds=threshold,
-            batch_size=batch_size,
-            timed=timed,
-            repeats=repeats,
-            progress=lambda line, share: bars.update(bar, description=line, completed=share),
-            **options,
-        )
-        bars.update(bar, completed=1.0)
+        with progress.bar("reading", total=1.0) as bar:
+            loaded, examples, score, options = held_out(
+                model, task, data, split, count, lambda n: bar.update(completed=n / count), skip_missing
+            )
+            found = record_curve(
+                loaded,
+                examples,
+                score=score,
+                thresholds=threshold,
+                batch_size=batch_size,
+                timed=timed,
+                repeats=repeats,
+                progress=bar.update,
+                **options,
+            )
         save_deed_config(loaded, model)  # the curve has taken minutes: it stays, whether the target is reached or not
         point = None
         if score_drop is not None or speedup is not None:

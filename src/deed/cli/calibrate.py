@@ -52,19 +52,17 @@ def calibrate(
         skip_missing: leave out examples whose picture is missing.
         as_json: print the report as JSON.
     """
-    from rich.console import Console
-
     from deed.calibration.learn_then_test import GRID
     from deed.modeling.saving import save_deed_config
     from deed.tasks.answering import calibrate_task
     from deed.tasks.task import tasks_of
+    from deed.utils.progress import RichProgress
 
     from .shared import counted, quiet_libraries
 
     tasks = tasks_of(model, task, split)
     quiet_libraries()
-    console = Console(stderr=True)
-    with console.status("reading …") as status:
+    with RichProgress(quiet=as_json) as bars, bars.bar("reading") as bar:
         # Printed with the first result, so that an error is all there is to read where there is none.
         explanation = [
             f"p: how likely so small a drop would be by chance if early exit cost more than {risk:g}; a threshold passes "
@@ -72,19 +70,18 @@ def calibrate(
         ]
 
         def progress(line: str) -> None:
-            status.update(line)
-            if not as_json:
-                for each in (*explanation, line):
-                    console.print(each, highlight=False)
-                explanation.clear()
+            bar.update("calibrating")
+            for each in (*explanation, line):
+                bars.note(each)
+            explanation.clear()
 
         loaded, processor = tasks[0].load(model)
         reports = []
         for each in tasks:
-            status.update(f"{each.name}: reading")
+            bar.update(f"{each.name}: reading")
             each.skip_missing = skip_missing
             found = each.examples(split or each.calibration_split, count, data)
-            examples = counted(found, lambda n: status.update(f"{n} read"))
+            examples = counted(found, lambda n: bar.update(f"{n} read"))
             report = calibrate_task(each, loaded, processor, examples, risk, confidence, threshold or GRID, progress)
             reports.append({**report, "task": each.name})
         report = strictest(reports)

@@ -16,8 +16,9 @@ from deed.constants import GREEDY
 from deed.modeling.answering import generate_rows
 from deed.report import text_pieces
 from deed.utils import timing
+from deed.utils.progress import Progress, RichProgress
 
-from .shared import busy_note, pick_threshold, progress_bars, quiet_libraries
+from .shared import busy_note, pick_threshold, quiet_libraries
 
 
 @dataclass
@@ -155,7 +156,7 @@ def run_demo(
     base = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     tokenizer = getattr(processor, "tokenizer", processor)
     threshold, source, note = pick_threshold(model.deed_config, given, folder)
-    with progress_bars(quiet) as bars:
+    with RichProgress(quiet) as bars:
         sample = show.sample(processor, count, words, bars)
         asked = sample.asked
         counted = [a for a in asked if not a.own]
@@ -197,19 +198,19 @@ def measure(
     decode: bench.Decode,
     score: Callable[[Sequence[Any]], dict[str, Any]],
     answer_all: Callable[[float, bench.Tick], tuple[Sequence[Any], float]],
-    bars: Any,
+    bars: Progress,
     *,
     uncounted: int = 0,
     timed: int,
     thresholds: Sequence[float] = bench.THRESHOLDS,
 ) -> Measured:
-    """All runs, under the progress bars given.
+    """All runs.
 
     Args:
         base, model, inputs, threshold, decode: as for `bench.compare`.
         score: tokens for the counted inputs to `{"score", …}`.
         answer_all: counted inputs in batches at a threshold to tokens and mean depth.
-        bars: of `progress_bars`.
+        bars: told how far this has come.
         uncounted: so many of the inputs, the first, are the user's own.
         timed: the curve is timed on so many of the others, the first.
         thresholds: of the curve, the one in use apart; a threshold per exit gets no curve.
@@ -217,25 +218,21 @@ def measure(
     machine, n = timing.machine(), len(inputs) - uncounted
     others: list[float] = sorted({*thresholds, threshold}) if isinstance(threshold, (int, float)) else []
     subset = inputs[uncounted:][:timed]
-    first = bars.add_task("full depth and early exit", total=2 * len(inputs))
-    curve_total = (1 + len(others)) * len(subset) + len(others) * n
-    second = bars.add_task("other thresholds", total=curve_total, visible=bool(others))
-
-    def tick(k: int) -> None:
-        bars.advance(second, k)
-
-    both = bench.compare(base, model, inputs, threshold, decode, tick=lambda k: bars.advance(first, k), **GREEDY)
+    with bars.bar("full depth and early exit", total=2 * len(inputs)) as bar:
+        both = bench.compare(base, model, inputs, threshold, decode, tick=bar.advance, **GREEDY)
     full = bench.Runs(None, both.full.runs[uncounted:])
     deed = bench.Runs(threshold, both.deed.runs[uncounted:])
     full_score, deed_score = (score([run.tokens for run in subject.runs]) for subject in (full, deed))
     points, curve_base = [], full
     if others:
-        curve_base, subjects = bench.latency_curve(base, model, subset, others, decode, tick=tick, **GREEDY)
-        for subject in subjects:
-            # Timed on some inputs, scored on all of them: some alone would tell scores apart too coarsely.
-            predictions, depth = answer_all(subject.threshold, tick)  # type: ignore[arg-type]
-            point = {"threshold": subject.threshold, "score": score(predictions)["score"], **subject.summary()}
-            points.append({**point, "mean_depth": depth})
+        total = (1 + len(others)) * len(subset) + len(others) * n
+        with bars.bar("other thresholds", total) as bar:
+            curve_base, subjects = bench.latency_curve(base, model, subset, others, decode, tick=bar.advance, **GREEDY)
+            for subject in subjects:
+                # Timed on some inputs, scored on all of them: some alone would tell scores apart too coarsely.
+                predictions, depth = answer_all(subject.threshold, bar.advance)  # type: ignore[arg-type]
+                point = {"threshold": subject.threshold, "score": score(predictions)["score"], **subject.summary()}
+                points.append({**point, "mean_depth": depth})
     curve = {
         "timed_inputs": len(subset),
         "scored_inputs": n,

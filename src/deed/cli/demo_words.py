@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deed.bench import compare as bench
+from deed.utils.progress import Progress, track
 
 from .demo_measure import Asked, Page, Sample
 
@@ -38,7 +39,7 @@ class Words:
         if count > most:
             raise ValueError(f"--count must be at most {most}, the words of the test split, got {count}")
 
-    def sample(self, processor: Any, count: int, words: Sequence[str], bars: Any) -> Sample:
+    def sample(self, processor: Any, count: int, words: Sequence[str], bars: Progress) -> Sample:
         """The user's words and the fixed sample.
 
         Args:
@@ -93,23 +94,22 @@ class AnyTask:
     def check(self, count: int, words: Sequence[str]) -> None:
         """Anything goes."""
 
-    def sample(self, processor: Any, count: int, words: Sequence[str], bars: Any) -> Sample:
+    def sample(self, processor: Any, count: int, words: Sequence[str], bars: Progress) -> Sample:
         """The first examples of the test split.
 
         Args:
             processor: encodes.
             count: how many.
             words: none.
-            bars: of `progress_bars`.
+            bars: told how far this has come.
         """
         task = self.task
-        bar = bars.add_task(f"reading {task.name}", total=count)
         asked = []
-        for example in map(task.opened, task.examples("test", count)):
-            row, example = task.encode(processor, example), task.closed(example)
-            told = {"question": getattr(example, "question", ""), "kind": task.by_kind(example)}
-            asked.append(Asked(task, example, row, told))
-            bars.advance(bar)
+        with bars.bar(f"reading {task.name}", total=count) as bar:
+            for example in map(task.opened, track(task.examples("test", count), bar)):
+                row, example = task.encode(processor, example), task.closed(example)
+                told = {"question": getattr(example, "question", ""), "kind": task.by_kind(example)}
+                asked.append(Asked(task, example, row, told))
         if not asked:
             raise ValueError(f"{task.name} has no {task.unit}s with answers in split 'test'")
         name = task.metric.replace("_", " ")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,27 +58,27 @@ def evaluate(
     from deed.modeling.model import DeedMixin
     from deed.tasks.answering import evaluate_task
     from deed.tasks.task import tasks_of
+    from deed.utils.progress import Bar, RichProgress
 
-    from .shared import counted, progress_bars, quiet_libraries
+    from .shared import counted, quiet_libraries
 
     tasks = tasks_of(model, [task] if task else None, split)
     quiet_libraries()
     reports = []
-    with progress_bars(as_json) as progress:
+    with RichProgress(quiet=as_json) as progress:
         loaded, processor = tasks[0].load(model, plain=True)
         own = [loaded.deed_config.threshold] if isinstance(loaded, DeedMixin) else []
         thresholds: list[Any] = [NEVER_EXIT, *((threshold or own) if own else [])]
         for each in tasks:
             each.skip_missing = skip_missing
             options = each.original_options(loaded, processor) if original_settings else {}
-            bar = progress.add_task(each.name, total=None)
+            with progress.bar(each.name) as bar:
 
-            def read(n: int, bar: Any = bar) -> None:
-                progress.update(bar, total=n * len(thresholds))
+                def read(n: int, bar: Bar = bar) -> None:
+                    bar.update(total=n * len(thresholds))
 
-            examples = counted(each.examples(split, count, data), read)
-            advance = partial(progress.advance, bar)
-            used, results = evaluate_task(each, loaded, processor, examples, thresholds, advance, **options)
+                examples = counted(each.examples(split, count, data), read)
+                used, results = evaluate_task(each, loaded, processor, examples, thresholds, bar.advance, **options)
             if not used:
                 raise ValueError(f"{each.name} has no {each.unit}s with answers in split {split!r}")
             reports.append(
