@@ -58,6 +58,9 @@ class Recipe:
     log_every: Count = 50
 
     renamed_fields: ClassVar[dict[str, str]] = {}  # older names in recorded recipes
+    start_needs: ClassVar[
+        dict[str, str]
+    ] = {}  # fields without which a run cannot start, and what to tell who leaves them out
 
     @classmethod
     def renamed(cls, values: dict[str, Any]) -> dict[str, Any]:
