@@ -11,7 +11,8 @@ from typing import Any
 
 from deed.utils.progress import Progress
 
-from .demo_measure import Asked, Page, Sample, part_results
+from .demo_measure import Page, Sample
+from .demo_results import Asked, part_results
 
 SEED = 0  # of the short question of a page
 COUNT = 30  # pages of each split

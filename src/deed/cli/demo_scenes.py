@@ -12,7 +12,8 @@ from typing import Any
 
 from deed.utils.progress import Progress, track
 
-from .demo_measure import Asked, Page, Sample, part_results
+from .demo_measure import Page, Sample
+from .demo_results import Asked, part_results
 
 SEED = 0  # of the scenes, and of what is taken of easy-vqa
 COUNT = 50  # scenes of each split, pictures of easy-vqa

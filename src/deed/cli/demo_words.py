@@ -9,80 +9,15 @@ from typing import Any
 from deed.bench import compare as bench
 from deed.utils.progress import Progress, track
 
-from .demo_measure import Asked, Page, Sample
-
-
-class Words:
-    """Words to pronunciations."""
-
-    COUNT = 1000  # words of the test split
-    TIMED = 100  # words: the curve takes eleven answers to each
-    THRESHOLDS = bench.THRESHOLDS
-
-    def loaded_by(self) -> Any:
-        """The task that loads the model."""
-        from deed.tasks.g2p import G2pTask
-
-        return G2pTask()
-
-    def check(self, count: int, words: Sequence[str]) -> None:
-        """Before anything is loaded.
-
-        Raises:
-            DataError: a word that is none, or more words asked for than there are.
-        """
-        from deed.data.readers import cmudict
-
-        for word in words:
-            cmudict.clean_word(word)
-        most = len(cmudict.load_split("test"))
-        if count > most:
-            raise ValueError(f"--count must be at most {most}, the words of the test split, got {count}")
-
-    def sample(self, processor: Any, count: int, words: Sequence[str], bars: Progress) -> Sample:
-        """The user's words and the fixed sample.
-
-        Args:
-            processor: encodes.
-            count: words of the test split.
-            words: the user's.
-            bars: not used: this takes no time.
-        """
-        from deed.data.base import Example
-        from deed.data.readers import cmudict
-        from deed.tasks.g2p import SEED
-
-        task = self.loaded_by()
-        own = list(dict.fromkeys(map(cmudict.clean_word, words)))
-        listed = cmudict.read_cmudict() if own else {}
-        examples = [Example(word, listed.get(word, [])) for word in own]
-        asked = []
-        for i, example in enumerate([*examples, *task.examples("test", count)]):
-            split = cmudict.split_of(example.question) if example.answers else None
-            seen = {None: "not in the dictionary", "train": "seen in training"}.get(split, "never seen in training")
-            told = {"word": example.question, "split": split, "seen": seen}
-            asked.append(Asked(task, example, task.encode(processor, example), told, i < len(own)))
-        about = {
-            "title": "CMUdict, words to pronunciations",
-            "task": "g2p",
-            "unit": "word",
-            "score_name": "word accuracy",
-        }
-        return Sample(asked, about, {"words": f"{count} of the test split, seed {SEED}"})
-
-    def finish(self, page: Page, sample: Sample, measured: Any, judge: Any, processor: Any) -> None:
-        """Nothing to add.
-
-        Args:
-            page, sample, measured, judge, processor: of the run.
-        """
+from .demo_measure import Page, Sample
+from .demo_results import Asked
 
 
 class AnyTask:
     """Examples of a task's test split, told as questions and answers."""
 
     COUNT, TIMED = 100, 40
-    THRESHOLDS = (0.7, 0.9, 0.95, 0.99, 0.999, 2.0)
+    THRESHOLDS: tuple[float, ...] = (0.7, 0.9, 0.95, 0.99, 0.999, 2.0)
 
     def __init__(self, task: Any) -> None:
         self.task = task
@@ -122,3 +57,61 @@ class AnyTask:
         Args:
             page, sample, measured, judge, processor: of the run.
         """
+
+
+class Words(AnyTask):
+    """Words to pronunciations."""
+
+    COUNT = 1000  # words of the test split
+    TIMED = 100  # words: the curve takes eleven answers to each
+    THRESHOLDS = bench.THRESHOLDS
+
+    def __init__(self) -> None:
+        from deed.tasks.g2p import G2pTask
+
+        super().__init__(G2pTask())
+
+    def check(self, count: int, words: Sequence[str]) -> None:
+        """Before anything is loaded.
+
+        Raises:
+            DataError: a word that is none, or more words asked for than there are.
+        """
+        from deed.data.readers import cmudict
+
+        for word in words:
+            cmudict.clean_word(word)
+        most = len(cmudict.load_split("test"))
+        if count > most:
+            raise ValueError(f"--count must be at most {most}, the words of the test split, got {count}")
+
+    def sample(self, processor: Any, count: int, words: Sequence[str], bars: Progress) -> Sample:
+        """The user's words and the fixed sample.
+
+        Args:
+            processor: encodes.
+            count: words of the test split.
+            words: the user's.
+            bars: not used: this takes no time.
+        """
+        from deed.data.base import Example
+        from deed.data.readers import cmudict
+        from deed.tasks.g2p import SEED
+
+        task = self.task
+        own = list(dict.fromkeys(map(cmudict.clean_word, words)))
+        listed = cmudict.read_cmudict() if own else {}
+        examples = [Example(word, listed.get(word, [])) for word in own]
+        asked = []
+        for i, example in enumerate([*examples, *task.examples("test", count)]):
+            split = cmudict.split_of(example.question) if example.answers else None
+            seen = {None: "not in the dictionary", "train": "seen in training"}.get(split, "never seen in training")
+            told = {"word": example.question, "split": split, "seen": seen}
+            asked.append(Asked(task, example, task.encode(processor, example), told, i < len(own)))
+        about = {
+            "title": "CMUdict, words to pronunciations",
+            "task": "g2p",
+            "unit": "word",
+            "score_name": "word accuracy",
+        }
+        return Sample(asked, about, {"words": f"{count} of the test split, seed {SEED}"})
