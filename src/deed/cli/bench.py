@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import Json
+
 EXAMPLE = "Example: deed bench speed --shape t5-small --rounds 3"
 SPEED_EXAMPLE = "Example: deed bench speed --shape t5-base --batch 1 --batch 8 --compare runs/bench/speed.json"
 SCALING_EXAMPLE = "Example: deed bench scaling --sweep source --sweep batch"
@@ -18,7 +20,6 @@ group = typer.Typer(help=__doc__, epilog=EXAMPLE, no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option("--output", "--out", help="Folder for the result (JSON) and its plots.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Of every runtime.", show_default="torch's")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def speed(

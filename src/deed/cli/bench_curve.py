@@ -17,6 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import Data, HeldOutSplit, Json, SkipMissing
+
 EXAMPLE = "Example: deed bench curve runs/g2p/model --score-drop 0.01"
 COUNT = 600  # examples, half of them to choose thresholds per exit on
 SEED = 0  # of their order: dictionaries are sorted, and a page's questions follow one another
@@ -31,10 +33,8 @@ def curve(
             show_default="g2p, for a LaTr++ pages, for an OFA scenes",
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of a data set on disk.")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split.", show_default="calibration, or for data on disk val")
-    ] = None,
+    data: Data = None,
+    split: HeldOutSplit = None,
     count: Annotated[
         int, typer.Option(min=2, help="Examples; on half of them thresholds per exit are chosen.")
     ] = COUNT,
@@ -51,10 +51,8 @@ def curve(
     speedup: Annotated[
         float | None, typer.Option(help="Then set the best-scoring point that decodes so many times faster.")
     ] = None,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out examples whose picture is missing, and say how many.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the curve as JSON.")] = False,
+    skip_missing: SkipMissing = False,
+    as_json: Json = False,
 ) -> None:
     """Registered with the module's docstring as its help.
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import Count, Data, HeldOutSplit, Json, SkipMissing
+
 EXAMPLE = "Example: deed calibrate runs/g2p/model --risk 0.01 --confidence 0.95"
 
 
@@ -22,10 +24,8 @@ def calibrate(
             show_default="g2p, for a LaTr++ pages, for an OFA scenes",
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of a data set on disk.")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split.", show_default="calibration, or for data on disk val")
-    ] = None,
+    data: Data = None,
+    split: HeldOutSplit = None,
     risk: Annotated[
         float, typer.Option(help="Allowed drop of the score against full depth; of captions' CIDEr-D divided by 10.")
     ] = 0.01,
@@ -34,14 +34,9 @@ def calibrate(
         list[float] | None,
         typer.Option(help="Thresholds to test, from strict to loose.", show_default="eighteen from 0.9999 to 0.3"),
     ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(min=1, help="Use only so many examples of each task.", show_default="all; 1000 of scenes"),
-    ] = None,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out examples whose picture is missing, and say how many.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    count: Count = None,
+    skip_missing: SkipMissing = False,
+    as_json: Json = False,
 ) -> None:
     """Registered with the module's docstring as its help.
 

@@ -11,6 +11,8 @@ import typer
 
 from deed.constants import NEVER_EXIT
 
+from .options import Count, Data, Json, SkipMissing
+
 EXAMPLE = "Example: deed evaluate runs/g2p/model --split test"
 
 
@@ -24,26 +26,21 @@ def evaluate(
             show_default="g2p, for a LaTr++ pages, for an OFA scenes",
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of a data set on disk.")] = None,
+    data: Data = None,
     split: Annotated[
         str,
         typer.Option(help="validation, calibration or test; pages also unseen (layouts), scenes too (combinations)."),
     ] = "test",
     threshold: Annotated[list[float] | None, typer.Option(help="Thresholds; default: the model's own.")] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(min=1, help="Use only so many examples of each task.", show_default="all; 1000 of scenes"),
-    ] = None,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out examples whose picture is missing, and say how many.")
-    ] = False,
+    count: Count = None,
+    skip_missing: SkipMissing = False,
     original_settings: Annotated[
         bool,
         typer.Option(
             "--original-settings", help="For an OFA: beams and limits as its authors evaluate it with, not greedy."
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Registered with the module's docstring as its help.
 
