@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from deed import DeedConfig, get_deed_model
 from deed.bench.compare import Comparison, Run, Runs
-from deed.cli import demo, demo_measure, demo_scenes
-from deed.cli.shared import progress_bars
+from deed.cli import demo, demo_measure, demo_results, demo_scenes
 from deed.data.synthetic import scenes
 from deed.models.ofa import small as small_ofa
+from deed.utils.progress import SILENT
 
 TASKS = ["refer", "caption", "vqa"]
 PLACES = ["known combinations", "unseen combinations"]
@@ -59,8 +59,7 @@ def shown(model_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sample(processor):
-    with progress_bars(True) as bars:
-        return demo_scenes.sample(processor, 2, [], bars)
+    return demo_scenes.sample(processor, 2, [], SILENT)
 
 
 def right_ids(processor, asked):
@@ -104,7 +103,7 @@ def told(processor, sample, model_folder, tmp_path_factory):
         both = Comparison(Runs(None, runs[0]), Runs(threshold, runs[1]))
         curve = {"timed_inputs": 7, "scored_inputs": 14, "full_depth": {}, "points": []}
         machine = {"processor": "any", "usable_cpus": 1}
-        return demo_measure.Measured(both, both.full, both.deed, score(full), score(deed), curve, machine)
+        return demo_results.Measured(both, both.full, both.deed, score(full), score(deed), curve, machine)
 
     output = tmp_path_factory.mktemp("scenes") / "told"
     with pytest.MonkeyPatch.context() as patch:
@@ -229,7 +228,7 @@ def test_boxes_in_pixels(told, processor):
 
 def test_scores_do_not_depend_on_the_order(processor, sample):
     answers = [right_ids(processor, a) for a in sample.asked]
-    judge, back = (demo_measure.Judge(processor, asked) for asked in (sample.asked, sample.asked[::-1]))
+    judge, back = (demo_results.Judge(processor, asked) for asked in (sample.asked, sample.asked[::-1]))
     judged = [judge.judged(a, ids) for a, ids in zip(sample.asked, answers, strict=True)]
     assert all(right for _, right in judged)
     assert judged == [back.judged(a, ids) for a, ids in zip(sample.asked, answers, strict=True)]

@@ -154,7 +154,7 @@ def test_going_on_from_a_finished_model(tmp_path, conventional):
 
 
 def test_going_on_from_nothing(tmp_path):
-    with pytest.raises(ValueError, match="folder of a saved model"):
+    with pytest.raises(ValueError, match="is not a folder with a saved model"):
         start_pages(replace(TINY, start=str(tmp_path)))
 
 

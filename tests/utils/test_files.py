@@ -10,7 +10,7 @@ import pytest
 
 from deed.errors import DataError, DeedLoadError
 from deed.utils import files
-from deed.utils.files import atomic_write, read_json, read_model_type, swapped_folder, write_json
+from deed.utils.files import atomic_write, read_json, swapped_folder, write_json
 
 
 def names(folder):
@@ -92,15 +92,6 @@ def test_json_of_another_kind(tmp_path):
     assert read_json(tmp_path / "a.json", kind=list) == [1] == read_json(tmp_path / "a.json", kind=object)
     with pytest.raises(DataError, match="expected a JSON string, got list"):
         read_json(tmp_path / "a.json", kind=str)
-
-
-@pytest.mark.parametrize(
-    ("config", "told"), [('{"model_type": "ofa"}', "ofa"), ("{}", ""), ("[]", ""), ("{", ""), (None, "")]
-)
-def test_a_models_type(tmp_path, config, told):
-    if config is not None:
-        (tmp_path / "config.json").write_text(config)
-    assert read_model_type(tmp_path) == told
 
 
 def test_a_folder_is_swapped_in_when_it_is_complete(tmp_path):

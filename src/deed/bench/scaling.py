@@ -18,10 +18,11 @@ import torch
 from torch import nn
 
 from deed.constants import NEVER_EXIT
+from deed.utils.progress import SILENT_BAR, Tell
 from deed.utils.timing import interleave, machine, spread
 
 from .shapes import Shape, Workload, make_workload, random_ids, t5
-from .speed import Progress, header
+from .speed import header
 from .subjects import BASELINE, Subject, Timing, deed, generate, transformers
 
 FULL, EARLY = "deed full", "deed mean depth 1/4"
@@ -53,7 +54,7 @@ def measure_scaling(
     base: Point | None = None,
     rounds: int = 3,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
 ) -> dict[str, Any]:
     """Measure every point once; the base point belongs to every sweep that has its value.
 
@@ -81,12 +82,11 @@ def measure_scaling(
     report["machine"] = machine()
     measured: dict[Point, dict[str, Any]] = {}
     rows = []
-    workload = None
+    workload, say = None, progress or SILENT_BAR.update
     try:
         with tempfile.TemporaryDirectory(prefix="deed-bench-") as folder:
             for i, (name, value, point) in enumerate(points):
-                if progress is not None:
-                    progress(f"{name} {value}", i / len(points))
+                say(f"{name} {value}", i / len(points))
                 if point not in measured:
                     workload = workload_of(point, Path(folder), workload)
                     measured[point] = measure_point(workload, rounds)

@@ -7,7 +7,6 @@ plain model and the deed model of a shape hold the same tensors.
 from __future__ import annotations
 
 import copy
-import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import torch
 from deed.config import DeedConfig
 from deed.modeling.loading import load_exits_into
 from deed.modeling.model import get_deed_model
+from deed.modeling.saved_config import read_config, saved_deed_config
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 SHIPPED = ("g2p", "latr")
@@ -142,8 +142,8 @@ def build(shape: Shape) -> tuple[Any, Any]:
     base = shape.build()
     config = None
     if shape.exits is not None:
-        raw = json.loads((shape.exits / "config.json").read_text(encoding="utf-8"))
-        config = DeedConfig.from_dict(raw["deed_config"])
+        path = shape.exits / "config.json"
+        config = saved_deed_config(read_config(path), str(path))
     model = twin(base, config)
     if shape.exits is not None:
         load_exits_into(model, shape.exits)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from deed.utils.files import read_json
+from deed.utils.progress import SILENT_BAR, Tell
 from deed.utils.timing import interleave, machine, now, spread, versions
 
 from .catalogue import CHECK_MEAN, catalogue, mean_name
@@ -28,8 +29,6 @@ from .subjects import BASELINE, EXIT_CHECKS, PRECISIONS, Subject, Timing
 
 RUNTIME = "ctranslate2 int8"  # a ratio to it is recorded beside the one to Transformers
 RUNTIMES = ("ctranslate2", "onnxruntime")
-
-Progress = Callable[[str, float], None]  # what is done now, and the share of the whole that is done
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Settings:
         catalogue(self.subjects)
 
 
-def measure_speed(settings: Settings, progress: Progress | None = None) -> dict[str, Any]:
+def measure_speed(settings: Settings, progress: Tell | None = None) -> dict[str, Any]:
     """Every subject of the settings, one shape and batch size after the other.
 
     Returns:
@@ -80,7 +79,7 @@ def measure_speed(settings: Settings, progress: Progress | None = None) -> dict[
     report["machine"] = machine()
     report.update({"workloads": [], "rows": [], "exit_checks": []})
     parts = len(settings.shapes) * len(settings.batches)
-    done = 0
+    done, say = 0, progress or SILENT_BAR.update
     try:
         for shape in settings.shapes:
             workload = None
@@ -91,8 +90,7 @@ def measure_speed(settings: Settings, progress: Progress | None = None) -> dict[
                     def tell(
                         line: str, share: float, base: float = base, name: str = f"{shape}, batch {rows}"
                     ) -> None:
-                        if progress is not None:
-                            progress(f"{name}: {line}", base + share / parts)
+                        say(f"{name}: {line}", base + share / parts)
 
                     done += 1
                     tell("building", 0.0)
@@ -128,7 +126,7 @@ def header(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def measure_workload(workload: Workload, settings: Settings, tell: Progress) -> dict[str, list[dict[str, Any]]]:
+def measure_workload(workload: Workload, settings: Settings, tell: Tell) -> dict[str, list[dict[str, Any]]]:
     """`{"workloads", "rows", "exit_checks"}` of one shape at one batch size.
 
     Args:

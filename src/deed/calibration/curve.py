@@ -16,6 +16,7 @@ from typing import Any
 from deed.constants import NEVER_EXIT
 from deed.errors import ExitsCostMore
 from deed.modeling.answering import batches, check_batch_size
+from deed.utils.progress import SILENT_BAR, Tell
 from deed.utils.timing import Inputs, interleave, machine, now, spread, timed_encoder, versions
 
 from .answering import collate, generate_all
@@ -31,9 +32,6 @@ SCORED_AT_ONCE = 32  # rows; scores do not depend on it, times are taken apart
 EXACTLY = 1e-9  # a drop of 3 in 300 is one of 0.01
 
 
-Progress = Callable[[str, float], None]
-
-
 def record_curve(
     model: Any,
     dataset: Iterable[dict[str, Any]],
@@ -45,7 +43,7 @@ def record_curve(
     batch_size: int = 1,
     timed: int = 100,
     repeats: int = 1,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     **generate_kwargs: Any,
 ) -> dict[str, Any]:
     """Measure how score and decoding time go together, and keep it in `model.deed_config.curve`.
@@ -104,7 +102,7 @@ def record_curve(
     examples = list(dataset)
     if len(examples) < 2:
         raise ValueError(f"a curve needs at least two examples, and hundreds to mean much; got {len(examples)}")
-    config, say = model.deed_config, progress or (lambda line, share: None)
+    config, say = model.deed_config, progress or SILENT_BAR.update
     tuning, rest = examples[0::2], examples[1::2]
     before = machine()  # the load is measured before the run
     with evaluating(model):
@@ -244,7 +242,7 @@ def _settings(
     grid: list[float],
     exit_checks: Sequence[str | dict[str, Any]] | None,
     budgets: Sequence[float],
-    say: Progress,
+    say: Tell,
     options: dict[str, Any],
 ) -> tuple[list[_Setting], dict[str, Any]]:
     """Full depth, then every threshold and every choice of thresholds per exit under every exit check; and the costs
@@ -278,7 +276,7 @@ def _scored(
     examples: list[dict[str, Any]],
     settings: list[_Setting],
     score: Score | None,
-    say: Progress,
+    say: Tell,
     options: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """A point per setting, without times."""
@@ -320,7 +318,7 @@ def _times(
     settings: list[_Setting],
     batch_size: int,
     repeats: int,
-    say: Progress,
+    say: Tell,
     options: dict[str, Any],
 ) -> list[list[float]]:
     """Milliseconds of decoding per batch and round, of every setting, all taking turns."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from deed.modeling.answering import batches
-from deed.modeling.model import exit_states
+from deed.modeling.forward import exit_states
 from deed.policies.measures import Confidence, build_confidence, needs_history
 from deed.policies.query import ExitQuery
 from deed.utils.files import atomic_write

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from deed.exits.learned import Learned
+from deed.utils.progress import SILENT
 
 from .exit_check import set_exit_check
 from .exit_features import collect
@@ -54,7 +55,7 @@ def fit_gate(
         raise ValueError("fit_gate needs an exit before the last layer; this model has none")
     found = collect(model, dataset, positions, batch_size)
     held_out = found.example % 5 == 4
-    say = progress or (lambda line: None)
+    say = progress or SILENT.note
     weights, biases, report = [], [], []
     for depth in depths:
         hidden, agrees = found.hidden[depth], found.agrees[depth]

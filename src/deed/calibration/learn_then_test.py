@@ -9,14 +9,13 @@ Hoeffding-Bentkus otherwise (Bates et al. 2021).
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from deed.constants import NEVER_EXIT
 from deed.errors import CalibrationError
+from deed.utils.progress import SILENT, shown
 
 from .answering import generate_all, label_tokens, strip_padding
 from .exit_check import plain_values, set_exit_check, take_exit_check
@@ -27,7 +26,6 @@ from .teacher_forcing import evaluating
 GRID = (0.9999, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.97, 0.95, 0.925, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
 Score = Callable[[list[int], dict[str, Any]], float]
-Progress = Callable[[str], None]
 
 
 def calibrate(
@@ -39,7 +37,7 @@ def calibrate(
     score: Score | None = None,
     thresholds: Sequence[float] = GRID,
     batch_size: int = 32,
-    progress: Progress | None = None,
+    progress: Callable[[str], None] | None = None,
     **generate_kwargs: Any,
 ) -> dict[str, Any]:
     """Choose `model.deed_config.threshold` on held-out examples.
@@ -96,12 +94,17 @@ def calibrate(
             f"risk {risk} at confidence {confidence} needs at least {needed:g} examples (even without one loss), "
             f"got {len(examples)}; add examples or promise less"
         )
-    with evaluating(model), _progress(progress, len(examples) * (1 + len(grid))) as (say, tick):
+    answers = len(examples) * (1 + len(grid))
+    with (
+        evaluating(model),
+        shown(None if progress is None else SILENT) as bars,
+        bars.bar("calibrating", total=answers) as bar,
+    ):
 
         def answer(threshold: float) -> tuple[list[list[int]], float]:
-            return generate_all(model, examples, threshold, batch_size, generate_kwargs, tick)
+            return generate_all(model, examples, threshold, batch_size, generate_kwargs, bar.advance)
 
-        found = _learn_then_test(model, examples, risk, confidence, score, grid, answer, say)
+        found = _learn_then_test(model, examples, risk, confidence, score, grid, answer, progress or bars.note)
     config = model.deed_config
     config.confidence_over = generate_kwargs.get("confidence_over") or config.confidence_over
     set_exit_check(config, take_exit_check(generate_kwargs))
@@ -126,7 +129,7 @@ def _learn_then_test(
     score: Score | None,
     grid: list[float],
     answer: Callable[[float], tuple[list[list[int]], float]],
-    say: Progress,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     full, full_depth = answer(NEVER_EXIT)
     full_scores = [score_example(model, score, a, x, a) for a, x in zip(full, examples, strict=True)]
@@ -198,17 +201,3 @@ def score_example(
     if labels is None:
         return float(tokens == full)
     return float(strip_padding(model, tokens) == label_tokens(model, labels))
-
-
-@contextmanager
-def _progress(given: Progress | None, total: int) -> Iterator[tuple[Progress, Callable[[int], None]]]:
-    """What takes a line and what takes a number of answers: the caller's, or else a bar on a terminal."""
-    if given is not None or not sys.stderr.isatty():
-        yield given or (lambda line: None), lambda n: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-
-    with Bars(console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task("calibrating", total=total)
-        yield lambda line: bars.console.print(line, highlight=False), lambda n: bars.advance(bar, n)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import Json
+
 EXAMPLE = "Example: deed bench speed --shape t5-small --rounds 3"
 SPEED_EXAMPLE = "Example: deed bench speed --shape t5-base --batch 1 --batch 8 --compare runs/bench/speed.json"
 SCALING_EXAMPLE = "Example: deed bench scaling --sweep source --sweep batch"
@@ -18,7 +20,6 @@ group = typer.Typer(help=__doc__, epilog=EXAMPLE, no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option("--output", "--out", help="Folder for the result (JSON) and its plots.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Of every runtime.", show_default="torch's")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def speed(
@@ -45,8 +46,9 @@ def speed(
     nothing is downloaded."""
     from deed.bench.plots import speed_figure, write_result
     from deed.bench.speed import Settings, compare_reports, measure_speed, read_report
+    from deed.utils.progress import RichProgress
 
-    from .shared import check_output, progress_bars, quiet_libraries
+    from .shared import check_output, quiet_libraries
 
     quiet_libraries()
     names = EVERY_SHAPE if shape and "all" in shape else tuple(dict.fromkeys(shape or ["t5-base"]))
@@ -55,10 +57,8 @@ def speed(
     )
     before = read_report(compare) if compare is not None else None  # read now: the result may take its place
     check_output(out)
-    with progress_bars(as_json) as bars:
-        bar = bars.add_task("starting", total=1.0)
-        report = measure_speed(settings, lambda line, share: bars.update(bar, description=line, completed=share))
-        bars.update(bar, completed=1.0)
+    with RichProgress(quiet=as_json) as progress, progress.bar("starting", total=1.0) as bar:
+        report = measure_speed(settings, bar.update)
     report["compared"] = compare_reports(before, report) if before is not None else None
     paths = write_result(report, out, "speed", speed_figure)
     if as_json:
@@ -81,8 +81,9 @@ def scaling(
     never leaving, deed at a mean depth of a quarter of the layers. Also the work done and the memory of caches."""
     from deed.bench.plots import scaling_figure, write_result
     from deed.bench.scaling import SWEEPS, Point, check, measure_scaling
+    from deed.utils.progress import RichProgress
 
-    from .shared import check_output, progress_bars, quiet_libraries
+    from .shared import check_output, quiet_libraries
 
     quiet_libraries()
     if width % 64:
@@ -90,16 +91,8 @@ def scaling(
     check({name: SWEEPS.get(name, (1,)) for name in sweep or SWEEPS}, rounds)
     check_output(out)
     sweeps = {name: SWEEPS[name] for name in dict.fromkeys(sweep or SWEEPS)}
-    with progress_bars(as_json) as bars:
-        bar = bars.add_task("starting", total=1.0)
-        report = measure_scaling(
-            sweeps,
-            Point(width=width),
-            rounds,
-            threads,
-            lambda line, share: bars.update(bar, description=line, completed=share),
-        )
-        bars.update(bar, completed=1.0)
+    with RichProgress(quiet=as_json) as progress, progress.bar("starting", total=1.0) as bar:
+        report = measure_scaling(sweeps, Point(width=width), rounds, threads, bar.update)
     paths = write_result(report, out, "scaling", scaling_figure)
     if as_json:
         typer.echo(json.dumps(report))

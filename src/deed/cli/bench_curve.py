@@ -17,6 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import Data, HeldOutSplit, Json, SkipMissing
+
 EXAMPLE = "Example: deed bench curve runs/g2p/model --score-drop 0.01"
 COUNT = 600  # examples, half of them to choose thresholds per exit on
 SEED = 0  # of their order: dictionaries are sorted, and a page's questions follow one another
@@ -31,10 +33,8 @@ def curve(
             show_default="g2p, for a LaTr++ pages, for an OFA scenes",
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of a data set on disk.")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split.", show_default="calibration, or for data on disk val")
-    ] = None,
+    data: Data = None,
+    split: HeldOutSplit = None,
     count: Annotated[
         int, typer.Option(min=2, help="Examples; on half of them thresholds per exit are chosen.")
     ] = COUNT,
@@ -51,10 +51,8 @@ def curve(
     speedup: Annotated[
         float | None, typer.Option(help="Then set the best-scoring point that decodes so many times faster.")
     ] = None,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out examples whose picture is missing, and say how many.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the curve as JSON.")] = False,
+    skip_missing: SkipMissing = False,
+    as_json: Json = False,
 ) -> None:
     """Registered with the module's docstring as its help.
 
@@ -69,28 +67,26 @@ def curve(
     from deed.calibration.curve import record_curve, set_target
     from deed.errors import ExitsCostMore
     from deed.modeling.saving import save_deed_config
-
-    from .shared import progress_bars
+    from deed.utils.progress import RichProgress
 
     check_targets(score_drop, speedup)
-    with warnings.catch_warnings(record=True) as caught, progress_bars(as_json) as bars:
+    with warnings.catch_warnings(record=True) as caught, RichProgress(quiet=as_json) as progress:
         warnings.simplefilter("always", ExitsCostMore)
-        bar = bars.add_task("reading", total=1.0)
-        loaded, examples, score, options = held_out(
-            model, task, data, split, count, lambda n: bars.update(bar, completed=n / count), skip_missing
-        )
-        found = record_curve(
-            loaded,
-            examples,
-            score=score,
-            thresholds=threshold,
-            batch_size=batch_size,
-            timed=timed,
-            repeats=repeats,
-            progress=lambda line, share: bars.update(bar, description=line, completed=share),
-            **options,
-        )
-        bars.update(bar, completed=1.0)
+        with progress.bar("reading", total=1.0) as bar:
+            loaded, examples, score, options = held_out(
+                model, task, data, split, count, lambda n: bar.update(completed=n / count), skip_missing
+            )
+            found = record_curve(
+                loaded,
+                examples,
+                score=score,
+                thresholds=threshold,
+                batch_size=batch_size,
+                timed=timed,
+                repeats=repeats,
+                progress=bar.update,
+                **options,
+            )
         save_deed_config(loaded, model)  # the curve has taken minutes: it stays, whether the target is reached or not
         point = None
         if score_drop is not None or speedup is not None:

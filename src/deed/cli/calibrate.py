@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import Count, Data, HeldOutSplit, Json, SkipMissing
+
 EXAMPLE = "Example: deed calibrate runs/g2p/model --risk 0.01 --confidence 0.95"
 
 
@@ -22,10 +24,8 @@ def calibrate(
             show_default="g2p, for a LaTr++ pages, for an OFA scenes",
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of a data set on disk.")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split.", show_default="calibration, or for data on disk val")
-    ] = None,
+    data: Data = None,
+    split: HeldOutSplit = None,
     risk: Annotated[
         float, typer.Option(help="Allowed drop of the score against full depth; of captions' CIDEr-D divided by 10.")
     ] = 0.01,
@@ -34,14 +34,9 @@ def calibrate(
         list[float] | None,
         typer.Option(help="Thresholds to test, from strict to loose.", show_default="eighteen from 0.9999 to 0.3"),
     ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(min=1, help="Use only so many examples of each task.", show_default="all; 1000 of scenes"),
-    ] = None,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out examples whose picture is missing, and say how many.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    count: Count = None,
+    skip_missing: SkipMissing = False,
+    as_json: Json = False,
 ) -> None:
     """Registered with the module's docstring as its help.
 
@@ -52,19 +47,17 @@ def calibrate(
         skip_missing: leave out examples whose picture is missing.
         as_json: print the report as JSON.
     """
-    from rich.console import Console
-
     from deed.calibration.learn_then_test import GRID
     from deed.modeling.saving import save_deed_config
     from deed.tasks.answering import calibrate_task
     from deed.tasks.task import tasks_of
+    from deed.utils.progress import RichProgress
 
     from .shared import counted, quiet_libraries
 
     tasks = tasks_of(model, task, split)
     quiet_libraries()
-    console = Console(stderr=True)
-    with console.status("reading …") as status:
+    with RichProgress(quiet=as_json) as bars, bars.bar("reading") as bar:
         # Printed with the first result, so that an error is all there is to read where there is none.
         explanation = [
             f"p: how likely so small a drop would be by chance if early exit cost more than {risk:g}; a threshold passes "
@@ -72,19 +65,18 @@ def calibrate(
         ]
 
         def progress(line: str) -> None:
-            status.update(line)
-            if not as_json:
-                for each in (*explanation, line):
-                    console.print(each, highlight=False)
-                explanation.clear()
+            bar.update("calibrating")
+            for each in (*explanation, line):
+                bars.note(each)
+            explanation.clear()
 
         loaded, processor = tasks[0].load(model)
         reports = []
         for each in tasks:
-            status.update(f"{each.name}: reading")
+            bar.update(f"{each.name}: reading")
             each.skip_missing = skip_missing
             found = each.examples(split or each.calibration_split, count, data)
-            examples = counted(found, lambda n: status.update(f"{n} read"))
+            examples = counted(found, lambda n: bar.update(f"{n} read"))
             report = calibrate_task(each, loaded, processor, examples, risk, confidence, threshold or GRID, progress)
             reports.append({**report, "task": each.name})
         report = strictest(reports)

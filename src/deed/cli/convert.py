@@ -42,7 +42,7 @@ def convert(
         image_size, vocab_size: changes to it.
         as_json: print the result as JSON.
     """
-    from .shared import check_output, progress_bars, quiet_libraries
+    from .shared import check_output, quiet_libraries
 
     if family != "ofa":
         raise ValueError(f"the family must be ofa, got {family!r}")
@@ -50,15 +50,14 @@ def convert(
     quiet_libraries()
     from deed.models.ofa.convert_ofa import STEPS
     from deed.models.ofa.convert_ofa import convert as run
+    from deed.utils.progress import RichProgress
 
-    with progress_bars(quiet=as_json) as progress:
-        bar = progress.add_task(STEPS[0], total=len(STEPS))
+    with RichProgress(quiet=as_json) as progress, progress.bar(STEPS[0], total=len(STEPS)) as bar:
 
         def tell(step: str) -> None:
-            progress.update(bar, description=step, completed=STEPS.index(step))
+            bar.update(step, STEPS.index(step))
 
         result = run(checkpoint, output, ema, bpe, image_size, vocab_size, tell)
-        progress.update(bar, completed=len(STEPS))
     if as_json:
         typer.echo(json.dumps(result))
         return

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from deed.constants import NEVER_EXIT
+from deed.utils.progress import Progress
 
-from .demo_measure import Page, Question, Sample, part_results
+from .demo_measure import Page, Sample
+from .demo_results import Question, part_results
 
 SEED = 0  # of the short question of a page
 COUNT = 30  # pages of each split
@@ -64,7 +66,7 @@ def check(count: int, words: Sequence[str]) -> None:
         raise ValueError(f"--count must be at most {most}, the pages of each split, got {count}")
 
 
-def sample(processor: Any, count: int, words: Sequence[str], bars: Any) -> Sample:
+def sample(processor: Any, count: int, words: Sequence[str], bars: Progress) -> Sample:
     """Draw the pages, read them with the OCR engine (nothing from its cache), and encode their questions; in the order of
     the report, the two splits in turn.
 
@@ -72,40 +74,39 @@ def sample(processor: Any, count: int, words: Sequence[str], bars: Any) -> Sampl
         processor: encodes.
         count: pages of each split.
         words: none.
-        bars: of `progress_bars`.
+        bars: told how far this has come.
     """
     from deed.data.synthetic.pages_read import read_pages
     from deed.ocr import turn_image
     from deed.report.sheets import picture_uri
-    from deed.utils.progress import RichBar
     from deed.utils.timing import spread
 
     task = loaded_by()
-    bar = RichBar(bars, bars.add_task("reading pages (OCR)", total=count * len(SPLITS)))
-    streams = [read_pages(split, count, cache=False, bar=bar) for split in SPLITS]
     asked: list[Question] = []
     sheets: list[Sheet] = []
     engine = ""
-    for index in range(count):
-        for split, stream in zip(SPLITS, streams, strict=True):
-            questions, result = next(stream)
-            engine = result.engine
-            page = {
-                "name": f"{split}/{index}",
-                "split": split,
-                "layout": questions[0].extra["layout"].replace("_", " "),
-                "layouts": SPLITS[split],
-                "size": list(result.size),
-                "words": len(result.words),
-                "ocr_ms": 1e3 * result.seconds,
-            }
-            sheets.append(Sheet(page, result.words))
-            if len(sheets) <= DRAWN:
-                sheets[-1].picture = picture_uri(turn_image(questions[0].image, result.rotation))
-            for example in half_and_half(questions):
-                told = {"question": example.question, "page": page["name"], "layout": page["layout"]}
-                told |= {"layouts": page["layouts"], "kind": example.kind}
-                asked.append(Question(task, task.closed(example), task.encode(processor, example), told))
+    with bars.bar("reading pages (OCR)", total=count * len(SPLITS)) as bar:
+        streams = [read_pages(split, count, cache=False, bar=bar) for split in SPLITS]
+        for index in range(count):
+            for split, stream in zip(SPLITS, streams, strict=True):
+                questions, result = next(stream)
+                engine = result.engine
+                page = {
+                    "name": f"{split}/{index}",
+                    "split": split,
+                    "layout": questions[0].extra["layout"].replace("_", " "),
+                    "layouts": SPLITS[split],
+                    "size": list(result.size),
+                    "words": len(result.words),
+                    "ocr_ms": 1e3 * result.seconds,
+                }
+                sheets.append(Sheet(page, result.words))
+                if len(sheets) <= DRAWN:
+                    sheets[-1].picture = picture_uri(turn_image(questions[0].image, result.rotation))
+                for example in half_and_half(questions):
+                    told = {"question": example.question, "page": page["name"], "layout": page["layout"]}
+                    told |= {"layouts": page["layouts"], "kind": example.kind}
+                    asked.append(Question(task, task.closed(example), task.encode(processor, example), told))
     times = [sheet.page["ocr_ms"] for sheet in sheets]
     about = {
         "title": "questions about documents",

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from deed.constants import NEVER_EXIT
+from deed.utils.progress import Progress, track
 
-from .demo_measure import Page, Question, Sample, part_results
+from .demo_measure import Page, Sample
+from .demo_results import Question, part_results
 
 SEED = 0  # of the scenes, and of what is taken of easy-vqa
 COUNT = 50  # scenes of each split, pictures of easy-vqa
@@ -80,21 +82,20 @@ def check(count: int, words: Sequence[str]) -> None:
         raise ValueError(f"--count must be at most {most}, the pictures of easy-vqa's test split, got {count}")
 
 
-def sample(processor: Any, count: int, words: Sequence[str], bars: Any) -> Sample:
+def sample(processor: Any, count: int, words: Sequence[str], bars: Progress) -> Sample:
     """Draw the scenes and encode what is asked about them: by turns a known one, an unseen one, one of easy-vqa.
 
     Args:
         processor: encodes.
         count: scenes of each split, and pictures of easy-vqa.
         words: none.
-        bars: of `progress_bars`.
+        bars: told how far this has come.
     """
     from deed.data.synthetic import scenes
     from deed.report.sheets import picture_uri
     from deed.tasks.pictures import PictureTask
 
     tasks = {name: PictureTask(name if name == "easyvqa" else f"scenes-{name}") for name in TASKS}
-    bar = bars.add_task("drawing scenes", total=count)
     asked: list[Question] = []
     drawn = Drawn()
 
@@ -109,21 +110,21 @@ def sample(processor: Any, count: int, words: Sequence[str], bars: Any) -> Sampl
         return row["patch_images"]
 
     made = {(name, split): scenes.examples(name, split, count, SEED) for name in scenes.TASKS for split in SPLITS}
-    for i, easy in enumerate(easy_vqa_questions(count)):
-        for split, place in SPLITS.items():
-            picture, scene = f"{split}/{i}", made["refer", split][i].scene
-            if len(drawn.scenes) < DRAWN:
-                drawn.scenes.append((picture, place, scene))
-            drawn.small[picture] = picture_uri(scene.image)
-            seen = None
-            for name in scenes.TASKS:
-                example = replace(made[name, split][i].as_example(), image=scene.image)
-                seen = ask(name, example, place, picture, seen)
-        picture = f"{EASY_VQA}/{easy.image.stem}"
-        easy = tasks["easyvqa"].opened(easy)
-        drawn.small[picture] = picture_uri(easy.image)
-        ask("easyvqa", easy, EASY_VQA, picture)
-        bars.advance(bar)
+    with bars.bar("drawing scenes", total=count) as bar:
+        for i, easy in enumerate(track(easy_vqa_questions(count), bar)):
+            for split, place in SPLITS.items():
+                picture, scene = f"{split}/{i}", made["refer", split][i].scene
+                if len(drawn.scenes) < DRAWN:
+                    drawn.scenes.append((picture, place, scene))
+                drawn.small[picture] = picture_uri(scene.image)
+                seen = None
+                for name in scenes.TASKS:
+                    example = replace(made[name, split][i].as_example(), image=scene.image)
+                    seen = ask(name, example, place, picture, seen)
+            picture = f"{EASY_VQA}/{easy.image.stem}"
+            easy = tasks["easyvqa"].opened(easy)
+            drawn.small[picture] = picture_uri(easy.image)
+            ask("easyvqa", easy, EASY_VQA, picture)
     about = {
         "title": "scenes of pictograms",
         "task": "scenes",

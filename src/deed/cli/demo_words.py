@@ -8,22 +8,69 @@ from typing import Any
 
 from deed.bench import compare as bench
 from deed.constants import NEVER_EXIT
+from deed.utils.progress import Progress, track
 
-from .demo_measure import Page, Question, Sample
+from .demo_measure import Page, Sample
+from .demo_results import Question
 
 
-class Words:
+class AnyTask:
+    """Examples of a task's test split, told as questions and answers."""
+
+    COUNT, TIMED = 100, 40
+    THRESHOLDS: tuple[float, ...] = (0.7, 0.9, 0.95, 0.99, 0.999, NEVER_EXIT)
+
+    def __init__(self, task: Any) -> None:
+        self.task = task
+
+    def loaded_by(self) -> Any:
+        """The task itself."""
+        return self.task
+
+    def check(self, count: int, words: Sequence[str]) -> None:
+        """Anything goes."""
+
+    def sample(self, processor: Any, count: int, words: Sequence[str], bars: Progress) -> Sample:
+        """The first examples of the test split.
+
+        Args:
+            processor: encodes.
+            count: how many.
+            words: none.
+            bars: told how far this has come.
+        """
+        task = self.task
+        asked = []
+        with bars.bar(f"reading {task.name}", total=count) as bar:
+            for example in map(task.opened, track(task.examples("test", count), bar)):
+                row, example = task.encode(processor, example), task.closed(example)
+                told = {"question": getattr(example, "question", ""), "kind": task.by_kind(example)}
+                asked.append(Question(task, example, row, told))
+        if not asked:
+            raise ValueError(f"{task.name} has no {task.unit}s with answers in split 'test'")
+        name = task.metric.replace("_", " ")
+        about = {"title": task.name, "task": task.name, "unit": task.unit, "score_name": name}
+        return Sample(asked, about, {f"{task.unit}s": f"{len(asked)} of the test split"})
+
+    def complete(self, page: Page, sample: Sample, measured: Any, judge: Any, processor: Any) -> None:
+        """Nothing to add.
+
+        Args:
+            page, sample, measured, judge, processor: of the run.
+        """
+
+
+class Words(AnyTask):
     """Words to pronunciations."""
 
     COUNT = 1000  # words of the test split
     TIMED = 100  # words: the curve takes eleven answers to each
     THRESHOLDS = bench.THRESHOLDS
 
-    def loaded_by(self) -> Any:
-        """The task that loads the model."""
+    def __init__(self) -> None:
         from deed.tasks.g2p import G2pTask
 
-        return G2pTask()
+        super().__init__(G2pTask())
 
     def check(self, count: int, words: Sequence[str]) -> None:
         """Before anything is loaded.
@@ -39,7 +86,7 @@ class Words:
         if count > most:
             raise ValueError(f"--count must be at most {most}, the words of the test split, got {count}")
 
-    def sample(self, processor: Any, count: int, words: Sequence[str], bars: Any) -> Sample:
+    def sample(self, processor: Any, count: int, words: Sequence[str], bars: Progress) -> Sample:
         """The user's words and the fixed sample.
 
         Args:
@@ -52,7 +99,7 @@ class Words:
         from deed.data.readers import cmudict
         from deed.tasks.g2p import SEED
 
-        task = self.loaded_by()
+        task = self.task
         own = list(dict.fromkeys(map(cmudict.clean_word, words)))
         listed = cmudict.read_cmudict() if own else {}
         examples = [Example(word, listed.get(word, [])) for word in own]
@@ -69,57 +116,3 @@ class Words:
             "score_name": "word accuracy",
         }
         return Sample(asked, about, {"words": f"{count} of the test split, seed {SEED}"})
-
-    def complete(self, page: Page, sample: Sample, measured: Any, judge: Any, processor: Any) -> None:
-        """Nothing to add.
-
-        Args:
-            page, sample, measured, judge, processor: of the run.
-        """
-
-
-class AnyTask:
-    """Examples of a task's test split, told as questions and answers."""
-
-    COUNT, TIMED = 100, 40
-    THRESHOLDS = (0.7, 0.9, 0.95, 0.99, 0.999, NEVER_EXIT)
-
-    def __init__(self, task: Any) -> None:
-        self.task = task
-
-    def loaded_by(self) -> Any:
-        """The task itself."""
-        return self.task
-
-    def check(self, count: int, words: Sequence[str]) -> None:
-        """Anything goes."""
-
-    def sample(self, processor: Any, count: int, words: Sequence[str], bars: Any) -> Sample:
-        """The first examples of the test split.
-
-        Args:
-            processor: encodes.
-            count: how many.
-            words: none.
-            bars: of `progress_bars`.
-        """
-        task = self.task
-        bar = bars.add_task(f"reading {task.name}", total=count)
-        asked = []
-        for example in map(task.opened, task.examples("test", count)):
-            row, example = task.encode(processor, example), task.closed(example)
-            told = {"question": getattr(example, "question", ""), "kind": task.by_kind(example)}
-            asked.append(Question(task, example, row, told))
-            bars.advance(bar)
-        if not asked:
-            raise ValueError(f"{task.name} has no {task.unit}s with answers in split 'test'")
-        name = task.metric.replace("_", " ")
-        about = {"title": task.name, "task": task.name, "unit": task.unit, "score_name": name}
-        return Sample(asked, about, {f"{task.unit}s": f"{len(asked)} of the test split"})
-
-    def complete(self, page: Page, sample: Sample, measured: Any, judge: Any, processor: Any) -> None:
-        """Nothing to add.
-
-        Args:
-            page, sample, measured, judge, processor: of the run.
-        """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from deed.constants import NEVER_EXIT
+
+from .options import Count, Data, Json, SkipMissing
 
 EXAMPLE = "Example: deed evaluate runs/g2p/model --split test"
 
@@ -25,26 +26,21 @@ def evaluate(
             show_default="g2p, for a LaTr++ pages, for an OFA scenes",
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of a data set on disk.")] = None,
+    data: Data = None,
     split: Annotated[
         str,
         typer.Option(help="validation, calibration or test; pages also unseen (layouts), scenes too (combinations)."),
     ] = "test",
     threshold: Annotated[list[float] | None, typer.Option(help="Thresholds; default: the model's own.")] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(min=1, help="Use only so many examples of each task.", show_default="all; 1000 of scenes"),
-    ] = None,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out examples whose picture is missing, and say how many.")
-    ] = False,
+    count: Count = None,
+    skip_missing: SkipMissing = False,
     original_settings: Annotated[
         bool,
         typer.Option(
             "--original-settings", help="For an OFA: beams and limits as its authors evaluate it with, not greedy."
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Registered with the module's docstring as its help.
 
@@ -59,27 +55,27 @@ def evaluate(
     from deed.modeling.model import DeedMixin
     from deed.tasks.answering import evaluate_task
     from deed.tasks.task import tasks_of
+    from deed.utils.progress import Bar, RichProgress
 
-    from .shared import counted, progress_bars, quiet_libraries
+    from .shared import counted, quiet_libraries
 
     tasks = tasks_of(model, [task] if task else None, split)
     quiet_libraries()
     reports = []
-    with progress_bars(as_json) as progress:
+    with RichProgress(quiet=as_json) as progress:
         loaded, processor = tasks[0].load(model, plain=True)
         own = [loaded.deed_config.threshold] if isinstance(loaded, DeedMixin) else []
         thresholds: list[Any] = [NEVER_EXIT, *((threshold or own) if own else [])]
         for each in tasks:
             each.skip_missing = skip_missing
             options = each.original_options(loaded, processor) if original_settings else {}
-            bar = progress.add_task(each.name, total=None)
+            with progress.bar(each.name) as bar:
 
-            def read(n: int, bar: Any = bar) -> None:
-                progress.update(bar, total=n * len(thresholds))
+                def read(n: int, bar: Bar = bar) -> None:
+                    bar.update(total=n * len(thresholds))
 
-            examples = counted(each.examples(split, count, data), read)
-            advance = partial(progress.advance, bar)
-            used, results = evaluate_task(each, loaded, processor, examples, thresholds, advance, **options)
+                examples = counted(each.examples(split, count, data), read)
+                used, results = evaluate_task(each, loaded, processor, examples, thresholds, bar.advance, **options)
             if not used:
                 raise ValueError(f"{each.name} has no {each.unit}s with answers in split {split!r}")
             reports.append(

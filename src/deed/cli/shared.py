@@ -1,11 +1,10 @@
-"""What verbs that answer have in common: which model folder, which threshold, is the machine free, progress bars."""
+"""What verbs that answer have in common: which model folder, which threshold, is the machine free."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,24 +79,6 @@ def quiet_libraries() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-
-
-@contextmanager
-def progress_bars(quiet: bool) -> Iterator[Any]:
-    """A `rich.progress.Progress` on stderr, with the time left; it leaves no trace where an error ends it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:3.0f} %"))
-    bars = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=quiet)
-    bars.start()
-    try:
-        yield bars
-    except BaseException:
-        bars.live.transient = True
-        raise
-    finally:
-        bars.stop()
 
 
 def counted(examples: Iterable[Any], tick: Callable[[int], Any]) -> Iterator[Any]:

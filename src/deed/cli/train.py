@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import inspect
 import json
 import re
@@ -24,7 +25,8 @@ import typer
 from typer.core import TyperCommand
 
 EXAMPLE = "Example: deed train --task docvqa --data DocVQA --base t5-base --vit vit-base --output runs/docvqa"
-FROM_SCRATCH = ("g2p", "pages", "scenes")
+# Tasks with a module `deed.recipes.NAME` of their own, in which `train_NAME` follows the recipe named.
+FROM_SCRATCH = {"g2p": "G2pRecipe", "pages": "PagesRecipe", "scenes": "ScenesRecipe"}
 
 
 class TrainCommand(TyperCommand):
@@ -152,18 +154,9 @@ def recipes_of(task: str) -> list[tuple[Any, Callable[..., dict[str, Any]]]]:
     from deed.recipes.fine_tune import FineTuneRecipe, fine_tune
     from deed.tasks.task import get_task
 
-    if task == "g2p":
-        from deed.recipes.g2p import G2pRecipe, train_g2p
-
-        return [(G2pRecipe, train_g2p)]
-    if task == "pages":
-        from deed.recipes.pages import PagesRecipe, train_pages
-
-        return [(PagesRecipe, train_pages)]
-    if task == "scenes":
-        from deed.recipes.scenes import ScenesRecipe, train_scenes
-
-        return [(ScenesRecipe, train_scenes)]
+    if task in FROM_SCRATCH:
+        module = importlib.import_module(f"deed.recipes.{task}")
+        return [(getattr(module, FROM_SCRATCH[task]), getattr(module, f"train_{task}"))]
     if task not in READERS:
         if task:
             get_task(task)  # or it says which tasks there are
@@ -221,11 +214,10 @@ def recipe_of(kind: Any, task: str, options: list[str], values: dict[str, Any], 
     if rest:
         raise ValueError(f"--task {task} takes no {rest[0].partition('=')[0]}")
     values = {**values, **vars(given)}
-    if kind.__name__ == "FineTuneRecipe" and not values.get("start"):
-        raise ValueError(f"--task {task} goes on from a saved model (`deed convert ofa` makes one): give --from")
-    if kind.__name__ == "DocumentRecipe" and not values.get("base"):
-        other = ", or an OFA: --from" if len(recipes_of(task)) > 1 else ""
-        raise ValueError(f"--task {task} starts from a T5 checkpoint: give --base (and --vit for pictures){other}")
+    for name, why in kind.start_needs.items():
+        if not values.get(name):
+            other = ", or an OFA: --from" if len(recipes_of(task)) > 1 else ""
+            raise ValueError(f"--task {task} {why}{other}")
     return checked(kind, values, f"--recipe {recorded}" if recorded else f"--task {task}")
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .options import Json, SkipMissing
 from .train import report
 
 EXAMPLE = "Example: deed tune runs/g2p_conv/model --output runs/tuned --steps 1000"
@@ -34,10 +35,8 @@ def tune(
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Stop after so many, with a checkpoint; the same command goes on.")
     ] = None,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out examples whose picture is missing, and say how many.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    skip_missing: SkipMissing = False,
+    as_json: Json = False,
 ) -> None:
     """Registered with the module's docstring as its help.
 

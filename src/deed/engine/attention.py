@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from .block import Block
 from .masks import Mask
-from .staircase import Block
 
 if TYPE_CHECKING:
     from .cache import StaircaseCache

@@ -14,7 +14,8 @@ from transformers.cache_utils import EncoderDecoderCache
 
 from deed.policies.policy import ExitPolicy
 
-from .staircase import STEP, Block, Staircase, stacked
+from .block import Block
+from .staircase import STEP, Staircase, stacked
 from .state import GenerationState
 
 

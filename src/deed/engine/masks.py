@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Union
 
 import torch
 
-from .staircase import Block, Staircase
+from .block import Block
+from .staircase import Staircase
 
 if TYPE_CHECKING:
     from .state import GenerationState

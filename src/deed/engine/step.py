@@ -18,8 +18,9 @@ from deed.policies.query import ExitDecision, ExitQuery
 
 from . import masks
 from .attention import BlockAttention
+from .block import Block
 from .cache import StaircaseCache
-from .staircase import Block, Staircase
+from .staircase import Staircase
 from .state import GenerationState, Plan
 
 

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImageProcessorPil
 
@@ -53,6 +53,9 @@ class DocumentRecipe(Recipe):
     task: str = field(metadata={"help": argparse.SUPPRESS})
     data: str | None = field(default=None, metadata={"help": argparse.SUPPRESS})
     base: str
+    start_needs: ClassVar[dict[str, str]] = {
+        "base": "starts from a T5 checkpoint: give --base (and --vit for pictures)"
+    }
     vit: str | None = None
     train_vit: bool = False
     objective: Literal["answer", "denoise"] = "answer"

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch.utils.data import IterableDataset
 
@@ -48,6 +48,9 @@ class FineTuneRecipe(Recipe):
     task: str | list[str] = field(default_factory=list, metadata={"help": argparse.SUPPRESS})
     data: str | None = field(default=None, metadata={"help": argparse.SUPPRESS})
     start: str = field(metadata={"aliases": "--from"})
+    start_needs: ClassVar[dict[str, str]] = {
+        "start": "goes on from a saved model (`deed convert ofa` makes one): give --from"
+    }
     learning_rate: Rate = 5e-5
     warmup_steps: Natural = 600
     loss: Literal["deed", "mean", "last", "distill"] = "deed"  # type: ignore[assignment]

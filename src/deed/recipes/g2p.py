@@ -118,13 +118,12 @@ def start_g2p(recipe: G2pRecipe) -> tuple[Any, Any]:
     """The model a run starts from, and its tokenizer.
 
     Raises:
-        ValueError: `recipe.start` is not the folder of a saved deed model, or the training is a conventional one.
+        DeedLoadError: `recipe.start` is not the folder of a saved deed model.
+        ValueError: the training is a conventional one.
     """
     if recipe.start is not None:
-        if recipe.conventional or not (Path(recipe.start) / "config.json").is_file():
-            raise ValueError(
-                f"--from needs the folder of a saved deed model, and no --conventional; got {recipe.start}"
-            )
+        if recipe.conventional:
+            raise ValueError(f"--from {recipe.start} goes on with early exit; leave --conventional out")
         model, tokenizer = load_saved(Path(recipe.start))
         forget_measured(model)
         return model, tokenizer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -16,6 +15,7 @@ from deed.modeling.loading import from_pretrained
 from deed.modeling.model import DeedMixin, get_deed_model
 from deed.tasks.task import Task
 from deed.utils.quiet import quiet
+from deed.utils.saved_model import read_saved_model
 
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
@@ -58,6 +58,9 @@ class Recipe:
     log_every: Count = 50
 
     renamed_fields: ClassVar[dict[str, str]] = {}  # older names in recorded recipes
+    start_needs: ClassVar[
+        dict[str, str]
+    ] = {}  # fields without which a run cannot start, and what to tell who leaves them out
 
     @classmethod
     def renamed(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -115,20 +118,15 @@ def check_start(recipe: Any, kind: Any, name: str) -> None:
         name: what messages call it.
 
     Raises:
-        ValueError: `recipe.start` is not the folder of a saved `kind`, or of one trained in the other way.
+        DeedLoadError: `recipe.start` is not the folder of a saved model.
+        ValueError: it holds another kind of model, or one trained in the other way.
     """
     if not recipe.start:
         return
-    folder = Path(recipe.start)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"--from needs the folder of a saved model; got {folder}")
-    try:
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"--from {folder}: config.json cannot be read: {error}") from None
+    folder, model_type, has_exits = read_saved_model(recipe.start)
     if model_type != kind.config_class.model_type:
         raise ValueError(f"--from {folder} is not {name}")
-    if (folder / "deed_exits.safetensors").is_file() == recipe.conventional:
+    if has_exits == recipe.conventional:
         raise ValueError(f"--from {folder} is {'a deed' if recipe.conventional else 'a conventional'} model")
 
 

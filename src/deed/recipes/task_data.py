@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import IterableDataset
-from tqdm.auto import tqdm
 
 from deed.constants import NEVER_EXIT
 from deed.data.letters import LetterCount
 from deed.errors import DataError
 from deed.tasks.answering import evaluate_task
 from deed.tasks.task import Task, tokenizer_of
+from deed.utils.progress import shown
 
 LETTERS_OF = 20_000  # answers whose letters are checked, of data sets without end
 ENDLESS = 10**9  # examples of data sets that are made as they are read
@@ -133,10 +133,10 @@ def held_out_scores(
     Returns:
         Scores by name, or `{"not_scored": why}`: the model is trained and saved all the same.
     """
-    passes = len(thresholds)
-    with tqdm(total=None if count is None else count * passes, desc=f"scoring {task.name}", leave=False) as bar:
+    total = None if count is None else count * len(thresholds)
+    with shown() as progress, progress.bar(f"scoring {task.name}", total) as bar:
         try:
-            n, results = evaluate_task(task, model, processor, examples(), thresholds, bar.update, **options)
+            n, results = evaluate_task(task, model, processor, examples(), thresholds, bar.advance, **options)
         except ValueError as error:  # a DataError, or too few examples for the metric
             return {"not_scored": f"{task.name} cannot be scored: {error}"}
     if not n:

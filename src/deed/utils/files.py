@@ -88,14 +88,6 @@ def read_json(path: str | os.PathLike[str], error: type[Exception] = DataError, 
     return value
 
 
-def read_model_type(folder: str | os.PathLike[str]) -> str:
-    """The `model_type` in a saved model's `config.json`; "" where it cannot be told (whoever loads the model says why)."""
-    try:
-        return str(read_json(Path(folder) / "config.json").get("model_type") or "")
-    except DataError:
-        return ""
-
-
 @contextmanager
 def swapped_folder(target: str | os.PathLike[str], keep: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """Write a folder whole or not at all: beside its place first, then swapped in.

@@ -8,18 +8,20 @@ Whoever works takes `progress: Progress = SILENT` and opens a bar per piece of w
             bar.advance()
     progress.note("threshold 0.9: score 0.97")
 
-A function with one piece of work and a caller that has the bar takes `bar: Bar = SILENT_BAR` instead. The command line
-passes an open `RichProgress`; functions that a user calls and that take long take None for `shown()`'s choice.
+A function with one piece of work and a caller that has the bar takes `bar: Bar = SILENT_BAR` instead, or a function:
+`bar.advance` (so many more are done), `bar.update` (a `Tell`) or `progress.note` (a line). The command line passes an open
+`RichProgress`; functions that a user calls and that take long take None for `shown()`'s choice.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 Item = TypeVar("Item")
+Tell = Callable[[str, float], None]  # what is being done, and the share of the whole that is done
 
 
 class Bar(Protocol):
@@ -100,7 +102,9 @@ class RichProgress:
         self._bars.start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
+        if error is not None:
+            self._bars.live.transient = True  # nothing but the error is left to read
         self._bars.stop()
 
     @contextmanager

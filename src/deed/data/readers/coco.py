@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .reading import existing_image
+from .locating import existing_image
 
 # Where downloads are unpacked to: beside the data, in `images`, as lichengunc/refer or the official VQA code has it.
 FOLDERS = (

@@ -24,7 +24,8 @@ from deed.errors import DataError
 
 from ..base import Example
 from .coco import coco_image
-from .reading import Entry, Examples, Id, find_split, list_entries, wrong
+from .locating import find_split
+from .reading import Entry, Examples, Id, list_entries, wrong
 
 KARPATHY = "dataset_coco.json"
 KARPATHY_SPLITS = ("train", "restval", "val", "test")

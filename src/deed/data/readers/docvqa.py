@@ -27,20 +27,8 @@ from deed.utils.files import read_json
 
 from ..base import Example
 from . import docvqa_imdb
-from .reading import (
-    Entry,
-    Examples,
-    Id,
-    Number,
-    answers_of,
-    existing_file,
-    existing_image,
-    find_split,
-    list_entries,
-    read_entry,
-    words_at,
-    wrong,
-)
+from .locating import existing_file, existing_image, find_split
+from .reading import Entry, Examples, Id, Number, answers_of, list_entries, read_entry, words_at, wrong
 
 # With question types before without.
 FOLDERS = ("", "spdocvqa_qas/", "{split}/", "qas/", "annotations/")

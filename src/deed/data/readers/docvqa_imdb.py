@@ -18,19 +18,8 @@ from deed.ocr.words import Word, unit_box
 from deed.utils.unpickle import load_objects
 
 from ..base import Example
-from .reading import (
-    Box,
-    Entry,
-    Examples,
-    Id,
-    Whole,
-    answers_of,
-    existing_image,
-    find_split,
-    read_entry,
-    words_at,
-    wrong,
-)
+from .locating import existing_image, find_split
+from .reading import Box, Entry, Examples, Id, Whole, answers_of, read_entry, words_at, wrong
 
 FOLDERS = ("", "spdocvqa_imdb/", "imdb/", "mpdocvqa_imdb/")
 FILES = tuple(f"{folder}{name}" for folder in FOLDERS for name in ("imdb_{split}.npy", "new_imdb_{split}.npy"))

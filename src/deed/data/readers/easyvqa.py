@@ -14,7 +14,8 @@ from typing import Any
 from deed.errors import DataError
 
 from ..base import Example
-from .reading import Examples, bucket, existing_image
+from .locating import existing_image
+from .reading import Examples, bucket
 
 # Upper ends of the hash buckets (of 1000) of the train part: 92 % train, 3 % validation, 5 % calibration.
 TRAIN_PART = {"train": 920, "validation": 950, "calibration": 1000}

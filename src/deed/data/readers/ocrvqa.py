@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 from deed.errors import DataError
 
 from ..base import Example
-from .reading import Entry, Examples, Texts, answers_of, existing_image, object_entries, wrong
+from .locating import existing_image
+from .reading import Entry, Examples, Texts, answers_of, object_entries, wrong
 
 SPLITS = {"train": 1, "validation": 2, "val": 2, "test": 3}
 ENDINGS = (".jpg", ".png", ".gif", ".jpeg")

@@ -21,7 +21,8 @@ from deed.errors import DataError
 
 from ..base import Example
 from .lines import Rows
-from .reading import Entry, Id, existing_image, find_split, read_entry, wrong
+from .locating import existing_image, find_split
+from .reading import Entry, Id, read_entry, wrong
 
 FILES = ("snli_ve_{split}.jsonl",)
 FLICKR = ("flickr30k_images", "flickr30k-images", "flickr30k", "Flickr30K", "Flickr30k", "images")

@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 
 from ..base import Example
-from .reading import Entry, Examples, Id, answers_of, bucket, existing_image, find_split, list_entries
+from .locating import existing_image, find_split
+from .reading import Entry, Examples, Id, answers_of, bucket, list_entries
 
 FILES = ("{split}_task_3.json", "{split}/{split}_task_3.json", "Annotations/{split}_task_3.json")
 # Where the archives of pictures are unpacked to, by the file's split.

@@ -20,19 +20,8 @@ from deed.errors import DataError
 from deed.ocr.words import Word, unit_box
 
 from ..base import Example
-from .reading import (
-    Entry,
-    Examples,
-    Id,
-    Number,
-    answers_of,
-    existing_file,
-    existing_image,
-    find_split,
-    list_entries,
-    words_at,
-    wrong,
-)
+from .locating import existing_file, existing_image, find_split
+from .reading import Entry, Examples, Id, Number, answers_of, list_entries, words_at, wrong
 
 FOLDERS = ("", "annotations/")
 QUESTIONS = "TextVQA_0.5.1_{split}.json"

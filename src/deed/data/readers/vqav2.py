@@ -23,7 +23,8 @@ from deed.errors import DataError
 
 from ..base import Example
 from .coco import coco_image
-from .reading import Entry, Examples, Id, Whole, existing_file, find_split, list_entries, wrong
+from .locating import existing_file, find_split
+from .reading import Entry, Examples, Id, Whole, list_entries, wrong
 
 FOLDERS = {"questions": ("", "questions/", "Questions/"), "annotations": ("", "annotations/", "Annotations/")}
 FILES = tuple(

@@ -1,0 +1,18 @@
+"""Options that several verbs have alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Data = Annotated[Path | None, typer.Option(help="Folder of a data set on disk.")]
+HeldOutSplit = Annotated[str | None, typer.Option(help="Split.", show_default="calibration, or for data on disk val")]
+Count = Annotated[
+    int | None, typer.Option(min=1, help="Use only so many examples of each task.", show_default="all; 1000 of scenes")
+]
+SkipMissing = Annotated[
+    bool, typer.Option("--skip-missing", help="Leave out examples whose picture is missing, and say how many.")
+]

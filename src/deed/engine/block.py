@@ -1,0 +1,97 @@
+"""The block of positions that some rows still lack at one layer: what a layer is run on. See staircase.py for the picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import torch
+
+
+@dataclass
+class Block:
+    """The pending positions of some rows at one layer.
+
+    Attributes:
+        layer: 0-based layer.
+        rows: row numbers, ascending.
+        n_rows: rows of the whole batch.
+        stairs: where each of the rows' stair stands.
+        start, stop: the positions spanned.
+        stops: how long each of the rows is; None: `stop` for all.
+        hidden: `[r, stop - start, d_model]`, the layer's input; packed: `[1, cells, d_model]`. May be a view of the
+            buffer: read before `widen`.
+        packed: see staircase.py.
+    """
+
+    layer: int
+    rows: list[int]
+    n_rows: int
+    stairs: list[int]
+    start: int
+    stop: int
+    hidden: torch.Tensor
+    packed: bool = False
+    stops: list[int] | None = None
+
+    @property
+    def cells(self) -> int:
+        """Positions to compute, padding apart."""
+        total = self.stop * len(self.rows) if self.stops is None else sum(self.stops)
+        return total - sum(self.stairs)
+
+    @cached_property
+    def ranges(self) -> list[tuple[int, int]]:
+        """Where the cells of each of `spans` lie in a packed block, row after row."""
+        found, a = [], 0
+        for i, j, _, stair, stop in self.spans:
+            found.append((a, a + (j - i) * (stop - stair)))
+            a = found[-1][1]
+        return found
+
+    def newest(self, output: torch.Tensor) -> torch.Tensor:
+        """`[r, d_model]`: of a layer's output, or of its input, each row's newest position."""
+        if not self.packed:
+            return output[:, -1]
+        stops = self.stops or [self.stop] * len(self.rows)
+        ends = list(accumulate(stop - stair for stop, stair in zip(stops, self.stairs, strict=True)))
+        return output[0].index_select(0, torch.tensor(ends, device=output.device) - 1)
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int, int]]:
+        """Rows that follow each other in the batch, as `(i, j, row)`: block rows i..j are the batch's row, row + 1 …
+        What is sliced by runs is not copied."""
+        count = len(self.rows)
+        if self.rows[-1] - self.rows[0] + 1 == count:
+            return [(0, count, self.rows[0])]
+        return [(i, j, row) for i, j, row, _, _ in equal_runs(self.rows, [0] * count, [0] * count)]
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int, int, int, int]]:
+        """Runs of rows with equal stairs and lengths, as `(i, j, row, stair, stop)`: their positions stair..stop are new."""
+        if self.stops is None and len(self.runs) == 1 and max(self.stairs) == self.start:
+            return [(*self.runs[0], self.start, self.stop)]
+        return equal_runs(self.rows, self.stairs, self.stops or [self.stop] * len(self.rows))
+
+    @cached_property
+    def index(self) -> torch.Tensor | None:
+        """`rows` as a tensor, or None where it is every row in order."""
+        return None if len(self.rows) == self.n_rows else torch.tensor(self.rows, device=self.hidden.device)
+
+
+def equal_runs(rows: list[int], stairs: list[int], stops: list[int]) -> list[tuple[int, int, int, int, int]]:
+    """Runs of neighbouring rows with equal stairs and stops, as `(i, j, row, stair, stop)`.
+
+    Args:
+        rows: row numbers, ascending.
+        stairs: of each of them.
+        stops: of each of them.
+    """
+    found = []
+    i = 0
+    for j in range(1, len(rows) + 1):
+        if j == len(rows) or rows[j] != rows[j - 1] + 1 or stairs[j] != stairs[i] or stops[j] != stops[i]:
+            found.append((i, j, rows[i], stairs[i], stops[i]))
+            i = j
+    return found
