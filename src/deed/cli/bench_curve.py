@@ -17,6 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
+from deed.utils.saved_model import read_saved_model
+
 EXAMPLE = "Example: deed bench curve runs/g2p/model --score-drop 0.01"
 COUNT = 600  # examples, half of them to choose thresholds per exit on
 SEED = 0  # of their order: dictionaries are sorted, and a page's questions follow one another
@@ -66,13 +68,14 @@ def curve(
         skip_missing: leave out examples whose picture is missing.
         as_json: print the curve as JSON.
     """
+    check_targets(score_drop, speedup)
+    read_saved_model(model)  # before PyTorch is imported, which takes a second
     from deed.calibration.curve import record_curve, set_target
     from deed.errors import ExitsCostMore
     from deed.modeling.saving import save_deed_config
 
     from .shared import progress_bars
 
-    check_targets(score_drop, speedup)
     with warnings.catch_warnings(record=True) as caught, progress_bars(as_json) as bars:
         warnings.simplefilter("always", ExitsCostMore)
         bar = bars.add_task("reading", total=1.0)

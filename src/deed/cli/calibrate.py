@@ -9,6 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from deed.calibration.risk import check_bounds
+from deed.utils.saved_model import read_saved_model
+
 EXAMPLE = "Example: deed calibrate runs/g2p/model --risk 0.01 --confidence 0.95"
 
 
@@ -52,6 +55,8 @@ def calibrate(
         skip_missing: leave out examples whose picture is missing.
         as_json: print the report as JSON.
     """
+    check_bounds(risk, confidence)
+    read_saved_model(model)  # before PyTorch is imported, which takes a second
     from rich.console import Console
 
     from deed.calibration.learn_then_test import GRID

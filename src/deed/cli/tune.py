@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from deed.utils.saved_model import read_saved_model
+
 from .train import report
 
 EXAMPLE = "Example: deed tune runs/g2p_conv/model --output runs/tuned --steps 1000"
@@ -47,6 +49,7 @@ def tune(
         limit, minutes: of `fine_tune`.
         as_json: print the result as JSON.
     """
+    read_saved_model(base)  # before PyTorch is imported, which takes a second
     from deed.recipes.fine_tune import FineTuneRecipe, fine_tune
 
     recipe = FineTuneRecipe(

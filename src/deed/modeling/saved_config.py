@@ -23,12 +23,19 @@ REPORTS = ("deed_config.calibration", "deed_config.curve")  # measured, and so p
 # Fields of `generation_config.json` with the least value that generation works with.
 WHOLE = {"max_length": 1, "max_new_tokens": 1, "num_beams": 1, "num_return_sequences": 1, "min_length": 0}
 WHOLE |= {"min_new_tokens": 0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "top_k": 0}
-NUMBERS = {"temperature": 0, "top_p": 0, "repetition_penalty": 0, "encoder_repetition_penalty": 0}
-NUMBERS |= {"length_penalty": -math.inf, "diversity_penalty": 0, "max_time": 0}
-TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+NUMBERS: dict[str, float] = {"temperature": 0, "top_p": 0, "repetition_penalty": 0, "encoder_repetition_penalty": 0}
+NUMBERS |= {"length_penalty": -math.inf, "diversity_penalty": 0.0, "max_time": 0.0}
+TOKENS: tuple[str, ...] = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 TOKENS += ("forced_bos_token_id", "forced_eos_token_id")
 SEVERAL = ("eos_token_id", "decoder_start_token_id", "forced_eos_token_id")  # may be lists
-FLAGS = ("do_sample", "use_cache", "output_scores", "output_logits", "output_attentions", "output_hidden_states")
+FLAGS: tuple[str, ...] = (
+    "do_sample",
+    "use_cache",
+    "output_scores",
+    "output_logits",
+    "output_attentions",
+    "output_hidden_states",
+)
 FLAGS += ("return_dict_in_generate", "remove_invalid_values", "renormalize_logits")
 
 

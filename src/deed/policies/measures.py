@@ -94,7 +94,7 @@ class Patience:
     needs_history = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.patience, int) or self.patience < 1:
+        if not isinstance(self.patience, int) or isinstance(self.patience, bool) or self.patience < 1:
             raise DeedConfigError(f"confidence patience must be an integer >= 1, got {self.patience!r}")
 
     def __call__(self, query: ExitQuery) -> torch.Tensor:
