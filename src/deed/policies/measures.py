@@ -70,8 +70,8 @@ class Entropy:
         entropy = -torch.where(p > 0, p * log_p, torch.zeros_like(p)).sum(-1)
         if query.allowed is None:
             return 1 - entropy / math.log(log_p.shape[-1])
-        size = query.allowed.sum(-1).clamp(min=1).to(entropy.dtype)
-        return torch.where(size > 1, 1 - entropy / size.log().clamp(min=1e-12), torch.ones_like(entropy))
+        size = query.allowed.sum(-1).to(entropy.dtype)
+        return torch.where(size > 1, 1 - entropy / size.log(), torch.ones_like(entropy))
 
 
 @dataclass(frozen=True)
