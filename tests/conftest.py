@@ -158,3 +158,16 @@ def hub(monkeypatch):
 @pytest.fixture
 def own_families(monkeypatch):
     monkeypatch.setattr(families, "_FAMILIES", dict(families._FAMILIES))
+
+
+# What `-m quick` runs: folders and files of tests that need no trained model and no other process.
+QUICK = ("policies/", "kernels/", "metrics/", "exits/", "engine/test_staircase", "modeling/test_loss", "test_config")
+SLOW = ("on_avx2", "restricts_fbgemm")
+
+
+def pytest_collection_modifyitems(items):
+    root = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(root).as_posix() if item.path.is_relative_to(root) else ""
+        if place.startswith(QUICK) and not any(name in item.name for name in SLOW):
+            item.add_marker(pytest.mark.quick)

@@ -281,6 +281,14 @@ def test_labels_filled_up_with_the_pad_token_count_the_same():
     assert all(report == reports[0] for report in reports) and reports[0]["full_depth_score"] == 1.0
 
 
+@pytest.mark.parametrize("value", ["0.1", True, None, [0.1], 0, 1.0, float("nan")])
+@pytest.mark.parametrize("name", ["risk", "confidence"])
+def test_bounds_that_are_no_numbers_are_refused(name, value):
+    no = "" if type(value) in (int, float) else "which is no number"
+    with pytest.raises(ValueError, match=f"{name} must lie between 0 and 1, got .*{no}"):
+        calibrate(agreement_model(0.05), iter(lambda: pytest.fail("read the data"), None), **{name: value})
+
+
 def test_lines_say_what_the_p_value_is_for():
     lines = []
     calibrate(agreement_model(0.05), examples(40), risk=0.3, thresholds=[0.9], max_new_tokens=3, progress=lines.append)
@@ -297,3 +305,40 @@ def test_progress_shows_by_default_on_a_terminal_only(terminal, monkeypatch, cap
     calibrate(agreement_model(0.05), examples(40), risk=0.3, thresholds=[0.9], max_new_tokens=3)
     shown = capsys.readouterr()
     assert ("threshold 0.9" in shown.err) == terminal and not shown.out
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"exit_check": {"name": "screen", "rank": 4}}, "exit_check"),
+        ({"confidence_over": "allowed"}, "confidence_over"),
+        ({"confidence": "margin"}, "measure"),
+    ],
+)
+def test_other_settings_than_the_calibrated_ones_are_told_once(options, field, recwarn):
+    model, data = agreement_model(0.05), examples(40)
+    report = calibrate(model, data, risk=0.3, confidence=0.9, thresholds=[0.9], max_new_tokens=3)
+    assert report["threshold"] == 0.9
+    ids = torch.tensor([data[0]["input_ids"]])
+    recwarn.clear()
+
+    def told():
+        count = sum("deed.calibrate promised does not hold" in str(w.message) for w in recwarn.list)
+        recwarn.clear()
+        return count
+
+    model.generate(ids, max_new_tokens=3)
+    model.generate(ids, max_new_tokens=3, exit_check={"name": "plain"}, confidence_over="all")
+    assert told() == 0, "these are the calibrated ones"
+    model.deed_config.confidence = options.pop("confidence", model.deed_config.confidence)
+    model.generate(ids, max_new_tokens=3, exit_threshold=0.9, **options)
+    assert told() == 0, "a threshold was given"
+    with pytest.warns(UserWarning, match=rf"it is for {field}=.*, not for .*; calibrate again"):
+        model.generate(ids, max_new_tokens=3, **options)
+    recwarn.clear()
+    model.generate(ids, max_new_tokens=3, **options)
+    assert told() == 0, "once"
+    model.deed_config.threshold = 0.5  # not the calibrated one: nothing was promised
+    model.__dict__.pop("_deed_promises")
+    model.generate(ids, max_new_tokens=3, **options)
+    assert told() == 0

@@ -143,6 +143,35 @@ def test_help_lists_the_options_of_a_recipe(task, options):
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "nosuch"],
+        ["calibrate", "nosuch"],
+        ["calibrate", "MODEL", "--risk", "2"],
+        ["bench", "curve", "nosuch"],
+        ["tune", "nosuch", "--output", "OUT"],
+        ["demo", "--task", "g2p", "--model", "nosuch", "--output", "OUT"],
+        ["demo", "--model", "nosuch", "--output", "OUT"],
+        ["convert", "ofa", "nosuch", "OUT"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_folder_is_refused_before_torch_is_imported(tmp_path, arguments):
+    """One line, and nothing but that line: no bar was opened."""
+    places = {"MODEL": str(tmp_path), "OUT": str(tmp_path / "out")}
+    code = (
+        "import sys\nfrom deed.cli import main\ntry:\n    main()\nexcept SystemExit as end:\n"
+        "    print(end.code, 'torch' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, *[places.get(a, a) for a in arguments]]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == "2 False"
+    assert done.stderr.startswith("deed: ") and done.stderr.count("\n") == 1 and done.stderr.endswith("\n")
+    assert ("risk" if "--risk" in arguments else "nosuch") in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["evaluate", "/nowhere/at/all"], "is not a folder with a saved model"),
@@ -163,7 +192,7 @@ def test_help_lists_the_options_of_a_recipe(task, options):
         (["train", "--task", "docvqa", "--output", "OUT"], "starts from a T5 checkpoint: give --base"),
         (["train", "--task", "docvqa", "--base", "x", "--data", "/none", "--output", "OUT"], "/none"),
         (["calibrate", "MODEL", "--risk", "0.01", "--count", "20"], "needs at least 299 examples"),
-        (["calibrate", "MODEL", "--risk", "2"], "risk must lie between 0 and 1"),
+        (["calibrate", "MODEL", "--risk", "2"], "risk must lie between 0 and 1, got 2.0"),
         (["train", "--output", "OUT", "--data", "/no/file"], "/no/file: no such file"),
         (["train", "--output", "OUT", "--d-model", "40"], "multiple of 32"),
         (["train", "--output", "OUT", "--adapter", "lora", "--limit", "5"], "adapter must be one of"),

@@ -10,6 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import deed
 from deed.modeling.model import DeedMixin
+from deed.tasks import task as task_module
 
 ENTRY_POINTS = [
     "get_deed_model",
@@ -30,6 +31,9 @@ ENTRY_POINTS = [
     "DeedConfig",
     "FixedSchedule",
     "ThresholdPolicy",
+    "register_task",
+    "Task",
+    "DeedTrainer",
 ]
 NEEDS_GPU = {"use_cuda_graphs"}
 
@@ -67,6 +71,7 @@ def test_examples_run(name, hub, own_families, monkeypatch, tmp_path):
     if name in NEEDS_GPU and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(task_module, "_OWN", {})
     tokenizer = AutoTokenizer.from_pretrained("google-t5/t5-small")
     model = deed.get_deed_model(AutoModelForSeq2SeqLM.from_pretrained("google-t5/t5-small"))
     words = ["cat", "dogs", "a", "thing"] * 16

@@ -428,6 +428,125 @@ def test_deed_config_gives_a_model_that_works_or_the_fields_name(saved, tmp_path
         assert "exit_check" in str(error)
 
 
+GENERATION = "generation_config.json"
+GENERATION_FIELDS = {
+    "eos_token_id": "x",
+    "max_length": -1,
+    "max_new_tokens": 2.5,
+    "num_beams": 0,
+    "pad_token_id": [1, 2],
+    "decoder_start_token_id": True,
+    "forced_eos_token_id": [],
+    "temperature": "hot",
+    "do_sample": "yes",
+    "top_k": -3,
+}
+
+
+def change_generation(folder, **fields):
+    path = folder / GENERATION
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize("field", GENERATION_FIELDS)
+def test_a_field_of_the_generation_config_is_named(folder, field):
+    change_generation(folder, **{field: GENERATION_FIELDS[field]})
+    with pytest.raises(DeedLoadError, match=rf"{GENERATION}: {field} must be .*delete the file"):
+        deed.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "3", '{"eos_token_id": 1', "\xff"])
+def test_a_generation_config_that_is_no_object_is_refused(folder, text):
+    (folder / GENERATION).write_text(text, encoding="latin-1")
+    with pytest.raises(DeedLoadError, match=GENERATION):
+        deed.from_pretrained(folder)
+
+
+def test_a_generation_config_may_be_missing_or_replaced(folder):
+    (folder / GENERATION).write_text("[]")
+    given = GenerationConfig(max_length=7, decoder_start_token_id=0, pad_token_id=0)
+    assert deed.from_pretrained(folder, generation_config=given).generation_config.max_length == 7
+    (folder / GENERATION).unlink()
+    deed.from_pretrained(folder)
+
+
+@FUZZ
+@given(field=st.sampled_from(sorted({*GenerationConfig().to_dict(), *GENERATION_FIELDS})), value=JUNK)
+def test_a_generation_config_from_anywhere_loads_or_is_named(saved, tmp_path, field, value):
+    folder = shutil.copytree(saved, tmp_path / "m", dirs_exist_ok=True)
+    change_generation(folder, **{field: value})
+    try:
+        deed.from_pretrained(folder)
+    except DeedLoadError as error:
+        assert GENERATION in str(error)
+        return
+    if field in GENERATION_FIELDS and value is not None:
+        assert isinstance(value, bool if field == "do_sample" else (int, list, float))
+
+
+POINT = {"threshold": 2.0, "exit_check": "plain", "score_drop": 0.0, "speedup": {"median": 1.0}}
+CURVE = {"points": [POINT], "exit_layers": [1, 3, 5], "confidence": "max_prob"}
+BAD_POINTS = {
+    "no list": {"a": 1},
+    "no objects": [1],
+    "no threshold": [{k: v for k, v in POINT.items() if k != "threshold"}],
+    "thresholds of another decoder": [{**POINT, "threshold": [0.5] * 7}],
+    "a threshold below 0": [{**POINT, "threshold": -1}],
+    "no score_drop": [{**POINT, "score_drop": "none"}],
+    "score_drop not a number": [{**POINT, "score_drop": math.nan}],
+    "speedup a number": [{**POINT, "speedup": 2.0}],
+    "no median": [{**POINT, "speedup": {}}],
+    "an unknown check": [{**POINT, "exit_check": "guess"}],
+    "no full depth": [{**POINT, "score_drop": 0.1}],
+}
+
+
+@pytest.mark.parametrize("name", BAD_POINTS)
+def test_a_curve_that_no_target_can_be_set_by_is_refused(folder, name):
+    change_deed(folder, curve={**CURVE, "points": BAD_POINTS[name]})
+    with pytest.raises(DeedLoadError, match=r"config.json: deed_config: curve: points.*record it again"):
+        deed.from_pretrained(folder)
+
+
+def test_a_curve_that_is_whole_sets_a_target(folder):
+    quick = {**POINT, "threshold": [0.5, 0.6], "score_drop": 0.01, "speedup": {"median": 1.5}}
+    change_deed(folder, curve={**CURVE, "points": [POINT, quick]})
+    model = deed.from_pretrained(folder)
+    assert deed.set_target(model, speedup=1.2) == quick and model.deed_config.threshold == [0.5, 0.6]
+
+
+@FUZZ
+@given(field=st.sampled_from([*POINT, "asking", "points"]), value=JUNK)
+def test_a_curve_from_anywhere_sets_a_target_or_is_named(saved, tmp_path, field, value):
+    folder = shutil.copytree(saved, tmp_path / "m", dirs_exist_ok=True)
+    points = value if field == "points" else [POINT, {**POINT, field: value}]
+    change_deed(folder, curve={**CURVE, "points": points})
+    try:
+        model = deed.from_pretrained(folder)
+    except DeedLoadError as error:
+        assert "curve" in str(error)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if points:
+            deed.set_target(model, score_drop=0.5)
+
+
+@FUZZ
+@given(field=st.sampled_from(["task", "steps", "output", "lr", "d_model", "note", "data", "frozen", "x"]), value=JUNK)
+def test_a_recorded_recipe_is_followed_or_named(tmp_path, field, value):
+    from deed.recipes.g2p import G2pRecipe
+    from deed.recipes.recipe import checked
+    from deed.utils.files import read_json
+
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({field: value}))
+    try:
+        assert isinstance(checked(G2pRecipe, read_json(path, ValueError), str(path)), G2pRecipe)
+    except ValueError as error:
+        assert str(path) in str(error)
+
+
 BASE_FIELDS = sorted(
     {*T5Config().to_dict(), "architectures", "model_type", "quantization_config", "text_config", "auto_map", "dtype"}
 )

@@ -3,10 +3,12 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from deed import (
+    DeedConfig,
     DeedConfigError,
     Entropy,
     ExitQuery,
@@ -309,3 +311,26 @@ def test_a_schedule_deeper_than_the_decoder():
     FixedSchedule([[1], [4]]).check_layers(4)
     with pytest.raises(ValueError, match="asks for depth 9, but the decoder has 4 layers"):
         FixedSchedule([1, 9]).check_layers(4)
+
+
+def test_patience_is_a_number_not_a_flag():
+    with pytest.raises(DeedConfigError, match="patience must be an integer >= 1, got True"):
+        DeedConfig(confidence={"name": "patience", "patience": True})
+
+
+@pytest.mark.parametrize(
+    "depths", [[2.7], [[1, 2.0]], ["2"], [True], torch.tensor([1.5]), np.array([2.0]), [None], torch.tensor([True])]
+)
+def test_a_schedule_of_anything_but_whole_numbers_is_refused(depths):
+    with pytest.raises(ValueError, match="FixedSchedule needs whole numbers as depths"):
+        FixedSchedule(depths)
+
+
+@pytest.mark.parametrize(
+    "depths",
+    [[2, 3], (2, 3), np.array([2, 3]), [np.int64(2), np.int32(3)], torch.tensor([2, 3]), [torch.tensor(2), 3]],
+)
+def test_whole_numbers_of_any_kind_make_a_schedule(depths):
+    assert FixedSchedule(depths).to_dict()["depths"] == [2, 3]
+    if not isinstance(depths, (list, tuple)):
+        assert FixedSchedule(depths[None]).to_dict()["depths"] == [2, 3]

@@ -86,3 +86,45 @@ def test_schedules_repeat_and_round_up():
     leaves = [schedule.leaves(query([[0.0, 1.0]] * 2, step=s, depth=2)).tolist() for s in range(4)]
     assert leaves == [[False, True], [True, True]] * 2
     assert schedule.leaves(query([[0.0, 1.0]], rows=[1], depth=2)).tolist() == [True]
+
+
+def test_entropy_where_nothing_or_one_token_is_allowed():
+    """At a dead end (no token open) the count is 0: it is taken as 1, and both are certain."""
+    z = torch.tensor([[3.0, 1.0, 0.0]] * 3)
+    allowed = torch.tensor([[False, False, False], [False, True, False], [True, True, False]])
+    found = build_confidence("entropy")(query(z, allowed=allowed))
+    p = z[0, :2].softmax(-1)
+    assert found[:2].tolist() == [1.0, 1.0]
+    assert found[2].item() == pytest.approx(1 + float((p * p.log()).sum()) / math.log(2))
+
+
+def test_schedules_join_only_what_is_asked_alike():
+    one = FixedSchedule([3, 1])
+    assert one.join(FixedSchedule([2]), 1, 2).to_dict()["depths"] == [[3, 1], [2], [2]]
+    for other in (
+        FixedSchedule([2], ask=True),
+        FixedSchedule([2], measure=build_confidence("margin")),
+        ThresholdPolicy(build_confidence("max_prob"), 0.5),
+    ):
+        with pytest.raises(ValueError, match="joined by rows under another only"):
+            one.join(other, 1, 1)
+
+
+@pytest.mark.parametrize("one", [0.5, [0.5, 0.6]])
+@pytest.mark.parametrize("other", [0.7, [0.7, 0.8]])
+def test_thresholds_per_exit_join_only_their_like(one, other):
+    measure = build_confidence("max_prob")
+    first, second = ThresholdPolicy(measure, one), ThresholdPolicy(measure, other)
+    assert first.join(ThresholdPolicy(measure, one), 2, 1) is first
+    if isinstance(one, list) or isinstance(other, list):
+        with pytest.raises(ValueError, match="per exit has to be the same"):
+            first.join(second, 2, 1)
+    else:
+        assert first.join(second, 2, 1).threshold.tolist() == [0.5, 0.5, 0.7]
+
+
+@pytest.mark.parametrize("name", ["margin", None])
+def test_thresholds_join_only_thresholds_on_the_same_measure(name):
+    other = FixedSchedule([1]) if name is None else ThresholdPolicy(build_confidence(name), 0.5)
+    with pytest.raises(ValueError, match="need the same confidence measure and decay"):
+        ThresholdPolicy(build_confidence("max_prob"), 0.5).join(other, 1, 1)

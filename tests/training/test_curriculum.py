@@ -2,6 +2,8 @@
 
 from types import SimpleNamespace
 
+import pytest
+
 from deed.training.curriculum import LossGatedCurriculum
 
 
@@ -43,3 +45,10 @@ def test_is_kept_in_checkpoints(tmp_path):
     fresh.resume(None)
     fresh.resume(tmp_path / "checkpoint-10")
     assert int(fresh.level) == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "{}", '{"level": "x", "running": 0, "seen": 0, "risen": []}'])
+def test_a_damaged_one_is_named(tmp_path, text):
+    (tmp_path / "curriculum.json").write_text(text)
+    with pytest.raises(ValueError, match=r"curriculum\.json is damaged .*delete it to start at level 1"):
+        LossGatedCurriculum().resume(tmp_path)

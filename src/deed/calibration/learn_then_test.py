@@ -19,7 +19,7 @@ from deed.utils.progress import SILENT, shown
 
 from .answering import generate_all, label_tokens, strip_padding
 from .exit_check import plain_values, set_exit_check, take_exit_check
-from .risk import examples_needed, p_value
+from .risk import check_bounds, examples_needed, p_value
 from .teacher_forcing import evaluating
 
 # From strict to loose. Confidence of a trained model crowds near 1, so the grid does too.
@@ -69,7 +69,7 @@ def calibrate(
     Raises:
         CalibrationError: too few examples for `risk` and `confidence`, even if none lost anything, or examples that were
             not answered.
-        ValueError: a bound, a grid or a batch size out of range.
+        ValueError: a bound that is no number, or a bound, a grid or a batch size out of range.
 
     Example:
         ```python
@@ -78,9 +78,7 @@ def calibrate(
         assert model.deed_config.threshold == report["threshold"]
         ```
     """
-    for name, value in (("risk", risk), ("confidence", confidence)):
-        if not 0 < value < 1:
-            raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+    check_bounds(risk, confidence)
     grid = sorted({float(t) for t in thresholds}, reverse=True)
     if not grid or not all(0 < t <= 1 for t in grid):
         raise ValueError(f"thresholds must be numbers in (0, 1], got {list(thresholds)!r}")

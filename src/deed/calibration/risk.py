@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, SupportsFloat
+
+
+def check_bounds(risk: Any, confidence: Any) -> None:
+    """Raises `ValueError` unless both are numbers between 0 and 1."""
+    for name, value in (("risk", risk), ("confidence", confidence)):
+        number = isinstance(value, SupportsFloat) and not isinstance(value, bool)
+        if not number or not 0 < float(value) < 1:
+            raise ValueError(
+                f"{name} must lie between 0 and 1, got {value!r}{'' if number else ', which is no number'}"
+            )
 
 
 def examples_needed(risk: float, confidence: float) -> int:

@@ -17,6 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
+from deed.utils.saved_model import read_saved_model
+
 from .options import Data, HeldOutSplit, Json, SkipMissing
 
 EXAMPLE = "Example: deed bench curve runs/g2p/model --score-drop 0.01"
@@ -64,12 +66,13 @@ def curve(
         skip_missing: leave out examples whose picture is missing.
         as_json: print the curve as JSON.
     """
+    check_targets(score_drop, speedup)
+    read_saved_model(model)  # before PyTorch is imported, which takes a second
     from deed.calibration.curve import record_curve, set_target
     from deed.errors import ExitsCostMore
     from deed.modeling.saving import save_deed_config
     from deed.utils.progress import RichProgress
 
-    check_targets(score_drop, speedup)
     with warnings.catch_warnings(record=True) as caught, RichProgress(quiet=as_json) as progress:
         warnings.simplefilter("always", ExitsCostMore)
         with progress.bar("reading", total=1.0) as bar:

@@ -9,6 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from deed.calibration.risk import check_bounds
+from deed.utils.saved_model import read_saved_model
+
 from .options import Count, Data, HeldOutSplit, Json, SkipMissing
 
 EXAMPLE = "Example: deed calibrate runs/g2p/model --risk 0.01 --confidence 0.95"
@@ -47,6 +50,8 @@ def calibrate(
         skip_missing: leave out examples whose picture is missing.
         as_json: print the report as JSON.
     """
+    check_bounds(risk, confidence)
+    read_saved_model(model)  # before PyTorch is imported, which takes a second
     from deed.calibration.learn_then_test import GRID
     from deed.modeling.saving import save_deed_config
     from deed.tasks.answering import calibrate_task

@@ -46,6 +46,8 @@ def convert(
 
     if family != "ofa":
         raise ValueError(f"the family must be ofa, got {family!r}")
+    if not checkpoint.exists():
+        raise ValueError(f"{checkpoint}: no such file or folder")
     check_output(output)
     quiet_libraries()
     from deed.models.ofa.convert_ofa import STEPS

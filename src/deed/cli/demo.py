@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from deed.utils.saved_model import read_saved_model
+
 from .shared import CHECKPOINTS
 
 EXAMPLE = "Example: deed demo; deed demo --task scenes; deed demo --task g2p flibbertigibbet tomato"
@@ -60,6 +62,8 @@ def demo(
         output: where the report goes.
         as_json: print the report as JSON.
     """
+    if model is not None:
+        read_saved_model(model)  # before PyTorch is imported, which takes a second
     from deed.report.html import require_report, write_report
 
     from . import demo_pages, demo_scenes, demo_show, demo_words, shared

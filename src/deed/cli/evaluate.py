@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from deed.constants import NEVER_EXIT
+from deed.utils.saved_model import read_saved_model
 
 from .options import Count, Data, Json, SkipMissing
 
@@ -52,6 +53,7 @@ def evaluate(
         original_settings: decode as the model's authors do.
         as_json: print the result as JSON.
     """
+    read_saved_model(model)  # before PyTorch is imported, which takes a second
     from deed.modeling.model import DeedMixin
     from deed.tasks.answering import evaluate_task
     from deed.tasks.task import tasks_of

@@ -77,6 +77,8 @@ def report(output: Path, as_json: bool, work: Callable[[], dict[str, Any]]) -> N
         as_json: print the result, and nothing else, on standard output.
         work: trains and gives `run_recipe`'s result.
     """
+    from deed.utils.files import read_json
+
     with contextlib.redirect_stdout(sys.stderr):  # Trainer's log
         result = work()
     if as_json:
@@ -93,7 +95,7 @@ def report(output: Path, as_json: bool, work: Callable[[], dict[str, Any]]) -> N
     for scores in ({"": found} | parts).values():
         if "not_scored" in scores:
             typer.echo(scores["not_scored"], err=True)
-    recipe, place = json.loads((output / "recipe.json").read_text(encoding="utf-8")), output / "model"
+    recipe, place = read_json(output / "recipe.json"), output / "model"
     tasks = [recipe["task"]] if isinstance(recipe["task"], str) else recipe["task"]
     tasks = [name for name in tasks if name not in FROM_SCRATCH]
     held_out = "".join(f" --task {name}" for name in tasks) + (

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from deed.utils.saved_model import read_saved_model
+
 from .options import Json, SkipMissing
 from .train import report
 
@@ -46,6 +48,7 @@ def tune(
         limit, minutes: of `fine_tune`.
         as_json: print the result as JSON.
     """
+    read_saved_model(base)  # before PyTorch is imported, which takes a second
     from deed.recipes.fine_tune import FineTuneRecipe, fine_tune
 
     recipe = FineTuneRecipe(

@@ -7,6 +7,7 @@ greedy search and sampling have one of ours (`engine/sampling.py`), with the sam
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -59,6 +60,10 @@ class EarlyExitGeneration:
             TypeError: a cache that cannot hold a staircase.
             ValueError: an option that early exit does not work with, or a threshold that does not fit.
 
+        Warns:
+            UserWarning: once, the calibrated threshold is used with another exit check, measure or `confidence_over` than
+                it was calibrated with.
+
         Example:
             ```python
             out = model.generate(**inputs, exit_threshold=0.8, max_new_tokens=8, return_dict_in_generate=True)
@@ -72,10 +77,13 @@ class EarlyExitGeneration:
                 raise ValueError("asking is the former name of exit_check; pass one of the two")
             exit_check = asking
         policy = self._exit_policy(exit_threshold, exit_policy)
-        policy = with_exit_check(policy, self.deed_config.exit_check if exit_check is None else exit_check, self)
+        exit_check = self.deed_config.exit_check if exit_check is None else exit_check
+        policy = with_exit_check(policy, exit_check, self)
         over = confidence_over or self.deed_config.confidence_over
         if over not in ("all", "allowed"):
             raise ValueError(f"confidence_over must be 'all' or 'allowed', got {over!r}")
+        if exit_threshold is None and exit_policy is None:
+            self._check_promise(exit_check, over)
         given = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None)
         self._check_generate(kwargs, given)
         cache = kwargs.get("past_key_values")
@@ -89,6 +97,30 @@ class EarlyExitGeneration:
         else:
             cache.request(policy, over)
         return super().generate(*args, **{**kwargs, "past_key_values": cache, "use_cache": True})  # type: ignore[misc]
+
+    def _check_promise(self, exit_check: Any, over: str) -> None:
+        """Warn, once for each set of settings, where the calibrated threshold is used with others than it was chosen with."""
+        config = self.deed_config
+        report = config.calibration
+        if not report or report.get("threshold") != config.threshold or not _exits_early(config.threshold):
+            return
+        now = {"measure": config.confidence, "confidence_over": over, "exit_check": exit_check}
+        then = {"exit_check": report.get("asking"), **report}  # its former name
+        others = {
+            name: value
+            for name, value in now.items()
+            if then.get(name) is not None and _with_name(then[name]) != _with_name(value)
+        }
+        warned = self.__dict__.setdefault("_deed_promises", set())
+        if not others or repr(others) in warned:
+            return
+        warned.add(repr(others))
+        said = ", ".join(f"{name}={then[name]!r}, not for {value!r}" for name, value in others.items())
+        warnings.warn(
+            f"the calibrated threshold {config.threshold} is used with other settings than it was chosen with, and what "
+            f"deed.calibrate promised does not hold: it is for {said}; calibrate again, or pass an exit_threshold",
+            stacklevel=3,
+        )
 
     def _exit_policy(self, threshold: Any, policy: ExitPolicy | None) -> ExitPolicy:
         if policy is not None:
@@ -269,6 +301,16 @@ class EarlyExitGeneration:
         if mask is not None:
             model_kwargs["decoder_attention_mask"] = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=-1)
         return model_kwargs
+
+
+def _exits_early(threshold: Any) -> bool:
+    """Whether a threshold (or one of several) lets anything leave early."""
+    return min(threshold if isinstance(threshold, (list, tuple)) else [threshold]) <= 1
+
+
+def _with_name(spec: Any) -> Any:
+    """A measure or an exit check in its long form."""
+    return {"name": spec} if isinstance(spec, str) else spec
 
 
 class _WatchedCriteria(StoppingCriteriaList):

@@ -21,7 +21,7 @@ from deed.families import family_of
 from deed.utils.locating import PLACE, check_place, file_of
 
 from .model import get_deed_model
-from .saved_config import check_layers, read_config, saved_class, saved_deed_config
+from .saved_config import check_generation_config, check_layers, read_config, saved_class, saved_deed_config
 from .saving import EXITS_FILE
 
 #: Arguments of Transformers' `from_pretrained` that are not for a deed model, and what to do instead.
@@ -82,6 +82,9 @@ def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
         config, exits = DeedConfig(), None
     base_class = saved_class(values, where)
     check_layers(values, _count_tensors(path, place, kwargs.get("variant")), where)
+    generation_path = file_of(path, "generation_config.json", place)
+    if generation_path is not None and kwargs.get("generation_config") is None:
+        check_generation_config(generation_path)
     base, info = _load_base(base_class, path, kwargs, ours=exits is not None)
     if exits is not None:
         _check_fit(base, config, exits, where)

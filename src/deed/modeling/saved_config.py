@@ -11,6 +11,7 @@ from typing import Any
 
 from deed.config import DeedConfig
 from deed.errors import DeedLoadError
+from deed.policies.exit_checks.spec import check_exit_check
 
 from .classes import model_class
 
@@ -18,6 +19,24 @@ LARGEST = 2**31 - 1  # of any whole number in a configuration
 DEEPEST = 16  # of values within values
 LAYERS = re.compile(r"\w*(layers?|depths?)")  # names of fields that count what is built one by one
 REPORTS = ("deed_config.calibration", "deed_config.curve")  # measured values, which may be NaN
+
+# Fields of `generation_config.json` with the least value that generation works with.
+WHOLE = {"max_length": 1, "max_new_tokens": 1, "num_beams": 1, "num_return_sequences": 1, "min_length": 0}
+WHOLE |= {"min_new_tokens": 0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "top_k": 0}
+NUMBERS: dict[str, float] = {"temperature": 0, "top_p": 0, "repetition_penalty": 0, "encoder_repetition_penalty": 0}
+NUMBERS |= {"length_penalty": -math.inf, "diversity_penalty": 0.0, "max_time": 0.0}
+TOKENS: tuple[str, ...] = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+TOKENS += ("forced_bos_token_id", "forced_eos_token_id")
+SEVERAL = ("eos_token_id", "decoder_start_token_id", "forced_eos_token_id")  # may be lists
+FLAGS: tuple[str, ...] = (
+    "do_sample",
+    "use_cache",
+    "output_scores",
+    "output_logits",
+    "output_attentions",
+    "output_hidden_states",
+)
+FLAGS += ("return_dict_in_generate", "remove_invalid_values", "renormalize_logits")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -120,9 +139,86 @@ def saved_deed_config(values: Mapping[str, Any], where: str) -> DeedConfig:
         for name in ("calibration", "curve"):
             if not isinstance(saved.get(name), dict | None):
                 raise ValueError(f"{name} must be an object, got {_short(saved[name])}")
+        _check_curve(config)
     except Exception as error:  # a field of any type may fail in any way where it is compared or counted
         raise DeedLoadError(f"{where}: deed_config: {_named(saved, error)}") from None
     return config
+
+
+def _check_curve(config: DeedConfig) -> None:
+    """Raises `ValueError` unless the points of a curve, if any, have what `set_target` reads."""
+    curve = config.curve or {}
+    points = curve.get("points")
+    if points is None:
+        return
+    remedy = "record it again with deed.record_curve, or remove the field"
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise ValueError(f"curve: points must be a list of objects, got {_short(points)}; {remedy}")
+    exits = curve.get("exit_layers")
+    for i, point in enumerate(points):
+        threshold, speedup = point.get("threshold"), point.get("speedup")
+        several = isinstance(threshold, list)
+        fits = not several or (isinstance(exits, list) and len(threshold) in (len(exits) - 1, len(exits)))
+        if not fits or not _thresholds(threshold if several else [threshold]):
+            raise ValueError(
+                f"curve: points[{i}].threshold must be a number of at least 0 or a list of one per exit, got "
+                f"{_short(threshold)}; {remedy}"
+            )
+        for name, value in (
+            ("score_drop", point.get("score_drop")),
+            ("speedup.median", speedup.get("median") if isinstance(speedup, dict) else None),
+        ):
+            if not _is_number(value):
+                raise ValueError(f"curve: points[{i}].{name} must be a number, got {_short(value)}; {remedy}")
+        for name in ("exit_check", "asking"):
+            if point.get(name) is not None:
+                try:
+                    check_exit_check(point[name], config.confidence)
+                except Exception as error:  # of any type, it may fail in any way
+                    raise ValueError(f"curve: points[{i}].{name}: {error}; {remedy}") from None
+    if points and min(point["score_drop"] for point in points) > 0:
+        raise ValueError(f"curve: points lack full depth, whose score_drop is 0; {remedy}")
+
+
+def _thresholds(values: list[Any]) -> bool:
+    """Whether these are numbers of at least 0, and there is one."""
+    return bool(values) and all(_is_number(value) and value >= 0 for value in values)
+
+
+def _is_number(value: Any, least: float = -math.inf) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= least
+
+
+def check_generation_config(path: Path) -> None:
+    """Refuse a `generation_config.json` that generation would stumble over, or that Transformers would silently pass over.
+
+    Raises:
+        DeedLoadError: not readable, no JSON object, or a field of the wrong type or out of range; names file and field.
+    """
+    from transformers import GenerationConfig
+
+    values, fix = read_config(path), "mend the field, or delete the file to generate by config.json"
+    for name, value in values.items():
+        if value is None:
+            continue
+        expected = ""
+        if name in WHOLE and not (_is_number(value, WHOLE[name]) and isinstance(value, int)):
+            expected = f"a whole number of at least {WHOLE[name]}"
+        elif name in NUMBERS and not _is_number(value, NUMBERS[name]):
+            expected = "a number" if NUMBERS[name] < 0 else "a number of at least 0"
+        elif name in FLAGS and not isinstance(value, bool):
+            expected = "true or false"
+        elif name in TOKENS:
+            several = name in SEVERAL and isinstance(value, list)
+            ids = value if several else [value]
+            if not ids or not all(_is_number(i, 0) and isinstance(i, int) for i in ids):
+                expected = f"a token id{' or a list of some' if name in SEVERAL else ''}"
+        if expected:
+            raise DeedLoadError(f"{path}: {name} must be {expected}, got {_short(value)}; {fix}")
+    try:
+        GenerationConfig.from_dict(values)
+    except Exception as error:  # values of any type may fail in any way
+        raise DeedLoadError(f"{path}: {' '.join(str(error).split())}; {fix}") from None
 
 
 def _named(saved: Any, error: Exception) -> str:

@@ -70,8 +70,8 @@ class Entropy:
         entropy = -torch.where(p > 0, p * log_p, torch.zeros_like(p)).sum(-1)
         if query.allowed is None:
             return 1 - entropy / math.log(log_p.shape[-1])
-        size = query.allowed.sum(-1).clamp(min=1).to(entropy.dtype)
-        return torch.where(size > 1, 1 - entropy / size.log().clamp(min=1e-12), torch.ones_like(entropy))
+        size = query.allowed.sum(-1).to(entropy.dtype)
+        return torch.where(size > 1, 1 - entropy / size.log(), torch.ones_like(entropy))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Patience:
     needs_history = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.patience, int) or self.patience < 1:
+        if not isinstance(self.patience, int) or isinstance(self.patience, bool) or self.patience < 1:
             raise DeedConfigError(f"confidence patience must be an integer >= 1, got {self.patience!r}")
 
     def __call__(self, query: ExitQuery) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, cast
@@ -206,7 +207,8 @@ class FixedSchedule:
         measure: the confidence that `ask` computes.
 
     Raises:
-        ValueError: no depths, or one below 1 (`generate()` refuses those deeper than the decoder).
+        ValueError: no depths, one that is no whole number, or one below 1 (`generate()` refuses those deeper than the
+            decoder).
 
     Example:
         ```python
@@ -222,9 +224,9 @@ class FixedSchedule:
     exits_early = True
 
     def __post_init__(self) -> None:
-        nested = len(self.depths) > 0 and isinstance(self.depths[0], (list, tuple, torch.Tensor))
+        nested = len(self.depths) > 0 and (isinstance(self.depths[0], (list, tuple)) or _ndim(self.depths[0]) > 0)
         self._table: list[list[int]] = [
-            [int(d) for d in row]  # type: ignore[union-attr, arg-type]
+            [_whole(d) for d in row]  # type: ignore[union-attr]
             for row in (self.depths if nested else [self.depths])
         ]
         if not all(row and min(row) >= 1 for row in self._table):
@@ -282,3 +284,21 @@ class FixedSchedule:
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return {"depths": self._table if len(self._table) > 1 else self._table[0], "ask": self.ask}
+
+
+def _ndim(value: Any) -> int:
+    return getattr(value, "ndim", 0)
+
+
+def _whole(depth: Any) -> int:
+    """A depth as an int.
+
+    Raises:
+        ValueError: not a whole number (int, NumPy's or a tensor of one).
+    """
+    try:
+        if isinstance(depth, bool) or getattr(depth, "dtype", None) == torch.bool:
+            raise TypeError
+        return operator.index(depth)
+    except (TypeError, ValueError):
+        raise ValueError(f"FixedSchedule needs whole numbers as depths, got {depth!r}") from None

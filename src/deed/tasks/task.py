@@ -52,6 +52,20 @@ class Task:
         model_types: Transformers' names of the models that can do it; empty: any.
         validation_split, calibration_split: names of those splits, where a verb is told none.
         skip_missing: leave out examples whose picture is missing, which is else an error; set by the verbs.
+
+    Example:
+        ```python
+        class Plural(deed.Task):
+            unit = "word"
+
+            def examples(self, split, count=None, data=None):
+                from deed.data.base import Example
+
+                return [Example("cat", ["cats"]), Example("ox", ["oxen"])][:count]
+
+        task = Plural()
+        assert task.score(["cats", "oxes"], task.examples("test")) == [1.0, 0.0]
+        ```
     """
 
     name: str = ""
@@ -244,9 +258,16 @@ def register_task(name: str, task: type | None = None) -> Any:
         TypeError: not a class, or one that has no `examples`.
 
     Example:
-        >>> @deed.register_task("shout")
-        ... class Shout(deed.Task):
-        ...     def examples(self, split, count=None, data=None): ...
+        ```python
+        from deed.data.base import Example
+
+        @deed.register_task("shout")
+        class Shout(deed.Task):
+            def examples(self, split, count=None, data=None):
+                yield from [Example("cat", ["CAT"]), Example("dog", ["DOG"])][:count]
+
+        # deed train --from MODEL --task shout, deed evaluate MODEL --task shout …
+        ```
     """
     if not name or not isinstance(name, str):
         raise ValueError(f"a task needs a name, got {name!r}")

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from deed.utils.files import read_json
+
 FILE = "curriculum.json"
 
 
@@ -79,7 +81,7 @@ class LossGatedCurriculum(TrainerCallback):
         if checkpoint is None or not path.is_file():
             return
         try:
-            self.load(json.loads(path.read_text(encoding="utf-8")))
+            self.load(read_json(path))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{path} is damaged ({type(error).__name__}: {error}); delete it to start at level 1"

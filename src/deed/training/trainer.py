@@ -31,6 +31,17 @@ class DeedTrainer(Seq2SeqTrainer):
 
     Raises:
         ValueError: `compute_loss_func` is given, which would train the last exit alone.
+
+    Example:
+        ```python
+        from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments
+
+        data = [{**example, "labels": example["input_ids"]} for example in held_out]
+        arguments = Seq2SeqTrainingArguments("run", max_steps=2, logging_steps=1, report_to="none", use_cpu=True)
+        collator = DataCollatorForSeq2Seq(tokenizer)
+        trainer = deed.DeedTrainer(model=model, args=arguments, train_dataset=data, data_collator=collator)
+        trainer.train()  # logs exit_loss_1, exit_loss_2 … beside the loss
+        ```
     """
 
     def __init__(self, *args: Any, lengths: list[int] | None = None, **kwargs: Any) -> None:
