@@ -213,7 +213,7 @@ def test_going_on_from_a_finished_model(tmp_path):
         assert config["confidence"]["name"] == "ordered_prob"
     with pytest.raises(ValueError, match="is a deed model"):
         start_scenes(replace(onward, conventional=True))
-    with pytest.raises(ValueError, match="folder of a saved model"):
+    with pytest.raises(ValueError, match="folder with a saved model"):
         start_scenes(replace(onward, start=str(tmp_path)))
     with pytest.raises(ValueError, match="another seed"):
         train_scenes(first, replace(TINY, steps=2, seed=5), limit=3)
