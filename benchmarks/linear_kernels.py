@@ -11,7 +11,7 @@ import json
 
 import torch
 
-from deed.kernels.choose import ROWS, measure
+from deed.kernels.choosing import ROWS, measure
 from deed.kernels.float32 import KERNELS
 from deed.kernels.int8 import contract, exact_kernels
 from deed.utils.timing import machine, versions

@@ -16,7 +16,7 @@ from deed.kernels.contract import Kernel
 from deed.kernels.int8 import Fbgemm, IntMM, faster_than_float32, is_exact
 from deed.modeling import quantization
 
-module = import_module("deed.kernels.choose")
+module = import_module("deed.kernels.choosing")
 A, B = (Kernel(name, lambda w, b: lambda x: x @ w.T, copies=False) for name in ("a", "b"))
 AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",

@@ -2,7 +2,7 @@
 
 A decoding step should take as long as its weights take to arrive. `linear` leaves float32 products to MKL (2024.2), which
 gets 11 of the 27 GB/s of a Zen 4; oneDNN, part of the same PyTorch and what its compiler calls for linears on the CPU, gets
-25. On Intel machines MKL is as fast for one row. So the two are timed where they run (`choose.py`); results differ by
+25. On Intel machines MKL is as fast for one row. So the two are timed where they run (`choosing.py`); results differ by
 rounding. The two that keep a copy of the weight are taken only when `DEED_KERNELS` names them: they double the memory of
 the linears they run.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .choose import choose, for_rows, forced
+from .choosing import choose, for_rows, forced
 from .contract import Kernel, Linear
 
 MIN_WEIGHTS = (

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from .choose import MARGIN, faster, forced, measure, measuring
+from .choosing import MARGIN, faster, forced, measure, measuring
 from .contract import Kernel
 from .float32 import candidates
 
