@@ -9,25 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deed.constants import NEVER_EXIT
 from deed.utils.progress import Progress
 
 from .demo_measure import Page, Sample
-from .demo_results import Question, part_results
+from .demo_results import FEW_THRESHOLDS, Question, part_results
 
 SEED = 0  # of the short question of a page
 COUNT = 30  # pages of each split
 SPLITS = {"test": "known layouts", "unseen": "unseen layouts"}
 SHORT, WHOLE = "short answers", "all fields"
 TIMED = 40  # questions on which the curve is timed: ten pages of each split
-THRESHOLDS = (
-    0.7,
-    0.9,
-    0.95,
-    0.99,
-    0.999,
-    NEVER_EXIT,
-)  # fewer than bench.THRESHOLDS: an answer takes long at full depth
+THRESHOLDS = FEW_THRESHOLDS
 DRAWN = 8  # pages that the report shows, the first of both splits
 
 

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from deed.bench import compare as bench
+from deed.constants import NEVER_EXIT
 from deed.report import text_pieces
 from deed.utils import timing
 
 from .shared import busy_note
+
+# Fewer than bench.THRESHOLDS, where an answer takes long at full depth.
+FEW_THRESHOLDS = (0.7, 0.9, 0.95, 0.99, 0.999, NEVER_EXIT)
 
 
 @dataclass

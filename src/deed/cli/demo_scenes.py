@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from deed.constants import NEVER_EXIT
 from deed.utils.progress import Progress, track
 
 from .demo_measure import Page, Sample
-from .demo_results import Question, part_results
+from .demo_results import FEW_THRESHOLDS, Question, part_results
 
 SEED = 0  # of the scenes, and of what is taken of easy-vqa
 COUNT = 50  # scenes of each split, pictures of easy-vqa
@@ -28,14 +27,7 @@ TASKS = {
     "easyvqa": (EASY_VQA, "accuracy"),
 }
 TIMED = 42  # answers on which the curve is timed: six scenes of each split, six of easy-vqa
-THRESHOLDS = (
-    0.7,
-    0.9,
-    0.95,
-    0.99,
-    0.999,
-    NEVER_EXIT,
-)  # fewer than bench.THRESHOLDS: an answer takes long at full depth
+THRESHOLDS = FEW_THRESHOLDS
 DRAWN = 8  # scenes that the report shows, the first of both splits
 SCORE_NOTE = (
     "The score is the mean over the tasks of each one's own metric; CIDEr-D, which is 0 to 10, is divided by 10 for it. "

@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from deed.bench import compare as bench
-from deed.constants import NEVER_EXIT
 from deed.utils.progress import Progress, track
 
 from .demo_measure import Page, Sample
-from .demo_results import Question
+from .demo_results import FEW_THRESHOLDS, Question
 
 
 class AnyTask:
     """Examples of a task's test split, told as questions and answers."""
 
     COUNT, TIMED = 100, 40
-    THRESHOLDS: tuple[float, ...] = (0.7, 0.9, 0.95, 0.99, 0.999, NEVER_EXIT)
+    THRESHOLDS: tuple[float, ...] = FEW_THRESHOLDS
 
     def __init__(self, task: Any) -> None:
         self.task = task

@@ -8,6 +8,9 @@ from typing import Any
 
 from deed.ocr.words import Word
 
+#: The answer to a question that the page does not answer.
+UNANSWERABLE = "not on the page"
+
 
 @dataclass(frozen=True)
 class Example:

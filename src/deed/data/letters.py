@@ -68,8 +68,9 @@ class LetterCount:
         """Warn, with the count and the letters, if there were any."""
         if not self.answers:
             return
-        shown = ", ".join(f"{letter!r} ({count})" for letter, count in list(self.found().letters.items())[:SHOWN])
-        more = f" and {len(self.letters) - SHOWN} more" if len(self.letters) > SHOWN else ""
+        letters = list(self.found().letters.items())
+        shown = ", ".join(f"{letter!r} ({count})" for letter, count in letters[:SHOWN])
+        more = f" and {len(letters) - SHOWN} more" if len(letters) > SHOWN else ""
         warnings.warn(
             f"{self.answers} of {self.total} {name} hold letters that the tokenizer cannot write, so that labels "
             f"have {self.tokenizer.unk_token} in their place, which no answer can equal: {shown}{more}",
@@ -85,10 +86,7 @@ def unwritten(tokenizer: Any, answers: Iterable[str]) -> Unwritten:
         tokenizer: a Transformers tokenizer. Of one without an unknown token, every letter can be written.
         answers: the texts that labels are made of.
     """
-    count = LetterCount(tokenizer)
-    for answer in answers:
-        count.add(answer)
-    return count.found()
+    return _counted(tokenizer, answers).found()
 
 
 def warn_of_unwritten(tokenizer: Any, answers: Iterable[str], name: str = "answers") -> Unwritten:
@@ -102,8 +100,13 @@ def warn_of_unwritten(tokenizer: Any, answers: Iterable[str], name: str = "answe
     Returns:
         What was counted.
     """
+    count = _counted(tokenizer, answers)
+    count.warn(name)
+    return count.found()
+
+
+def _counted(tokenizer: Any, answers: Iterable[str]) -> LetterCount:
     count = LetterCount(tokenizer)
     for answer in answers:
         count.add(answer)
-    count.warn(name)
-    return count.found()
+    return count

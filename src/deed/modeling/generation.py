@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
@@ -23,6 +24,9 @@ from deed.policies.measures import build_confidence
 from deed.policies.policy import ExitPolicy, ThresholdPolicy
 
 from .outputs import DeedGenerateBeamOutput, DeedGenerateOutput
+
+# By model, the settings that it has been warned of. Not on the model: copies warn anew, and `unwrap` has nothing to clear.
+_broken_promises: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
 class EarlyExitGeneration:
@@ -111,7 +115,7 @@ class EarlyExitGeneration:
             for name, value in now.items()
             if then.get(name) is not None and _with_name(then[name]) != _with_name(value)
         }
-        warned = self.__dict__.setdefault("_deed_promises", set())
+        warned = _broken_promises.setdefault(self, set())
         if not others or repr(others) in warned:
             return
         warned.add(repr(others))

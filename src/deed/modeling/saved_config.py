@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 from deed.config import DeedConfig
 from deed.errors import DeedLoadError
 from deed.policies.exit_checks.spec import check_exit_check
+from deed.utils.files import read_json
 
 from .classes import model_class
 
@@ -45,14 +45,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         DeedLoadError: not readable, not JSON, no object, or with numbers that are not finite or nesting out of all proportion.
     """
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DeedLoadError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise DeedLoadError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise DeedLoadError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    values: dict[str, Any] = read_json(path, DeedLoadError)
     _check_values(values, str(path), "", 0)
     return values
 

@@ -113,9 +113,7 @@ def page_image(path: str | os.PathLike[str], page: int = 1) -> Any:
     file, head = check_file(path)
     if is_tiff(head):
         frames = tiff_pages(file)
-        if not 1 <= page <= len(frames):
-            raise DataError(f"{file} has pages 1 to {len(frames)}, got page {page}")
-        return tiff_page(file, frames[page - 1])
+        return tiff_page(file, frames[_index(file, len(frames), page)])
     source = _pdf_in(file, head)
     if source is None:
         if page != 1:
@@ -123,7 +121,7 @@ def page_image(path: str | os.PathLike[str], page: int = 1) -> Any:
         return load_image(file)
     with _document(file, source) as document:
         document.init_forms()  # or filled-in fields stay empty
-        sheet = document[_index(file, document, page)]
+        sheet = document[_index(file, len(document), page)]
         width, height = sheet.get_size()
         if not (width > 0 and height > 0 and math.isfinite(width * height)):
             raise DataError(f"{file}, page {page} has no area: {width} x {height} points")
@@ -150,11 +148,11 @@ def page_text(path: str | os.PathLike[str], page: int = 1) -> TextLayer | None:
     if source is None:
         return None
     with _document(file, source) as document:
-        return read_text_layer(document[_index(file, document, page)])
+        return read_text_layer(document[_index(file, len(document), page)])
 
 
-def _index(file: Path, document: Any, page: int) -> int:
-    count = len(document)
+def _index(file: Path, count: int, page: int) -> int:
+    """Place of a page that is counted from 1, in a file of `count` pages."""
     if not 1 <= page <= count:
         raise DataError(f"{file} has pages 1 to {count}, got page {page}")
     return page - 1

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .words import Word
+from .words import Word, unit_box
 
 Box = tuple[float, float, float, float]
 
@@ -81,7 +81,7 @@ def read_text_layer(page: Any) -> TextLayer:
     lines = in_reading_order(list(_lines(upright)))
     words, sizes, numbers = [], [], []
     for text, box, points, number in _joined(lines):
-        words.append(Word(text, _unit(box, size)))
+        words.append(Word(text, unit_box(*box, *size)))
         sizes.append(1000 * points / size[1])
         numbers.append(number)
     reason = _what_is_missing(page, grid, chars, bad)
@@ -257,12 +257,6 @@ def _spelled(text: str) -> str:
         unicodedata.normalize("NFKC", c) if "\ufb00" <= c <= "\ufb06" else c
         for c in unicodedata.normalize("NFC", text)
     )
-
-
-def _unit(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    scaled = (round(1000 * value / size[i % 2]) for i, value in enumerate(box))
-    x0, y0, x1, y1 = (min(1000, max(0, value)) for value in scaled)
-    return x0, y0, x1, y1
 
 
 def _what_is_missing(page: Any, grid: tuple[int, int], chars: Sequence[Char], bad: int) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from deed.errors import DeedLoadError
+
+from .files import read_json
 
 
 class SavedModel(NamedTuple):
@@ -35,10 +36,7 @@ def read_saved_model(folder: Path | str) -> SavedModel:
     path = folder / "config.json"
     if not path.is_file():
         raise DeedLoadError(f"{folder} is not a folder with a saved model: it has no config.json")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DeedLoadError(f"{path} cannot be read as JSON: {error}") from None
+    config = read_json(path, DeedLoadError, object)
     if not isinstance(config, dict):
         raise DeedLoadError(f"{path} must be a JSON object, got {type(config).__name__}")
     kind = config.get("model_type")

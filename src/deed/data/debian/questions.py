@@ -12,10 +12,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from deed.data.base import UNANSWERABLE
+
 from .pages import DebianPage, Line
 from .tables import aligned_tables
 
-UNANSWERABLE = "not on the page"
 YES, NO = "yes", "no"
 
 

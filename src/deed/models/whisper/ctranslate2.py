@@ -8,13 +8,13 @@ are read from the vocabulary.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from deed.errors import DeedLoadError
+from deed.utils.files import read_json
 
 from .binary import Arrays, read_arrays
 
@@ -162,11 +162,12 @@ def _vocabulary(folder: Path) -> list[str]:
         if not path.is_file():
             continue
         try:
-            text = path.read_text(encoding="utf-8")
-            found = json.loads(text) if path.suffix == ".json" else text.split("\n")
-        except (OSError, ValueError) as error:
+            found = (
+                read_json(path, DeedLoadError, list) if path.suffix == ".json" else path.read_text("utf-8").split("\n")
+            )
+        except (OSError, UnicodeDecodeError) as error:
             raise DeedLoadError(f"{path} cannot be read: {error}") from None
-        if not isinstance(found, list) or not all(isinstance(token, str) for token in found):
+        if not all(isinstance(token, str) for token in found):
             raise DeedLoadError(f"{path} must be a list of tokens")
         return found[:-1] if found and found[-1] == "" else found
     raise DeedLoadError(f"{folder} has none of {', '.join(VOCABULARIES)}")
@@ -204,12 +205,7 @@ def _generation_config(folder: Path, config: WhisperConfig, tokens: list[str]) -
 def _about(folder: Path) -> dict[str, Any]:
     """`config.json`: ids of languages, suppressed ids, alignment heads."""
     path = folder / "config.json"
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DeedLoadError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(about, dict):
-        raise DeedLoadError(f"{path} must be a JSON object")
+    about: dict[str, Any] = read_json(path, DeedLoadError)
     for key in ("lang_ids", "suppress_ids", "suppress_ids_begin"):
         if not all(isinstance(i, int) and not isinstance(i, bool) and i >= -1 for i in _list(about, key, path)):
             raise DeedLoadError(f"{path}: {key} must be a list of token ids")

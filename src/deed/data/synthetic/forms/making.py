@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deed.data.base import Example
+from deed.data.base import UNANSWERABLE, Example
 from deed.errors import DataError
 from deed.ocr.text_layer import TextLayer, read_text_layer
 from deed.utils.optional import need
@@ -17,7 +17,6 @@ from .content import ASKED, FIELDS, KINDS, Content, make_content
 from .layout import LAYOUTS, UNSEEN_LAYOUTS, to_html
 
 FONTS = ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono", "Liberation Sans", "Liberation Serif", "Liberation Mono")
-UNANSWERABLE = "not on the page"
 INSTALL = "pip install weasyprint (and Pango: apt-get install libpangoft2-1.0-0)"
 
 
