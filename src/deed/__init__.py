@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .modeling.loading import from_pretrained
     from .modeling.model import get_deed_model, unwrap
     from .modeling.quantization import quantize
+    from .pipelines.making import pipeline
     from .policies.measures import Entropy, Margin, MaxProb, Patience, StateSimilarity
     from .policies.ordered_prob import OrderedProb
     from .policies.policy import ExitPolicy, FixedSchedule, ThresholdPolicy
@@ -63,6 +64,7 @@ _HOMES = {
     "from_pretrained": "modeling.loading",
     "get_deed_model": "modeling.model",
     "measure_costs": "calibration.step_costs",
+    "pipeline": "pipelines.making",
     "quantize": "modeling.quantization",
     "record_curve": "calibration.curve",
     "record_exits": "calibration.exit_statistics",

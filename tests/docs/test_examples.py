@@ -34,6 +34,7 @@ ENTRY_POINTS = [
     "register_task",
     "Task",
     "DeedTrainer",
+    "pipeline",
 ]
 NEEDS_GPU = {"use_cuda_graphs"}
 

@@ -1,0 +1,103 @@
+"""Speech to text: `deed.pipeline("transcribe")`, for Whisper with its own rules for long recordings, for others in pieces cut
+where it is quiet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from deed.utils.audio import load_audio
+
+from .base import Generated, Pipeline, Row
+
+QUIET = 0.1  # seconds: the length of sound whose loudness says where to cut
+
+
+class TranscriptionPipeline(Pipeline):
+    """Recordings (files, bytes, arrays at the model's rate, mappings with `"array"` and `"sampling_rate"`) to text.
+
+    Args:
+        args: as for `Pipeline`.
+        chunk_seconds: longest piece that a model without rules of its own for long recordings is given.
+        kwargs: as for `Pipeline`; of Whisper's `generate()` also `language`, `task`, `return_timestamps` and the others.
+    """
+
+    what = "transcribing"
+
+    def __init__(self, *args: Any, chunk_seconds: float = 28.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.extractor = getattr(self.processor, "feature_extractor", self.processor)
+        self.rate = int(self.extractor.sampling_rate)
+        if not chunk_seconds > 2 * QUIET:
+            raise ValueError(f"chunk_seconds must be above {2 * QUIET}, got {chunk_seconds}")
+        self.chunk = int(chunk_seconds * self.rate)
+        self.is_whisper = self.model.config.model_type == "whisper"
+
+    def pieces(self, item: Any, call: Mapping[str, Any]) -> list[Row]:
+        """A recording as rows with the samples, `"input_ids"` standing in for its length."""
+        samples = load_audio(item, self.rate)
+        parts = [samples] if self.is_whisper else list(cut_at_quiet(samples, self.chunk, int(QUIET * self.rate)))
+        return [{"samples": part, "input_ids": range(len(part))} for part in parts]
+
+    def collate(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """Samples to features. Recordings of up to 30 seconds are padded to that by Whisper; where one is longer, all of the
+        batch go the way of long recordings, with a mask."""
+        samples = [row["samples"] for row in rows]
+        options: dict[str, Any] = {"sampling_rate": self.rate, "return_tensors": "pt", "return_attention_mask": True}
+        if self.is_whisper and max(map(len, samples)) > self.extractor.n_samples:
+            options |= {"truncation": False, "padding": "longest"}
+        elif not self.is_whisper:
+            options |= {"padding": True}
+        return dict(self.extractor(samples, **options))
+
+    def generate_batch(self, inputs: Mapping[str, torch.Tensor], options: Mapping[str, Any]) -> list[Generated]:
+        """By Whisper's own `generate()`, which returns tokens, and segments with their times where asked."""
+        if not self.is_whisper:
+            return super().generate_batch(inputs, options)
+        inputs = self._on_device(inputs)
+        long = inputs["input_features"].shape[-1] > self.extractor.nb_max_frames
+        wanted = {**options, "return_timestamps": options.get("return_timestamps") or long, "return_segments": True}
+        found = self.model.generate(**inputs, **{**wanted, "return_dict_in_generate": False})
+        pad, rows = self.model.generation_config.pad_token_id, []
+        for tokens, segments in zip(found["sequences"].tolist(), found["segments"], strict=True):
+            kept = [token for token in tokens if token != pad]
+            rows.append(Generated(kept, [], segments if options.get("return_timestamps") else None))
+        return rows
+
+    def result(self, item: Any, found: Sequence[Generated], call: Mapping[str, Any]) -> dict[str, Any]:
+        """`{"text"}`, and `"chunks"` with their timestamps in seconds where Whisper was asked for them.
+
+        Args:
+            item, found, call: as for `Pipeline.result`.
+        """
+        result: dict[str, Any] = {"text": " ".join(filter(None, (self.text(one.tokens) for one in found)))}
+        segments = [segment for one in found for segment in one.more or ()]
+        if segments:
+            result["chunks"] = [
+                {
+                    "timestamp": (float(segment["start"]), float(segment["end"])),
+                    "text": self.tokenizer.decode(segment["tokens"].tolist(), skip_special_tokens=True).strip(),
+                }
+                for segment in segments
+            ]
+        return result
+
+
+def cut_at_quiet(samples: np.ndarray, longest: int, window: int) -> Iterator[np.ndarray]:
+    """Pieces of at most `longest` samples, each cut in the quietest place of its last third.
+
+    Args:
+        samples: `[samples]` float.
+        longest: samples.
+        window: over so many samples loudness is measured.
+    """
+    while len(samples) > longest:
+        start = longest * 2 // 3
+        loudness = np.convolve(np.square(samples[start:longest]), np.ones(window), "valid")
+        at = start + int(loudness.argmin()) + window // 2
+        yield samples[:at]
+        samples = samples[at:]
+    yield samples

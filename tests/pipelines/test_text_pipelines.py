@@ -1,0 +1,159 @@
+"""Summaries, translations and text to text on tiny models with tokenizers made here: equal to `generate()` by hand."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+import deed
+from conftest import plain_model
+from deed import DeedConfig, get_deed_model
+
+WORDS = ["translate", "English", "to", "German:", "summarize:", *(f"w{i}" for i in range(31))]
+
+
+def tokenizer(special=("<s>", "<pad>", "</s>", "<unk>"), length=64):
+    names = dict(zip(("bos", "pad", "eos", "unk"), special, strict=True))
+    vocab = {token: i for i, token in enumerate([*special, *WORDS])}
+    inner = Tokenizer(models.WordLevel(vocab, unk_token=names["unk"]))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.post_processor = processors.TemplateProcessing(
+        single=f"$A {names['eos']}", special_tokens=[(names["eos"], vocab[names["eos"]])]
+    )
+    tokens = {f"{name}_token": token for name, token in names.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=length, **tokens)
+
+
+@pytest.fixture(scope="module")
+def bart():
+    model = get_deed_model(plain_model("bart").eval(), DeedConfig(threshold=0.5))
+    model.generation_config.min_new_tokens = 4  # this one would end at once
+    model.generation_config.suppress_tokens = [0, 1, 3]
+    return model
+
+
+@pytest.fixture(scope="module")
+def words():
+    return tokenizer()
+
+
+def by_hand(model, tok, text, **options):
+    inputs = {k: v for k, v in tok(text, return_tensors="pt").items() if k != "token_type_ids"}
+    out = model.generate(**inputs, **options, return_dict_in_generate=True)
+    return tok.decode(out.sequences[0], skip_special_tokens=True).strip(), out.exit_layers
+
+
+def test_a_batch_equals_each_text_alone(bart, words):
+    texts = ["w1 w2 w3", "w4", "w5 w6 w7 w8 w9 w1 w2", "w3 w3"]
+    pipe = deed.pipeline("text2text", bart, processor=words, batch_size=2, max_new_tokens=7)
+    results = pipe(texts)
+    for text, result in zip(texts, results, strict=True):
+        expected, depths = by_hand(bart, words, text, max_new_tokens=7)
+        kept = depths[depths > 0]
+        assert result == {"generated_text": expected, "depth": pytest.approx(kept.float().mean().item())}
+    assert pipe(texts[0]) == results[0]
+    assert len({result["depth"] for result in results}) > 1
+
+
+def test_threshold_of_the_pipeline_and_of_a_call(bart, words):
+    pipe = deed.pipeline("text2text", bart, processor=words, threshold=2.0, max_new_tokens=5)
+    assert pipe("w1 w2")["depth"] == 5.0
+    assert pipe("w1 w2", threshold=0.0)["depth"] == 1.0
+
+
+def test_streaming_gives_the_same_text(bart, words):
+    pipe = deed.pipeline("text2text", bart, processor=words, max_new_tokens=7)
+    pieces = list(pipe.stream("w1 w2 w3"))
+    assert "".join(pieces).strip() == pipe("w1 w2 w3")["generated_text"]
+    assert len(pieces) > 1
+
+
+def test_leaving_a_stream_stops_generation(bart, words):
+    pipe = deed.pipeline("text2text", bart, processor=words, max_new_tokens=60)
+    stream = pipe.stream("w1 w2 w3")
+    next(stream)
+    stream.close()  # joins the worker: hangs or leaks if generation does not stop
+
+
+def test_errors_of_a_stream_reach_the_caller(bart, words):
+    pipe = deed.pipeline("text2text", bart, processor=words, max_new_tokens=3)
+    with pytest.raises(ValueError, match="no_such_option"):
+        list(pipe.stream("w1", no_such_option=1))
+
+
+def test_long_texts_are_summarized_in_pieces(bart):
+    short = tokenizer(length=8)
+    pipe = deed.pipeline("summarize", bart, processor=short, max_new_tokens=4)
+    text = "w1 w2 w3 w4 w5. w6 w7 w8 w9 w10 w11 w12. w13 w14 w15"
+    parts = [by_hand(bart, short, part, max_new_tokens=4)[0] for part in pipe.parts(text, "")]
+    assert len(parts) > 1
+    assert pipe(text)["summary_text"] == " ".join(parts)
+    reduced = pipe([text, "w1"], reduce=True)[0]["summary_text"]
+    assert len(reduced.split()) <= len(" ".join(parts).split())
+
+
+def test_a_long_text_is_refused_where_pieces_make_no_sense(bart):
+    pipe = deed.pipeline("text2text", bart, processor=tokenizer(length=4))
+    with pytest.raises(ValueError, match="reads 3"):
+        pipe("w1 w2 w3 w4 w5")
+
+
+def test_task_specific_settings_of_t5(words):
+    model = plain_model("t5_tied").eval()
+    model.config.task_specific_params = {"summarization": {"prefix": "summarize: ", "min_length": 3, "max_length": 6}}
+    tok = tokenizer(("<bos>", "<pad>", "</s>", "<unk>"))
+    model.generation_config.pad_token_id, model.generation_config.eos_token_id = 1, 2
+    model = get_deed_model(model, DeedConfig(threshold=2.0))
+    pipe = deed.pipeline("summarize", model, processor=tok)
+    expected, _ = by_hand(model, tok, "summarize: w1 w2", min_length=3, max_length=6)
+    assert pipe("w1 w2")["summary_text"] == expected
+
+
+def test_t5_is_told_the_pair_in_words(words):
+    model = get_deed_model(plain_model("t5_tied").eval(), DeedConfig(threshold=2.0))
+    model.generation_config.pad_token_id, model.generation_config.eos_token_id = 1, 2
+    pipe = deed.pipeline("translation_en_to_de", model, processor=words, max_new_tokens=5)
+    expected, _ = by_hand(model, words, "translate English to German: w1 w2", max_new_tokens=5)
+    assert pipe("w1 w2\n\nw3")["translation_text"].split("\n")[0] == expected
+    assert pipe("w1 w2\n\nw3")["translation_text"].count("\n") == 2
+    with pytest.raises(ValueError, match="'ja'"):
+        pipe("w1", tgt_lang="ja")
+
+
+def test_nothing_to_translate(words):
+    model = get_deed_model(plain_model("bart").eval())
+    assert deed.pipeline("translate", model, processor=words)("\n \n")["translation_text"] == "\n\n"
+
+
+def test_a_plain_model_is_wrapped_and_warned_of(words):
+    with pytest.warns(UserWarning, match="exact=True"):
+        pipe = deed.pipeline("text2text", plain_model("bart"), processor=words, max_new_tokens=4)
+    assert hasattr(pipe.model, "deed_config")
+    assert not pipe.model.training
+
+
+def test_bad_calls(bart, words, tmp_path):
+    with pytest.raises(ValueError, match="must be one of"):
+        deed.pipeline("poetry", bart, processor=words)
+    with pytest.raises(ValueError, match="needs a model"):
+        deed.pipeline("summarize")
+    with pytest.raises(TypeError, match="processor="):
+        deed.pipeline("summarize", bart)
+    with pytest.raises(ValueError, match="model_kwargs"):
+        deed.pipeline("summarize", bart, processor=words, model_kwargs={"dtype": torch.float32})
+    with pytest.raises(ValueError, match="batch_size"):
+        deed.pipeline("summarize", bart, processor=words, batch_size=0)
+    with pytest.raises(deed.DeedLoadError):
+        deed.pipeline("summarize", tmp_path)
+    pipe = deed.pipeline("text2text", bart, processor=words)
+    with pytest.raises(TypeError, match="text is expected, got int"):
+        pipe(3)
+    with pytest.raises(ValueError, match="one result per input"):
+        pipe("w1", num_return_sequences=2)
+
+
+def test_from_a_folder(bart, words, tmp_path):
+    bart.save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    pipe = deed.pipeline("text2text", tmp_path, max_new_tokens=4, model_kwargs={"dtype": torch.float64})
+    assert pipe("w1 w2") == deed.pipeline("text2text", bart, processor=words, max_new_tokens=4)("w1 w2")
