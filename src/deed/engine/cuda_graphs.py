@@ -144,21 +144,30 @@ class RecordedLayer(Recorded):
         super().__init__()
         self.parts = parts
 
-    def __call__(self, hidden: torch.Tensor, attention: Attends) -> torch.Tensor:
-        """`[r, q, d_model]` in and out; the result is overwritten by the next call with this shape."""
+    def __call__(
+        self, hidden: torch.Tensor, attention: Attends, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """`[r, q, d_model]` in and out; the result is overwritten by the next call with this shape.
+
+        Args:
+            hidden: the layer's input.
+            attention: keeps keys and values.
+            positions: of the block's cells, `[1 or r, q]`, where the layer rotates its queries and keys by them.
+        """
         found = self.known(hidden)
         if found is None:
-            return run_parts(self.parts, hidden, attention)
+            return run_parts(self.parts, hidden, attention, positions)
+        given = (hidden,) if positions is None else (hidden, positions.expand(hidden.shape[:2]))
         if found is False:
-            found = self.shapes[hidden.shape] = self._record(hidden)
+            found = self.shapes[hidden.shape] = self._record(*given)
         self_attn, cross = self.parts.self_attn, self.parts.cross
         first, second, third = found
-        q, k, v = first(hidden)
+        q, k, v = first(*given)
         residual, q = second(first.inputs[0], attention.attend_self(q, k, v, self_attn.scale))
         return third(residual, attention.attend_cross(q, cross.scale))[0]
 
-    def _record(self, hidden: torch.Tensor) -> tuple[Replay, Replay, Replay]:
-        first = Replay(lambda x: before(self.parts, x), hidden.clone())
+    def _record(self, *given: torch.Tensor) -> tuple[Replay, Replay, Replay]:
+        first = Replay(lambda *x: before(self.parts, *x), *(x.clone() for x in given))
         q = first.outputs[0]
         # Attention keeps the form of its query: no need to attend, which writes keys and values.
         second = Replay(lambda x, a: between(self.parts, x, a), first.inputs[0], torch.zeros_like(q))

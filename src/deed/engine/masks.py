@@ -4,7 +4,8 @@ A block wider than one position needs its causal mask spelled out: given None, s
 top left and silently read the wrong keys.
 
 Bias and causal mask are functions of positions alone, so they are kept as tables from step to step, and each block, or each
-span of a packed block, cuts out the rows of its positions.
+span of a packed block, cuts out the rows of its positions. A layer with a window (`DecoderFamily.window`) sees the newest
+positions only; its mask hides the others.
 """
 
 from __future__ import annotations
@@ -56,38 +57,54 @@ def folded(state: GenerationState, stairs: Staircase, block: Block, decoder_mask
         `[r or 1, heads or 1, stop - start, stop]`, or None where there is nothing to add; packed: one per span, each
         `[rows of it or 1, heads or 1, its stop - its stair, its stop]` or None.
     """
-    family, like = state.plan.family, block.hidden
+    family, like, window = state.plan.family, block.hidden, _window(state, block)
     padding = None
     if not family.has_bias:
         if decoder_mask is not None:
             return _visible(state, block, decoder_mask)
-        if block.stop - block.start == 1:
+        if block.stop - block.start == 1 and window is None:
             return None
     elif decoder_mask is not None:
         padding = mask_for(state.model, padding_of(decoder_mask, block), like.dtype, bools=False)
     layer = block.layer if family.bias_per_layer else 0
-    table = _table(state, stairs, block, layer, lambda lo, hi: _causal(state.model, family, lo, hi, layer, like))
+    make = partial(_causal, state.model, family, layer=layer, like=like, window=window)
+    table = _table(state, stairs, block, (layer, window), make)
     if not block.packed:
         return _with_padding(table.cut(block.start, block.stop), padding)
     found = []
     for i, j, _, stair, stop in block.spans:
-        mask = table.cut(stair, stop) if family.has_bias or stop - stair > 1 else None
+        mask = table.cut(stair, stop) if family.has_bias or stop - stair > 1 or window is not None else None
         found.append(_with_padding(mask, None if padding is None else padding[i:j, ..., :stop]))
     return found
 
 
 def _visible(state: GenerationState, block: Block, decoder_mask: torch.Tensor) -> Mask:
     """Padding and causal mask where there is no bias to add them to: as Transformers makes them."""
-    padding, keys = padding_of(decoder_mask, block), torch.arange(block.stop, device=block.hidden.device)
+    padding = padding_of(decoder_mask, block)
 
     def seen(rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        if stop - start > 1:
-            rows = rows & (keys[None, :stop] <= keys[start:stop, None])
-        return mask_for(state.model, rows, block.hidden.dtype)
+        earlier = _in_sight(state, block, start, stop)
+        return mask_for(state.model, rows if earlier is None else rows & earlier, block.hidden.dtype)
 
     if not block.packed:
         return seen(padding, block.start, block.stop)
     return [seen(padding[i:j, ..., :stop], stair, stop) for i, j, _, stair, stop in block.spans]
+
+
+def _window(state: GenerationState, block: Block) -> int | None:
+    """The window of the block's layer, None where nothing is out of its sight yet."""
+    window = state.plan.windows[block.layer]
+    return None if window is None or block.stop <= window else window
+
+
+def _in_sight(state: GenerationState, block: Block, start: int, stop: int) -> torch.Tensor | None:
+    """Which positions up to `stop` those of start..stop see, padding apart: `[stop - start, stop]` bool, None: all."""
+    window = _window(state, block)
+    if stop - start == 1 and window is None:
+        return None
+    keys = torch.arange(stop, device=block.hidden.device)
+    seen = keys <= keys[start:, None]
+    return seen if window is None else seen & (keys > keys[start:, None] - window)
 
 
 def _with_padding(mask: torch.Tensor | None, padding: torch.Tensor | None) -> torch.Tensor | None:
@@ -109,11 +126,16 @@ def _table(
     return table
 
 
-def _causal(model: Any, family: Any, lo: int, hi: int, layer: int, like: torch.Tensor) -> torch.Tensor:
+def _causal(
+    model: Any, family: Any, lo: int, hi: int, layer: int, like: torch.Tensor, window: int | None
+) -> torch.Tensor:
     bias = family.position_bias(model, lo, hi, layer)
-    later = torch.ones(hi - lo, hi, dtype=torch.bool, device=like.device).triu(lo + 1)
+    everything = torch.ones(hi - lo, hi, dtype=torch.bool, device=like.device)
+    hidden = everything.triu(lo + 1)
+    if window is not None:
+        hidden |= everything.tril(lo - window)
     table = like.new_zeros(1, 1, hi - lo, hi) if bias is None else bias.to(like.dtype)
-    return table.masked_fill(later, torch.finfo(like.dtype).min)
+    return table.masked_fill(hidden, torch.finfo(like.dtype).min)
 
 
 def separate(
@@ -130,10 +152,9 @@ def separate(
     Returns:
         The mask `[rows or 1, 1, width, stop]` (None where every key is visible), and `[1, heads, width, stop]` or None.
     """
-    family, visible = state.plan.family, None
-    if block.stop - block.start > 1:
-        keys = torch.arange(block.stop, device=block.hidden.device)
-        visible = (keys[None, :] <= keys[block.start :, None])[None, None]
+    family, visible = state.plan.family, _in_sight(state, block, block.start, block.stop)
+    if visible is not None:
+        visible = visible[None, None]
     if decoder_mask is not None:
         padding = padding_of(decoder_mask, block)
         visible = padding if visible is None else visible & padding
@@ -197,12 +218,12 @@ def mask_for(model: Any, keep: torch.Tensor, dtype: torch.dtype, bools: bool = T
     dtype's lowest value elsewhere. They differ only for a row that keeps nothing.
 
     Args:
-        model: its configuration names the attention.
+        model: a deed model, whose family says which attention its decoder runs.
         keep: any shape, True keeps.
         dtype: of numbers.
         bools: False gives numbers for sdpa too.
     """
     keep = keep.to(torch.bool)
-    if bools and model.config._attn_implementation == "sdpa":
+    if bools and model.deed_family.attention(model) == "sdpa":
         return keep
     return torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill(~keep, torch.finfo(dtype).min)

@@ -37,6 +37,7 @@ class Plan:
 
     Attributes:
         exit_of: exit index by depth.
+        windows: per layer, how many positions back it sees; None sees all.
         vocab: size of the head's output.
         span_worth: see `Staircase.block`.
     """
@@ -55,7 +56,15 @@ class Plan:
         self.span_worth = math.inf
         if self.parts is not None and model.device.type == "cpu":
             self.span_worth = SPAN / (CELL * self.family.d_model(model) ** 2)
+        self.windows = [self.family.window(model, i) for i in range(len(self.layers))]
         self._everyone: torch.Tensor | None = None
+        self._positions = torch.arange(64, device=model.device)[None]
+
+    def positions(self, start: int, stop: int) -> torch.Tensor:
+        """`[1, stop - start]` long: start, start + 1 …"""
+        if stop > self._positions.shape[1]:
+            self._positions = torch.arange(2 * stop, device=self._positions.device)[None]
+        return self._positions[:, start:stop]
 
     def numbers(self, rows: list[int], n_rows: int, device: torch.device) -> torch.Tensor:
         """Row numbers as a tensor; that of all is kept, since sending it takes a GPU as long as a layer.
@@ -77,9 +86,9 @@ class GenerationState:
 
     Args:
         model: a deed model.
-        encoder_outputs: what its encoder returned; `encoder_outputs[0]` is `[rows, source, d_model]`.
+        encoder_outputs: what its encoder returned; the family says which states of it the decoder attends to (`source`).
         policy: decides which rows exit.
-        encoder_mask: `[rows, source]`, 1 keeps; None keeps all.
+        encoder_mask: `[rows, source]`, 1 keeps; None keeps all. The family may replace it (`source`).
         confidence_over: see `DeedConfig.confidence_over`.
         processors: the generation's logits processors, for `confidence_over="allowed"`.
         may_skip_finished: rows that have finished need no more tokens (not so under beams).
@@ -110,7 +119,7 @@ class GenerationState:
     ) -> None:
         self.model = model
         self.plan = Plan(model, encoder_outputs)
-        self.encoder_hidden: torch.Tensor = encoder_outputs[0]
+        self.encoder_hidden, encoder_mask = self.plan.family.source(model, encoder_outputs, encoder_mask)
         self.sources = list(range(self.encoder_hidden.shape[0]))
         self.policy = policies.begin(policy, len(self.sources))
         self.step = 0
@@ -123,8 +132,8 @@ class GenerationState:
         self.token_ids: torch.Tensor | None = None
         self.limit = None if max_length is None else max_length - 1  # the last token is never fed back
         self.tables: dict[Any, Any] = {}
-        everything = encoder_mask is None or bool(encoder_mask.all())
-        self.encoder_keep = None if everything else encoder_mask.to(torch.bool)  # type: ignore[union-attr]
+        keeps_all = encoder_mask is None or bool(encoder_mask.all())
+        self.encoder_keep = None if encoder_mask is None or keeps_all else encoder_mask.to(torch.bool)
         self.encoder_bias = self._encoder_bias()
 
     def _encoder_bias(self) -> torch.Tensor | None:
@@ -173,17 +182,12 @@ class GenerationState:
 
         Raises:
             ValueError: the two cannot share a batch: another model, policies or sources that do not go together, constraints
-                on tokens, or layers that have to be run by themselves (fp16 T5, hooks).
+                on tokens.
         """
         if other.model is not self.model:
             raise ValueError("rows of another model cannot join a generation")
         if self.constraints or other.constraints:
             raise ValueError('confidence_over="allowed" needs rows that start together; use "all" where rows join')
-        if self.plan.parts is None:
-            raise ValueError(
-                "rows of different length need layers that the engine can run by their parts; this model's have to be run "
-                "by themselves (float16 T5, hooks, training mode or a class of its own)"
-            )
         n, m = len(self.sources), len(other.sources)
         family = self.plan.family.join_sources(other.plan.family)
         self.policy = policies.join(self.policy, other.policy, n, m)

@@ -16,11 +16,10 @@ from deed.policies.measures import needs_history
 from deed.policies.policy import decide
 from deed.policies.query import ExitDecision, ExitQuery
 
-from . import masks
+from . import masks, positions
 from .attention import BlockAttention
 from .block import Block
 from .cache import StaircaseCache
-from .staircase import Staircase
 from .state import GenerationState, Plan
 
 
@@ -44,9 +43,10 @@ def decode_step(
     state, stairs = cache.state, cache.stairs
     assert state is not None, "StaircaseCache.begin() first"
     plan, policy = state.plan, state.policy
-    stairs.extend(embedded(state, stairs, decoder_input_ids, rows), rows)  # [rows, q, d_model]
     if decoder_mask is not None and bool(decoder_mask.all()):
         decoder_mask = None
+    at = positions.of_tokens(state, stairs, decoder_input_ids.shape[1], rows, decoder_mask)  # [1 or rows, q]
+    stairs.extend(plan.family.embed(state.model, decoder_input_ids, at), rows)  # [rows, q, d_model]
 
     active_rows = state.active_rows(stairs.n_rows)
     if rows is not None:
@@ -82,31 +82,6 @@ def decode_step(
     return logits[:, None] if rows is None else logits[rows, None]
 
 
-def embedded(
-    state: GenerationState, stairs: Staircase, ids: torch.Tensor, rows: list[int] | None = None
-) -> torch.Tensor:
-    """First-layer inputs `[r, q, d_model]` of new tokens, each row's at the positions after those it has.
-
-    Args:
-        state: the running generation.
-        stairs: of its cache.
-        ids: `[r, q]`.
-        rows: which rows they belong to; None: all.
-
-    Raises:
-        ValueError: rows of different length, in a model whose layers have to be run by themselves.
-    """
-    family, model = state.plan.family, state.model
-    if rows is None and not stairs.ragged:
-        return family.embed(model, ids, stairs.length)
-    lengths = stairs.lengths if rows is None else [stairs.lengths[r] for r in rows] if stairs.lengths else []
-    if not lengths or min(lengths) == max(lengths):
-        if rows is not None and state.plan.parts is None and len(rows) < stairs.n_rows:
-            raise ValueError("some rows of a batch can go on alone only where layers are run by their parts")
-        return family.embed(model, ids, lengths[0] if lengths else 0)
-    return family.embed_rows(model, ids, lengths)
-
-
 def run_layer(
     cache: StaircaseCache, layer: Any, block: Block, decoder_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -124,23 +99,43 @@ def run_layer(
     state, stairs = cache.state, cache.stairs
     assert state is not None
     plan = state.plan
-    cache.block = block
     cache.fill_cross(block, layer)
+    if plan.parts is None:
+        return _run_itself(cache, layer, block, decoder_mask)
+    self_mask = masks.folded(state, stairs, block, decoder_mask)
+    attention = BlockAttention(cache, block, self_mask, masks.cross(state, stairs, block))
+    parts = plan.parts[block.layer]
+    at = None if parts.self_attn.rotate is None else positions.of_block(state, block, decoder_mask)
+    if plan.recorded_layers is not None:
+        return plan.recorded_layers[block.layer](block.hidden, attention, at)
+    return run_parts(parts, block.hidden, attention, at)
+
+
+def _run_itself(
+    cache: StaircaseCache, layer: Any, block: Block, decoder_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """A layer by its own `forward`, which knows of one length for all rows: rows of different length one length after
+    the other."""
+    state, stairs = cache.state, cache.stairs
+    assert state is not None
+    if block.packed:
+        assert block.stops is not None, "only rows of different length are packed where layers run by themselves"
+        outputs: dict[int, torch.Tensor] = {}  # [its cells, d_model] by row
+        for stop in sorted(set(block.stops)):
+            part = stairs.block(block.layer, [r for r, s in zip(block.rows, block.stops, strict=True) if s == stop])
+            output = _run_itself(cache, layer, part, decoder_mask)
+            for i, r in enumerate(part.rows):
+                outputs[r] = output[i, part.stairs[i] - part.start :]
+        return torch.cat([outputs[r] for r in block.rows])[None]
+    mask, bias = masks.separate(state, stairs, block, decoder_mask)
     cross_mask = masks.cross(state, stairs, block)
-    if plan.parts is not None:
-        self_mask = masks.folded(state, stairs, block, decoder_mask)
-        attention = BlockAttention(cache, block, self_mask, cross_mask)
-        if plan.recorded_layers is not None:
-            output = plan.recorded_layers[block.layer](block.hidden, attention)
-        else:
-            output = run_parts(plan.parts[block.layer], block.hidden, attention)
-    else:
-        mask, bias = masks.separate(state, stairs, block, decoder_mask)
-        assert not isinstance(cross_mask, list)
-        if cross_mask is not None and cross_mask.shape[0] > 1 and block.index is not None:
-            cross_mask = cross_mask.index_select(0, block.index)
-        encoded = state.encoder_hidden  # not used: keys and values are in the cache
-        output = plan.family.run(layer, block.hidden, mask, bias, encoded, cross_mask, cache)
+    assert not isinstance(cross_mask, list)
+    if cross_mask is not None and cross_mask.shape[0] > 1 and block.index is not None:
+        cross_mask = cross_mask.index_select(0, block.index)
+    encoded = state.encoder_hidden  # not used where keys and values are read from the cache
+    at = positions.of_block(state, block, decoder_mask)
+    cache.block = block
+    output = state.plan.family.run(layer, block.hidden, mask, bias, encoded, cross_mask, cache, at)
     cache.block = None
     return output
 

@@ -20,8 +20,6 @@ from .parts import AttentionParts, LayerParts, Module, direct, joined, plain
 class BartFamily(DecoderFamily):
     """BART."""
 
-    embeds_rows = True
-
     def decoder(self, model: Any) -> nn.Module:
         """`model.model.decoder`."""
         return model.model.decoder
@@ -34,19 +32,17 @@ class BartFamily(DecoderFamily):
         """`decoder_attention_heads`, and d_model over it."""
         return model.config.decoder_attention_heads, model.config.d_model // model.config.decoder_attention_heads
 
-    def embed(self, model: Any, ids: torch.Tensor, start: int | torch.Tensor) -> torch.Tensor:
+    def embed(self, model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Tokens and learned positions, normed.
 
         Args:
             model: the model.
             ids: `[rows, q]`.
-            start: position of the first, or one per row `[rows, 1]`.
+            positions: `[1 or rows, q]`.
         """
         decoder = model.model.decoder
-        # [q], or one for each row: [1, rows, q] once the module has put an axis before it
-        positions = start + torch.arange(ids.shape[1], device=ids.device)
-        placed = decoder.embed_positions(ids, position_ids=positions)
-        hidden = decoder.embed_tokens(ids) + (placed if positions.ndim == 1 else placed[0])
+        placed = decoder.embed_positions(ids, position_ids=positions)[0]  # the module puts an axis before its positions
+        hidden = decoder.embed_tokens(ids) + placed
         return nn.functional.dropout(decoder.layernorm_embedding(hidden), decoder.dropout, decoder.training)
 
     def run(
@@ -58,6 +54,7 @@ class BartFamily(DecoderFamily):
         encoder_hidden: torch.Tensor,
         encoder_mask: torch.Tensor | None,
         cache: EncoderDecoderCache,
+        positions: torch.Tensor,
     ) -> torch.Tensor:
         """A layer by its own `forward`.
 
@@ -69,6 +66,7 @@ class BartFamily(DecoderFamily):
             encoder_hidden: `[rows, source, d_model]`.
             encoder_mask: `[rows or 1, 1 or heads, 1 or q, source]`, or None.
             cache: what the layer gets as `past_key_values`.
+            positions: not used.
         """
         return layer(hidden, self_mask, encoder_hidden, encoder_mask, past_key_values=cache, use_cache=True)
 

@@ -17,12 +17,44 @@ from .parts import LayerParts, Module
 
 
 class DecoderFamily:
-    """One kind of decoder. Subclass, fill in, and `@register_family("ClassName", …)`."""
+    """One kind of decoder. Subclass, fill in, and `@register_family("ClassName", …)`.
+
+    Attributes:
+        has_bias: whether there is a `position_bias`; `bias_per_layer`: whether it differs by layer.
+        has_cross_bias: whether there is a `cross_bias`.
+        positions_from_mask: positions count what a `decoder_attention_mask` keeps, instead of all tokens (Whisper).
+        passes: encoder inputs that the model's `generate()` hands over at every step; decoding ignores them.
+    """
 
     has_bias = False
     bias_per_layer = False
     has_cross_bias = False
-    embeds_rows = False  # whether `embed` takes a position for each row
+    positions_from_mask = False
+    passes: tuple[str, ...] = ()
+
+    def resolve(self, model: Any) -> DecoderFamily:
+        """The family that drives this model. Asked once, when early exit is put on a model; a class that holds one of
+        several decoders answers with one made for the decoder it has."""
+        return self
+
+    def attention(self, model: Any) -> str:
+        """The attention implementation that the decoder's layers run: "eager", "sdpa" … The decoder's own configuration
+        decides, which in a composite model is not the model's."""
+        config = getattr(self.decoder(model), "config", model.config)
+        return getattr(config, "_attn_implementation", None) or "eager"
+
+    def source(
+        self, model: Any, encoder_outputs: Any, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the decoder attends to, asked once per generation: states `[rows, source, width]` that `cross_kv` gets,
+        and their mask `[rows, source]`, 1 keeps, None keeps all.
+
+        Args:
+            model: the model.
+            encoder_outputs: what its encoder returned.
+            mask: `[rows, length]`, the encoder's `attention_mask`, or None.
+        """
+        return encoder_outputs[0], mask
 
     def for_source(self, model: Any, encoder_outputs: Any) -> DecoderFamily:
         """This family for one generation, whose encoder outputs these are. A family that needs more of them than their
@@ -45,32 +77,15 @@ class DecoderFamily:
         """Number of attention heads and width of one."""
         raise NotImplementedError
 
-    def embed(self, model: Any, ids: torch.Tensor, start: int | torch.Tensor) -> torch.Tensor:
+    def embed(self, model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """First layer's input `[rows, q, d_model]`.
 
         Args:
             model: the model.
             ids: `[rows, q]`.
-            start: position of the first of them; where `embeds_rows`, also one per row, `[rows, 1]` long.
+            positions: `[1, q]` long, those of all rows, or `[rows, q]`.
         """
         raise NotImplementedError
-
-    def embed_rows(self, model: Any, ids: torch.Tensor, starts: list[int]) -> torch.Tensor:
-        """As `embed`, each row at a position of its own. This one calls `embed` once per position; a family whose `embed`
-        takes a tensor says so by `embeds_rows`.
-
-        Args:
-            model: the model.
-            ids: `[rows, q]`.
-            starts: the first position of each row.
-        """
-        if self.embeds_rows:
-            return self.embed(model, ids, torch.tensor(starts, device=ids.device)[:, None])
-        found: dict[int, torch.Tensor] = {}
-        for start in sorted(set(starts)):
-            at = [i for i, s in enumerate(starts) if s == start]
-            found.update(zip(at, self.embed(model, ids[at], start), strict=True))
-        return torch.stack([found[i] for i in range(len(starts))])
 
     def join_sources(self, other: DecoderFamily) -> DecoderFamily:
         """The family for the rows of this generation and, after them, those of another one with the same model, whose
@@ -90,6 +105,15 @@ class DecoderFamily:
             model: the model.
             start: first position.
             stop: one beyond the last.
+            layer: 0-based.
+        """
+        return None
+
+    def window(self, model: Any, layer: int) -> int | None:
+        """How many positions a layer's self-attention sees, the newest included (a sliding window); None: all.
+
+        Args:
+            model: the model.
             layer: 0-based.
         """
         return None
@@ -114,6 +138,7 @@ class DecoderFamily:
         encoder_hidden: torch.Tensor,
         encoder_mask: torch.Tensor | None,
         cache: EncoderDecoderCache,
+        positions: torch.Tensor,
     ) -> torch.Tensor:
         """One decoder layer by its own `forward`: `[rows, q, d_model]` in and out.
 
@@ -122,10 +147,12 @@ class DecoderFamily:
             hidden: `[rows, q, d_model]`.
             self_mask: `[rows or 1, 1, q, keys]`, as Transformers makes it, or None.
             bias: `position_bias`, or None.
-            encoder_hidden: `[rows, source, d_model]`.
+            encoder_hidden: `[batch rows, source, width]`, as `source` gave it; not to be used where keys and values of the
+                source are read from the cache.
             encoder_mask: `[rows or 1, 1, 1, source]` or None; where there is a `cross_bias`, that with padding masked, to be
                 added to the scores, `[rows or 1, heads, q, source]`.
-            cache: what the layer gets as `past_key_values`.
+            cache: what the layer gets as `past_key_values`; `get_seq_length()` is `start` of the block.
+            positions: of the block, `[1 or rows, q]` long.
         """
         raise NotImplementedError
 
@@ -198,7 +225,7 @@ def family_of(model: Any) -> DecoderFamily:
     """
     for cls in inspect.getmro(type(model)):
         if cls.__name__ in _FAMILIES:
-            return _FAMILIES[cls.__name__]
+            return _FAMILIES[cls.__name__].resolve(model)
     raise TypeError(
         f"no decoder family for {type(model).__name__}; known: {', '.join(sorted(_FAMILIES))}. "
         "Add one with deed.families.register_family (a page of code, see families/t5.py)."

@@ -56,15 +56,15 @@ class OFAFamily(DecoderFamily):
         heads = model.config.decoder_attention_heads
         return heads, model.config.d_model // heads
 
-    def embed(self, model: Any, ids: torch.Tensor, start: Any) -> torch.Tensor:
+    def embed(self, model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Tokens and, where they are entangled, positions.
 
         Args:
             model: the model.
             ids: `[rows, q]`.
-            start: position of the first, or one per row `[rows, 1]`.
+            positions: `[1 or rows, q]`.
         """
-        return model.decoder.embed(ids, start)
+        return _embed(model, ids, positions)
 
     def position_bias(self, model: Any, start: int, stop: int, layer: int = 0) -> torch.Tensor | None:
         """Absolute and relative part of the layer's bias.
@@ -86,6 +86,7 @@ class OFAFamily(DecoderFamily):
         encoder_hidden: torch.Tensor,
         encoder_mask: torch.Tensor | None,
         cache: EncoderDecoderCache,
+        positions: torch.Tensor,
     ) -> torch.Tensor:
         """A layer by its own `forward`, the mask folded into the bias.
 
@@ -97,6 +98,7 @@ class OFAFamily(DecoderFamily):
             encoder_hidden: `[rows, source, d_model]`.
             encoder_mask: `[rows or 1, 1 or heads, 1 or q, source]`, or None.
             cache: what the layer gets as `past_key_values`.
+            positions: not used.
         """
         if bias is not None and self_mask is not None:
             lowest = torch.finfo(bias.dtype).min
@@ -173,16 +175,15 @@ class OFAWithSource(OFAFamily):
             )
         return long
 
-    def embed(self, model: Any, ids: torch.Tensor, start: Any) -> torch.Tensor:
+    def embed(self, model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Tokens and, where they are entangled, positions.
 
         Args:
             model: the model.
             ids: `[rows, q]`.
-            start: position of the first, or one per row `[rows, 1]`.
+            positions: `[1 or rows, q]`.
         """
-        codes = torch.ones(len(ids), dtype=torch.bool, device=ids.device) if self.codes else None
-        return model.decoder.embed(ids, start, codes)
+        return _embed(model, ids, positions, self.codes)
 
     def position_bias(self, model: Any, start: int, stop: int, layer: int = 0) -> torch.Tensor | None:
         """Absolute and relative part of the layer's bias.
@@ -206,6 +207,19 @@ class OFAWithSource(OFAFamily):
         end = _last(model, stop)
         bias = model.decoder.cross_bias(self.positions, start, end, self.codes)
         return nn.functional.pad(bias, (0, 0, 0, stop - end))
+
+
+def _embed(model: Any, ids: torch.Tensor, positions: torch.Tensor, codes: bool = False) -> torch.Tensor:
+    """As the decoder does, which asks for the first position as a number: rows with the same one together."""
+    starts = positions[:, 0].tolist()
+    if len(set(starts)) > 1:
+        found: dict[int, torch.Tensor] = {}
+        for start in sorted(set(starts)):
+            rows = [r for r, s in enumerate(starts) if s == start]
+            found.update(zip(rows, _embed(model, ids[rows], positions[rows], codes), strict=True))
+        return torch.stack([found[r] for r in range(len(starts))])
+    written = torch.ones(len(ids), dtype=torch.bool, device=ids.device) if codes else None
+    return model.decoder.embed(ids, starts[0], written)
 
 
 def _self_bias(model: Any, start: int, stop: int, layer: int, codes: bool = False) -> torch.Tensor:

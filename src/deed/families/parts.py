@@ -20,6 +20,7 @@ from deed.kernels.float32 import product
 from deed.kernels.int8_linear import join, joinable
 
 Module = Callable[[torch.Tensor], torch.Tensor]
+Rotate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class AttentionParts:
 
     Args:
         qkv: the first three as one, their outputs side by side (see `joined`); self-attention only.
+        rotate: what is done to queries and keys `[r, heads, q, head_dim]` by their positions `[1 or r, q]` (rotary
+            position embeddings, norms); self-attention only. Keys are kept as it returns them.
     """
 
     norm: Module
@@ -39,6 +42,7 @@ class AttentionParts:
     head_dim: int
     scale: float
     qkv: Module | None = None
+    rotate: Rotate | None = None
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,24 @@ class Attends(Protocol):
         ...
 
 
-def before(parts: LayerParts, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A layer up to its self-attention: `[r, q, d_model]` to query, key and value `[r, heads, q, head_dim]`."""
+def before(
+    parts: LayerParts, hidden: torch.Tensor, positions: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A layer up to its self-attention: query, key and value `[r, heads, q, head_dim]`.
+
+    Args:
+        parts: the layer.
+        hidden: its input, `[r, q, d_model]`.
+        positions: `[1 or r, q]`, where the layer has a `rotate`.
+    """
     attn = parts.self_attn
     x = hidden if parts.post_norm else attn.norm(hidden)
     q, k, v = (attn.q(x), attn.k(x), attn.v(x)) if attn.qkv is None else attn.qkv(x).chunk(3, -1)
-    return _split(q, attn), _split(k, attn), _split(v, attn)
+    q, k, v = _split(q, attn), _split(k, attn), _split(v, attn)
+    if attn.rotate is not None:
+        assert positions is not None, "a layer that rotates needs positions"
+        q, k = attn.rotate(q, k, positions)
+    return q, k, v
 
 
 def between(parts: LayerParts, hidden: torch.Tensor, attended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,15 +133,18 @@ def after(parts: LayerParts, hidden: torch.Tensor, attended: torch.Tensor) -> to
     return hidden + parts.ffn(parts.ffn_norm(hidden))
 
 
-def run_parts(parts: LayerParts, hidden: torch.Tensor, attention: Attends) -> torch.Tensor:
+def run_parts(
+    parts: LayerParts, hidden: torch.Tensor, attention: Attends, positions: torch.Tensor | None = None
+) -> torch.Tensor:
     """One layer.
 
     Args:
         parts: the layer.
         hidden: `[r, q, d_model]`, as what is returned.
         attention: keeps keys and values.
+        positions: `[1 or r, q]`, where the layer has a `rotate`.
     """
-    q, k, v = before(parts, hidden)
+    q, k, v = before(parts, hidden, positions)
     hidden, q = between(parts, hidden, attention.attend_self(q, k, v, parts.self_attn.scale))
     return after(parts, hidden, attention.attend_cross(q, parts.cross.scale))
 

@@ -21,7 +21,6 @@ class T5Family(DecoderFamily):
     """T5 and mT5."""
 
     has_bias = True
-    embeds_rows = True
 
     def decoder(self, model: Any) -> nn.Module:
         """`model.decoder`."""
@@ -35,13 +34,13 @@ class T5Family(DecoderFamily):
         """`num_heads` and `d_kv`."""
         return model.config.num_heads, model.config.d_kv
 
-    def embed(self, model: Any, ids: torch.Tensor, start: int | torch.Tensor) -> torch.Tensor:
+    def embed(self, model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Tokens alone: positions act through the scores.
 
         Args:
             model: the model.
             ids: `[rows, q]`.
-            start: position of the first, or one per row `[rows, 1]`.
+            positions: `[1 or rows, q]`.
         """
         return model.decoder.dropout(model.decoder.embed_tokens(ids))
 
@@ -66,6 +65,7 @@ class T5Family(DecoderFamily):
         encoder_hidden: torch.Tensor,
         encoder_mask: torch.Tensor | None,
         cache: EncoderDecoderCache,
+        positions: torch.Tensor,
     ) -> torch.Tensor:
         """A block by its own `forward`; of what it returns, the hidden states.
 
@@ -77,6 +77,7 @@ class T5Family(DecoderFamily):
             encoder_hidden: `[rows, source, d_model]`.
             encoder_mask: `[rows or 1, 1 or heads, 1 or q, source]`, or None.
             cache: what the layer gets as `past_key_values`.
+            positions: not used.
         """
         # A zero bias is given for the cross-attention: with None each layer would build one of full size.
         zero = hidden.new_zeros(1, 1, 1, 1)

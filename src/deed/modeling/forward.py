@@ -127,7 +127,8 @@ def _decode_forward(self: Any, kwargs: dict[str, Any]) -> Any:
         raise ValueError("decoding with a StaircaseCache needs encoder_outputs")
     if kwargs.get("decoder_input_ids") is None:
         raise ValueError("decoding with a StaircaseCache needs decoder_input_ids (embeddings are not supported)")
-    unused = sorted(k for k, v in kwargs.items() if v is not None and k not in _DECODE_INPUTS)
+    known = {*_DECODE_INPUTS, *self.deed_family.passes}
+    unused = sorted(k for k, v in kwargs.items() if v is not None and k not in known)
     if unused:
         raise ValueError(f"decoding with early exit does not take {', '.join(unused)}")
     cache = kwargs["past_key_values"]

@@ -175,7 +175,7 @@ class EarlyExitGeneration:
                 raise ValueError(
                     f"{name}=True has no meaning when tokens leave at different depths; use forward() for it"
                 )
-        implementation = getattr(self.config, "_attn_implementation", "eager")  # type: ignore[attr-defined]
+        implementation = self.deed_family.attention(self)
         if implementation not in ("eager", "sdpa"):
             raise ValueError(f"early exit decodes with attn_implementation 'eager' or 'sdpa', not {implementation!r}")
         for name in ("use_mtp", "custom_generate", "is_assistant"):
