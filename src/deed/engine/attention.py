@@ -77,7 +77,8 @@ class BlockAttention:
 def _attend(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
-    return nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scale)
+    grouped = keys.shape[1] != q.shape[1]  # several heads of queries to one of keys
+    return nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scale, enable_gqa=grouped)
 
 
 def _by_spans(

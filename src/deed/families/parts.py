@@ -151,7 +151,7 @@ def run_parts(
 
 def _split(x: torch.Tensor, attention: AttentionParts) -> torch.Tensor:
     rows, length, _ = x.shape
-    return x.view(rows, length, attention.heads, attention.head_dim).transpose(1, 2)
+    return x.view(rows, length, -1, attention.head_dim).transpose(1, 2)
 
 
 def _merge(x: torch.Tensor) -> torch.Tensor:
