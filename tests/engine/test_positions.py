@@ -11,7 +11,7 @@ from conftest import VOCAB, batch, plain_model
 from deed import FixedSchedule, StaircaseCache, get_deed_model
 from deed.engine.step import decode_step
 from deed.families import family_of, register_family
-from deed.families.bart import BartFamily
+from deed.families.bart_like import BART, BartLikeFamily
 
 pytestmark = pytest.mark.usefixtures("packing")
 N_LAYERS, WINDOW = 4, 3
@@ -35,11 +35,11 @@ def rotate(q, k, positions):
     return turned(q), turned(k)
 
 
-class RotaryFamily(BartFamily):
+class RotaryFamily(BartLikeFamily):
     """BART with positions in queries and keys, and a window on every second layer."""
 
+    build = replace(BART, positions_from_mask=True)
     by_parts = True
-    positions_from_mask = True
 
     def embed(self, model, ids, positions):
         assert positions.shape[1] == ids.shape[1] and positions.shape[0] in (1, ids.shape[0])
@@ -49,7 +49,7 @@ class RotaryFamily(BartFamily):
         return WINDOW if layer % 2 else None
 
     def all_parts(self, model):
-        found = BartFamily.parts(self, model)
+        found = BartLikeFamily.parts(self, model)
         return [replace(p, self_attn=replace(p.self_attn, rotate=rotate)) for p in found]
 
     def parts(self, model):
@@ -59,7 +59,7 @@ class RotaryFamily(BartFamily):
         block = cache.block
         assert cache.get_seq_length() == cache.self_attention_cache.get_seq_length(block.layer) == block.start
         assert cache.get_mask_sizes(hidden.shape[1], block.layer) == (block.stop, 0)
-        parts = BartFamily.parts(self, _MODEL["model"])[block.layer]
+        parts = BartLikeFamily.parts(self, _MODEL["model"])[block.layer]
         attn = parts.self_attn
         q, k, v = (heads(f(hidden), attn) for f in (attn.q, attn.k, attn.v))
         q, k = rotate(q, k, positions)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -139,6 +140,7 @@ class DecoderFamily:
         encoder_mask: torch.Tensor | None,
         cache: EncoderDecoderCache,
         positions: torch.Tensor,
+        /,
     ) -> torch.Tensor:
         """One decoder layer by its own `forward`: `[rows, q, d_model]` in and out.
 
@@ -194,25 +196,24 @@ _FAMILIES: dict[str, DecoderFamily] = {}
 
 
 def register_family(*class_names: str) -> Any:
-    """Class decorator: this family drives models of these classes (and their subclasses).
+    """Class decorator: this family drives models of these classes (and their subclasses). Takes a family, too.
 
     Example:
         ```python
-        from deed.families.bart import BartFamily
+        from deed.families.bart_like import BartLikeFamily, Build
 
         @deed.register_family("MBartForConditionalGeneration")
-        class MBartFamily(BartFamily):
+        class MBartFamily(BartLikeFamily):
             '''BART with pre-norm layers, so that a norm stands before the head.'''
 
-            def final_norm(self, model, hidden):
-                return model.model.decoder.layer_norm(hidden)
+            build = Build(embed_norm="sum", final="layer_norm", bias=True)
         ```
     """
 
-    def register(cls: type[DecoderFamily]) -> type[DecoderFamily]:
+    def register(family: Any) -> Any:
         for name in class_names:
-            _FAMILIES[name] = cls()
-        return cls
+            _FAMILIES[name] = family() if isinstance(family, type) else family
+        return family
 
     return register
 
@@ -230,3 +231,24 @@ def family_of(model: Any) -> DecoderFamily:
         f"no decoder family for {type(model).__name__}; known: {', '.join(sorted(_FAMILIES))}. "
         "Add one with deed.families.register_family (a page of code, see families/t5.py)."
     )
+
+
+def by_starts(
+    place: Callable[[torch.Tensor, int], torch.Tensor], ids: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    """For modules that take the first of consecutive positions as a number: rows with the same one together.
+
+    Args:
+        place: of ids `[n, q]` and their first position makes `[1 or n, q, d_model]` or `[q, d_model]`.
+        ids: `[rows, q]`.
+        positions: `[1 or rows, q]`.
+    """
+    starts = positions[:, 0].tolist()
+    if len(set(starts)) == 1:
+        return place(ids, starts[0])
+    found: dict[int, torch.Tensor] = {}
+    for start in sorted(set(starts)):
+        rows = [r for r, s in enumerate(starts) if s == start]
+        made = place(ids[rows], start)
+        found.update(zip(rows, made.expand(len(rows), *made.shape[-2:]), strict=True))
+    return torch.stack([found[r] for r in range(len(starts))])

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import EncoderDecoderCache
 
-from .base import DecoderFamily, register_family
-from .parts import AttentionParts, LayerParts, Module, direct, joined, plain
+from .base import DecoderFamily, by_starts, register_family
+from .parts import AttentionParts, LayerParts, Module, direct, direct_norm, joined, plain
 
 
 @register_family("OFAForConditionalGeneration")
@@ -77,29 +76,9 @@ class OFAFamily(DecoderFamily):
         """
         return _self_bias(model, start, stop, layer)
 
-    def run(
-        self,
-        layer: Any,
-        hidden: torch.Tensor,
-        self_mask: torch.Tensor | None,
-        bias: torch.Tensor | None,
-        encoder_hidden: torch.Tensor,
-        encoder_mask: torch.Tensor | None,
-        cache: EncoderDecoderCache,
-        positions: torch.Tensor,
-    ) -> torch.Tensor:
-        """A layer by its own `forward`, the mask folded into the bias.
-
-        Args:
-            layer: one of `layers`.
-            hidden: `[rows, q, d_model]`.
-            self_mask: `[rows or 1, 1, q, keys]`, as Transformers makes it, or None.
-            bias: `[1, heads, q, keys]`, or None.
-            encoder_hidden: `[rows, source, d_model]`.
-            encoder_mask: `[rows or 1, 1 or heads, 1 or q, source]`, or None.
-            cache: what the layer gets as `past_key_values`.
-            positions: not used.
-        """
+    def run(self, layer: Any, hidden: torch.Tensor, /, *given: Any) -> torch.Tensor:
+        """A layer by its own `forward`, the mask folded into the bias."""
+        self_mask, bias, encoder_hidden, encoder_mask, cache, _ = given
         if bias is not None and self_mask is not None:
             lowest = torch.finfo(bias.dtype).min
             keep = self_mask if self_mask.dtype == torch.bool else self_mask == 0
@@ -119,7 +98,7 @@ class OFAFamily(DecoderFamily):
                 LayerParts(
                     joined(_attention(layer.self_attn_layer_norm, layer.self_attn, layer.self_attn_mid_layer_norm)),
                     _attention(layer.cross_attn_layer_norm, layer.cross_attn, layer.cross_attn_mid_layer_norm),
-                    _norm(layer.final_layer_norm),
+                    direct_norm(layer.final_layer_norm),
                     _chain(layer.fc1, layer.activation_fn, layer.ffn_layer_norm, layer.fc2),
                 )
             )
@@ -141,7 +120,7 @@ class OFAFamily(DecoderFamily):
 
     def norm_and_head(self, model: Any) -> tuple[Module, Module]:
         """The two as bare functions."""
-        return _norm(model.decoder.layer_norm), direct(model.decoder.output_projection)
+        return direct_norm(model.decoder.layer_norm), direct(model.decoder.output_projection)
 
     def head_parts(self, model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float]:
         """`output_projection`, no bias, no scale."""
@@ -210,16 +189,11 @@ class OFAWithSource(OFAFamily):
 
 
 def _embed(model: Any, ids: torch.Tensor, positions: torch.Tensor, codes: bool = False) -> torch.Tensor:
-    """As the decoder does, which asks for the first position as a number: rows with the same one together."""
-    starts = positions[:, 0].tolist()
-    if len(set(starts)) > 1:
-        found: dict[int, torch.Tensor] = {}
-        for start in sorted(set(starts)):
-            rows = [r for r, s in enumerate(starts) if s == start]
-            found.update(zip(rows, _embed(model, ids[rows], positions[rows], codes), strict=True))
-        return torch.stack([found[r] for r in range(len(starts))])
-    written = torch.ones(len(ids), dtype=torch.bool, device=ids.device) if codes else None
-    return model.decoder.embed(ids, starts[0], written)
+    def place(ids: torch.Tensor, start: int) -> torch.Tensor:
+        written = torch.ones(len(ids), dtype=torch.bool, device=ids.device) if codes else None
+        return model.decoder.embed(ids, start, written)
+
+    return by_starts(place, ids, positions)
 
 
 def _self_bias(model: Any, start: int, stop: int, layer: int, codes: bool = False) -> torch.Tensor:
@@ -239,7 +213,7 @@ def _attention(norm: Any, attention: Any, after: Any) -> AttentionParts:
     if attention.config.scale_heads:
         out = _scaled(attention.c_attn, attention.head_dim, out)
     heads, head_dim = attention.num_heads, attention.head_dim
-    return AttentionParts(_norm(norm), q, k, v, out, heads, head_dim, attention.scaling)
+    return AttentionParts(direct_norm(norm), q, k, v, out, heads, head_dim, attention.scaling)
 
 
 def _scaled(factors: torch.Tensor, head_dim: int, then: Module) -> Module:
@@ -250,7 +224,7 @@ def _scaled(factors: torch.Tensor, head_dim: int, then: Module) -> Module:
 
 def _chain(*modules: Any) -> Module:
     """Modules one after the other, leaving out what is None."""
-    steps = [_norm(m) if type(m) is nn.LayerNorm else _activation(m) for m in modules if m is not None]
+    steps = [direct_norm(m) if type(m) is nn.LayerNorm else direct(m) for m in modules if m is not None]
     return steps[0] if len(steps) == 1 else functools.partial(_in_turn, steps)
 
 
@@ -262,15 +236,3 @@ def _in_turn(steps: list[Module], x: torch.Tensor) -> torch.Tensor:
 
 def _activation(module: Any) -> Module:
     return nn.functional.gelu if type(module).__name__ == "GELUActivation" else direct(module)
-
-
-def _norm(module: Any) -> Module:
-    if type(module) is not nn.LayerNorm or not plain([module]):
-        return module
-    return functools.partial(_layer_norm, module.normalized_shape, module.weight, module.bias, module.eps)
-
-
-def _layer_norm(
-    shape: tuple[int, ...], weight: torch.Tensor, bias: torch.Tensor, eps: float, x: torch.Tensor
-) -> torch.Tensor:
-    return nn.functional.layer_norm(x, shape, weight, bias, eps)

@@ -176,7 +176,22 @@ def direct(module: Any) -> Module:
         return module
     if type(module) is nn.Linear:
         return product(module.weight, module.bias)
+    if type(module).__name__ == "GELUActivation":
+        return nn.functional.gelu
     return nn.functional.relu if type(module) is nn.ReLU else module
+
+
+def direct_norm(module: Any) -> Module:
+    """A layer norm as the bare function it is; anything else as it is."""
+    if type(module) is not nn.LayerNorm or not _bare(module):
+        return module
+    return functools.partial(_layer_norm, module.normalized_shape, module.weight, module.bias, module.eps)
+
+
+def _layer_norm(
+    shape: tuple[int, ...], weight: torch.Tensor, bias: torch.Tensor, eps: float, x: torch.Tensor
+) -> torch.Tensor:
+    return nn.functional.layer_norm(x, shape, weight, bias, eps)
 
 
 def direct_rms_norm(module: Any, eps: float) -> Module:

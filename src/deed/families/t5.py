@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import EncoderDecoderCache
 
 from .base import DecoderFamily, register_family
 from .parts import AttentionParts, LayerParts, Module, direct, direct_rms_norm, joined, plain
@@ -56,29 +55,9 @@ class T5Family(DecoderFamily):
         attention = model.decoder.block[0].layer[0].SelfAttention  # the first block's serves all
         return attention.compute_bias(stop - start, stop, past_seen_tokens=start)
 
-    def run(
-        self,
-        layer: Any,
-        hidden: torch.Tensor,
-        self_mask: torch.Tensor | None,
-        bias: torch.Tensor | None,
-        encoder_hidden: torch.Tensor,
-        encoder_mask: torch.Tensor | None,
-        cache: EncoderDecoderCache,
-        positions: torch.Tensor,
-    ) -> torch.Tensor:
-        """A block by its own `forward`; of what it returns, the hidden states.
-
-        Args:
-            layer: one of `layers`.
-            hidden: `[rows, q, d_model]`.
-            self_mask: `[rows or 1, 1, q, keys]`, as Transformers makes it, or None.
-            bias: `[1, heads, q, keys]`, or None.
-            encoder_hidden: `[rows, source, d_model]`.
-            encoder_mask: `[rows or 1, 1 or heads, 1 or q, source]`, or None.
-            cache: what the layer gets as `past_key_values`.
-            positions: not used.
-        """
+    def run(self, layer: Any, hidden: torch.Tensor, /, *given: Any) -> torch.Tensor:
+        """A block by its own `forward`; of what it returns, the hidden states."""
+        self_mask, bias, encoder_hidden, encoder_mask, cache, _ = given
         # A zero bias is given for the cross-attention: with None each layer would build one of full size.
         zero = hidden.new_zeros(1, 1, 1, 1)
         return layer(hidden, self_mask, bias, encoder_hidden, encoder_mask, zero, past_key_values=cache)[0]
