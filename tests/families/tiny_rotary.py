@@ -50,7 +50,7 @@ def moonshine(seed=0):
         pad_head_dim_to_multiple_of=16,
     )
     sound, mask = _audio(3400, 3400, 1500, 2500)
-    return shaken(MoonshineForConditionalGeneration(config), 2.0), {"input_values": sound, "attention_mask": mask}
+    return shaken(MoonshineForConditionalGeneration(config)), {"input_values": sound, "attention_mask": mask}
 
 
 def moonshine_streaming(seed=0):
@@ -66,7 +66,7 @@ def moonshine_streaming(seed=0):
         encoder_config={**encoder, "num_key_value_heads": 4, "sliding_windows": ((4, 2), (4, 0))},
     )
     sound, mask = _audio(80 * 32, 80 * 32, 80 * 14, 80 * 23)
-    model = shaken(MoonshineStreamingForConditionalGeneration(config), 2.0)
+    model = shaken(MoonshineStreamingForConditionalGeneration(config))
     return model, {"input_values": sound, "attention_mask": mask}
 
 
@@ -98,7 +98,7 @@ def cohere_asr(seed=0):
     config = CohereAsrConfig(
         **SPEECH, **IDS, num_hidden_layers=5, num_attention_heads=4, encoder_config=_conformer(24)
     )
-    return shaken(CohereAsrForConditionalGeneration(config), 2.0), _spectrum()
+    return shaken(CohereAsrForConditionalGeneration(config)), _spectrum()
 
 
 def canary(seed=0):
@@ -110,16 +110,16 @@ def canary(seed=0):
         encoder_config={"model_type": "parakeet_encoder", **_conformer(WIDTH)},
         decoder_config={**decoder, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
     )
-    return shaken(CanaryForConditionalGeneration(config), 2.0), _spectrum()
+    return shaken(CanaryForConditionalGeneration(config)), _spectrum()
 
 
 def t5gemma(seed=0):
-    """Windows, soft caps in the scores and on the logits; a padding token must not be generated (the class would hide it)."""
+    """Windows, soft caps in the scores and on the logits; a padding token must not be generated (the class would hide it).
+    The encoder's windows reach from any padding to a word: where they do not, float64 gives NaN in the class itself."""
     torch.manual_seed(seed)
-    config = T5GemmaConfig(
-        vocab_size=VOCAB, encoder={**GEMMA, "num_hidden_layers": 2}, decoder={**GEMMA, "num_hidden_layers": 5}
-    )
-    model = shaken(T5GemmaForConditionalGeneration(config), 2.0)
+    encoder = {**GEMMA, "num_hidden_layers": 2, "sliding_window": 32}
+    config = T5GemmaConfig(vocab_size=VOCAB, encoder=encoder, decoder={**GEMMA, "num_hidden_layers": 5})
+    model = shaken(T5GemmaForConditionalGeneration(config), 0.6)
     model.generation_config.suppress_tokens = [0]
     return model, text()
 
@@ -136,7 +136,7 @@ def t5gemma2(seed=0):
         },
         decoder={**GEMMA, "num_hidden_layers": 5, "layer_types": [*types, *types, types[0]]},
     )
-    model = shaken(T5Gemma2ForConditionalGeneration(config), 2.0)
+    model = shaken(T5Gemma2ForConditionalGeneration(config), 0.6)
     model.generation_config.suppress_tokens = [0]
     return model, text()
 

@@ -77,14 +77,14 @@ def madlad(seed=0):
 
 def umt5(seed=0):
     torch.manual_seed(seed)
-    return shaken(UMT5ForConditionalGeneration(UMT5Config(**SHAPE)), 4.0), text()
+    return shaken(UMT5ForConditionalGeneration(UMT5Config(**SHAPE)), 5.0), text()
 
 
 def longt5(attention="local", seed=0):
     """Sources longer than its windows (`local_radius` 2 to each side, global blocks of 4)."""
     torch.manual_seed(seed)
     config = LongT5Config(**SHAPE, local_radius=2, global_block_size=4, encoder_attention_type=attention)
-    return shaken(LongT5ForConditionalGeneration(config), 4.0), text(17, (17, 9, 12))
+    return shaken(LongT5ForConditionalGeneration(config), 5.0), text(17, (17, 9, 12))
 
 
 def longt5_transient_global(seed=0):
@@ -100,7 +100,7 @@ def udop(seed=0):
     corner[1] = corner[1] * 0.5  # the words of the second row lie in one patch
     inputs["bbox"] = torch.cat([corner, corner + 0.05], -1) * inputs["attention_mask"][..., None]
     inputs["pixel_values"] = torch.rand(ROWS, 3, 8, 8, generator=generator, dtype=torch.float64)
-    return shaken(UdopForConditionalGeneration(config), 4.0), inputs
+    return shaken(UdopForConditionalGeneration(config), 5.0), inputs
 
 
 def pix2struct(seed=0):
@@ -126,7 +126,7 @@ def pix2struct(seed=0):
 def pop2piano(seed=0):
     torch.manual_seed(seed)
     config = Pop2PianoConfig(**SHAPE, composer_vocab_size=2, feed_forward_proj="gated-gelu")
-    model = shaken(Pop2PianoForConditionalGeneration(config), 4.0)
+    model = shaken(Pop2PianoForConditionalGeneration(config), 5.0)
     model.generation_config.composer_to_feature_token = {"composer1": 5, "composer2": 6}
     features = torch.rand(ROWS, 7, WIDTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return model, {"input_features": features, "attention_mask": keep(7, 7, 4, 6)}
