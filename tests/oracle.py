@@ -2,6 +2,7 @@
 confident exit. It shares no decoding code with the engine: Transformers' own `generate()` runs the plain model's class,
 whose forward is replaced, with `use_cache=False`."""
 
+import copy
 import math
 
 import torch
@@ -80,7 +81,8 @@ class Oracle:
     def choose(self, inputs, ids):
         """Logits and depth of every row for the next token after `ids`."""
         m = self.model
-        z = m.exit_logits(**inputs, decoder_input_ids=ids)[:, :, -1]  # [exits, rows, vocab]
+        # Copied each time: MoonshineStreaming adds positions to the encoder's states in place.
+        z = m.exit_logits(**copy.deepcopy(inputs), decoder_input_ids=ids)[:, :, -1]  # [exits, rows, vocab]
         layers = m.deed_config.exit_layers
         step = len(self.trace)
         rows = torch.arange(z.shape[1])
@@ -90,7 +92,7 @@ class Oracle:
         else:
             base = m.deed_base
             hidden = base.forward(
-                m, **inputs, decoder_input_ids=ids, output_hidden_states=True, use_cache=False
+                m, **copy.deepcopy(inputs), decoder_input_ids=ids, output_hidden_states=True, use_cache=False
             ).decoder_hidden_states
             at_exits = torch.stack([h[:, -1] for h in hidden])
             seen = z if self.allowed is None else z.masked_fill(~self.allowed(ids), -math.inf)

@@ -1,7 +1,7 @@
-"""T5 and mT5: pre-norm blocks, a relative position bias shared by the layers, a final RMS norm, a scaled tied head.
+"""T5 and the decoders of its build: pre-norm blocks, a relative position bias, a final RMS norm, a head that may be scaled.
 
-Read in transformers 5.23, models/t5/modeling_t5.py. v1.0 (tied, ReLU) and v1.1 / Flan / mT5 (untied, gated) differ only
-in their weights and in `config.scale_decoder_outputs`.
+Read in transformers 5.23, models/t5/modeling_t5.py. v1.0 (tied, ReLU) and v1.1 / Flan / mT5 / MADLAD-400 (untied, gated)
+differ only in their weights and in `config.scale_decoder_outputs`. LongT5 differs in its encoder alone.
 """
 
 from __future__ import annotations
@@ -14,12 +14,24 @@ from torch import nn
 from .base import DecoderFamily, register_family
 from .parts import AttentionParts, LayerParts, Module, direct, direct_rms_norm, joined, plain
 
+# Prefixes of the classes (`…Block`, `…LayerNorm`, `…DenseActDense`) that compute what T5's of that name do.
+BUILDS = ("T5", "MT5", "UMT5", "LongT5", "Udop", "Pop2Piano", "Pix2Struct", "Pix2StructText")
 
-@register_family("T5ForConditionalGeneration", "MT5ForConditionalGeneration")
+
+@register_family("T5ForConditionalGeneration", "MT5ForConditionalGeneration", "LongT5ForConditionalGeneration")
 class T5Family(DecoderFamily):
-    """T5 and mT5."""
+    """T5, mT5 and LongT5.
+
+    Attributes:
+        scaled_by: the field of the configuration that says whether the head's input is scaled by d_model^-0.5; None: never.
+        attentions: names of a block's two attention modules in their sublayers.
+        projections: names of an attention's query, key, value and output projection.
+    """
 
     has_bias = True
+    scaled_by: str | None = "scale_decoder_outputs"
+    attentions = ("SelfAttention", "EncDecAttention")
+    projections = ("q", "k", "v", "o")
 
     def decoder(self, model: Any) -> nn.Module:
         """`model.decoder`."""
@@ -29,9 +41,14 @@ class T5Family(DecoderFamily):
         """Its blocks."""
         return model.decoder.block
 
+    def sublayers(self, block: Any) -> tuple[Any, Any, Any]:
+        """A block's self-attention, cross-attention and feed-forward, each with its `layer_norm`."""
+        return tuple(block.layer)
+
     def heads(self, model: Any) -> tuple[int, int]:
         """`num_heads` and `d_kv`."""
-        return model.config.num_heads, model.config.d_kv
+        config = model.decoder.config
+        return config.num_heads, config.d_kv
 
     def embed(self, model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Tokens alone: positions act through the scores.
@@ -44,7 +61,7 @@ class T5Family(DecoderFamily):
         return model.decoder.dropout(model.decoder.embed_tokens(ids))
 
     def position_bias(self, model: Any, start: int, stop: int, layer: int = 0) -> torch.Tensor | None:
-        """The first block's, which serves all.
+        """The first block's, which serves all, or with `bias_per_layer` the layer's own.
 
         Args:
             model: the model.
@@ -52,7 +69,8 @@ class T5Family(DecoderFamily):
             stop: one beyond the last.
             layer: 0-based.
         """
-        attention = model.decoder.block[0].layer[0].SelfAttention  # the first block's serves all
+        block = self.layers(model)[layer if self.bias_per_layer else 0]
+        attention = getattr(self.sublayers(block)[0], self.attentions[0])
         return attention.compute_bias(stop - start, stop, past_seen_tokens=start)
 
     def run(self, layer: Any, hidden: torch.Tensor, /, *given: Any) -> torch.Tensor:
@@ -65,82 +83,170 @@ class T5Family(DecoderFamily):
     def parts(self, model: Any) -> list[LayerParts] | None:
         """Norms, projections and feed-forward of every block; None in fp16, where blocks clamp what overflows."""
         blocks: list[Any] = list(self.layers(model))
-        if any(type(block).__name__ != "T5Block" and type(block).__name__ != "MT5Block" for block in blocks):
+        if any(type(block).__name__.removesuffix("Block") not in BUILDS for block in blocks):
             return None
         found = []
         for block in blocks:
-            self_attn, cross, ffn = block.layer
-            containers = (block, self_attn, self_attn.SelfAttention, cross, cross.EncDecAttention, ffn)
+            self_attn, cross, ffn = self.sublayers(block)
+            own, other = getattr(self_attn, self.attentions[0]), getattr(cross, self.attentions[1])
             # In fp16 the blocks clamp what overflows.
-            if not plain(containers) or self_attn.layer_norm.weight.dtype == torch.float16:
+            if not plain((block, self_attn, own, cross, other, ffn)) or ffn.layer_norm.weight.dtype == torch.float16:
                 return None
             found.append(
                 LayerParts(
-                    joined(_attention(self_attn.layer_norm, self_attn.SelfAttention)),
-                    _attention(cross.layer_norm, cross.EncDecAttention),
+                    joined(self._attention(self_attn.layer_norm, own)),
+                    self._attention(cross.layer_norm, other),
                     _norm(ffn.layer_norm),
                     _ffn(ffn.DenseReluDense),
                 )
             )
         return found
 
+    def _attention(self, norm: Any, attention: Any) -> AttentionParts:
+        q, k, v, out = (direct(getattr(attention, name)) for name in self.projections)
+        heads, head_dim = attention.n_heads, attention.key_value_proj_dim
+        return AttentionParts(_norm(norm), q, k, v, out, heads, head_dim, attention.scaling)
+
     def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """By `EncDecAttention.k` and `.v`."""
-        attention = layer.layer[1].EncDecAttention
+        """By the key and value projection of the cross-attention."""
+        attention = getattr(self.sublayers(layer)[1], self.attentions[1])
         shape = (*encoder_hidden.shape[:2], -1, attention.key_value_proj_dim)
-        keys = direct(attention.k)(encoder_hidden).view(shape).transpose(1, 2)
-        return keys, direct(attention.v)(encoder_hidden).view(shape).transpose(1, 2)
+        key, value = (direct(getattr(attention, name)) for name in self.projections[1:3])
+        return key(encoder_hidden).view(shape).transpose(1, 2), value(encoder_hidden).view(shape).transpose(1, 2)
 
     def final_norm(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         """The final RMS norm."""
         return model.decoder.dropout(model.decoder.final_layer_norm(hidden))
 
+    def lm_head(self, model: Any) -> Any:
+        """The projection to the vocabulary."""
+        return model.lm_head
+
+    def scale(self, model: Any) -> float:
+        """What the head's input is multiplied by."""
+        # vars(): the configuration's own attribute lookup takes as long as the projection. MT5Config has no such field.
+        scaled = self.scaled_by is not None and vars(model.config).get(self.scaled_by, False)
+        return model.config.d_model**-0.5 if scaled else 1.0
+
     def head(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         """`lm_head`, its input scaled where it is tied."""
-        if _scaled(model):
-            hidden = hidden * (model.model_dim**-0.5)
-        return model.lm_head(hidden)
+        scale = self.scale(model)
+        return self.lm_head(model)(hidden if scale == 1.0 else hidden * scale)
 
     def norm_and_head(self, model: Any) -> tuple[Module, Module]:
         """The two as bare functions."""
         if model.decoder.dropout.training:
             return super().norm_and_head(model)
-        head, factor = direct(model.lm_head), model.model_dim**-0.5
-        scaled = (lambda x: head(x * factor)) if _scaled(model) else head
+        head, scale = direct(self.lm_head(model)), self.scale(model)
+        scaled = head if scale == 1.0 else lambda x: head(x * scale)
         return _norm(model.decoder.final_layer_norm), scaled
 
     def head_parts(self, model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float]:
         """`lm_head`, no bias, the scale."""
-        return model.lm_head.weight, None, model.model_dim**-0.5 if _scaled(model) else 1.0
+        return self.lm_head(model).weight, None, self.scale(model)
 
 
-def _scaled(model: Any) -> bool:
-    # vars(): the configuration's own attribute lookup takes as long as the projection. MT5Config has no such field.
-    return vars(model.config).get("scale_decoder_outputs", False)
+@register_family("UMT5ForConditionalGeneration")
+class UMT5Family(T5Family):
+    """UMT5: every layer has a position bias of its own, which its `forward` works out by itself."""
+
+    bias_per_layer = True
+    scaled_by = "tie_word_embeddings"
+
+    def run(
+        self,
+        layer: Any,
+        hidden: torch.Tensor,
+        self_mask: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        encoder_hidden: torch.Tensor,
+        encoder_mask: torch.Tensor | None,
+        cache: EncoderDecoderCache,
+        positions: torch.Tensor,
+    ) -> torch.Tensor:
+        """A block by its own `forward`, which takes no bias.
+
+        Args:
+            layer: one of `layers`.
+            hidden: `[rows, q, d_model]`.
+            self_mask: `[rows or 1, 1, q, keys]`, as Transformers makes it, or None.
+            bias: not used.
+            encoder_hidden: `[rows, source, d_model]`.
+            encoder_mask: `[rows or 1, 1, 1, source]`, or None.
+            cache: what the layer gets as `past_key_values`; its length is where the block starts.
+            positions: not used.
+        """
+        return layer(hidden, self_mask, encoder_hidden, encoder_mask, past_key_values=cache)
 
 
-def _attention(norm: Any, attention: Any) -> AttentionParts:
-    q, k, v, out = (direct(x) for x in (attention.q, attention.k, attention.v, attention.o))
-    heads, head_dim = attention.n_heads, attention.key_value_proj_dim
-    return AttentionParts(_norm(norm), q, k, v, out, heads, head_dim, attention.scaling)
+@register_family("UdopForConditionalGeneration")
+class UdopFamily(T5Family):
+    """UDOP: patches of the page are appended to the text in the encoder, and with them the mask."""
+
+    scaled_by = "tie_word_embeddings"
+    passes = ("bbox", "pixel_values", "visual_bbox")
+
+    def source(
+        self, model: Any, encoder_outputs: Any, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The encoder's states and its own mask.
+
+        Args:
+            model: the model.
+            encoder_outputs: what its encoder returned.
+            mask: of the text alone; not used.
+        """
+        return encoder_outputs[0], encoder_outputs.attention_mask
+
+
+@register_family("Pop2PianoForConditionalGeneration")
+class Pop2PianoFamily(T5Family):
+    """Pop2Piano: T5 that reads a spectrogram."""
+
+    passes = ("input_features",)
+
+
+@register_family("Pix2StructForConditionalGeneration")
+class Pix2StructFamily(T5Family):
+    """Pix2Struct: T5's blocks under longer names; the head is a part of the decoder and never scaled."""
+
+    scaled_by = None
+    attentions = ("attention", "attention")
+    projections = ("query", "key", "value", "output")
+    passes = ("flattened_patches",)
+
+    def layers(self, model: Any) -> nn.ModuleList:
+        """The decoder's layers."""
+        return model.decoder.layer
+
+    def sublayers(self, block: Any) -> tuple[Any, Any, Any]:
+        """`self_attention`, `encoder_decoder_attention` and `mlp`."""
+        return block.self_attention, block.encoder_decoder_attention, block.mlp
+
+    def d_model(self, model: Any) -> int:
+        """Width of the text model."""
+        return model.decoder.config.hidden_size
+
+    def lm_head(self, model: Any) -> Any:
+        """The decoder's own."""
+        return model.decoder.lm_head
 
 
 def _norm(norm: Any) -> Module:
-    known = type(norm).__name__ in ("T5LayerNorm", "MT5LayerNorm")
+    known = type(norm).__name__.removesuffix("LayerNorm") in BUILDS
     return direct_rms_norm(norm, norm.variance_epsilon) if known else norm
 
 
 def _ffn(ffn: Any) -> Module:
     """The feed-forward without its dropout and its casts, where there is nothing to cast."""
-    kind = type(ffn).__name__.removeprefix("M")
-    weight = getattr(ffn.wo, "weight", None)
+    name, weight = type(ffn).__name__, getattr(ffn.wo, "weight", None)
     if not plain([ffn]) or not isinstance(weight, torch.Tensor) or weight.dtype not in (torch.float32, torch.float64):
         return ffn
     act, down = direct(ffn.act), direct(ffn.wo)
-    if kind == "T5DenseActDense":
+    if name.removesuffix("DenseActDense") in BUILDS:
         up = direct(ffn.wi)
         return lambda x: down(act(up(x)))
-    if kind == "T5DenseGatedActDense":
+    if name.removesuffix("DenseGatedActDense") in BUILDS:
         gate, linear = direct(ffn.wi_0), direct(ffn.wi_1)
         return lambda x: down(act(gate(x)) * linear(x))
     return ffn

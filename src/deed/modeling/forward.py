@@ -154,4 +154,5 @@ _DECODE_INPUTS = {
     "return_dict",
     "output_attentions",
     "output_hidden_states",
+    "logits_to_keep",  # T5Gemma's: 1
 }
