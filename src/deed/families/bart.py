@@ -20,6 +20,8 @@ from .parts import AttentionParts, LayerParts, Module, direct, joined, plain
 class BartFamily(DecoderFamily):
     """BART."""
 
+    layer = "BartDecoderLayer"
+
     def decoder(self, model: Any) -> nn.Module:
         """`model.model.decoder`."""
         return model.model.decoder
@@ -41,7 +43,9 @@ class BartFamily(DecoderFamily):
             positions: `[1 or rows, q]`.
         """
         decoder = model.model.decoder
-        placed = decoder.embed_positions(ids, position_ids=positions)[0]  # the module puts an axis before its positions
+        placed = decoder.embed_positions(ids, position_ids=positions)[
+            0
+        ]  # the module puts an axis before its positions
         hidden = decoder.embed_tokens(ids) + placed
         return nn.functional.dropout(decoder.layernorm_embedding(hidden), decoder.dropout, decoder.training)
 
@@ -75,7 +79,7 @@ class BartFamily(DecoderFamily):
         found = []
         layers: list[Any] = list(self.layers(model))
         for layer in layers:
-            if type(layer).__name__ != "BartDecoderLayer" or not plain((layer, layer.self_attn, layer.encoder_attn)):
+            if type(layer).__name__ != self.layer or not plain((layer, layer.self_attn, layer.encoder_attn)):
                 return None
             found.append(
                 LayerParts(
