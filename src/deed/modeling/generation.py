@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from transformers import LogitsProcessorList, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from deed.config import DeedConfig
 from deed.engine.cache import StaircaseCache
@@ -23,7 +23,9 @@ from deed.policies.exit_checks.build import with_exit_check
 from deed.policies.measures import build_confidence
 from deed.policies.policy import ExitPolicy, ThresholdPolicy
 
+from . import whisper
 from .outputs import DeedGenerateBeamOutput, DeedGenerateOutput
+from .request import Request, current, running
 
 # By model, the settings that it has been warned of. Not on the model: copies warn anew, and `unwrap` has nothing to clear.
 _broken_promises: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
@@ -88,19 +90,13 @@ class EarlyExitGeneration:
             raise ValueError(f"confidence_over must be 'all' or 'allowed', got {over!r}")
         if exit_threshold is None and exit_policy is None:
             self._check_promise(exit_check, over)
-        given = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None)
-        self._check_generate(kwargs, given)
+        self._check_generate(args, kwargs)
         cache = kwargs.get("past_key_values")
-        if cache is None:
-            cache = StaircaseCache(len(self.deed_family.layers(self)), policy, over)  # type: ignore[arg-type]
-        elif not isinstance(cache, StaircaseCache):
-            raise TypeError(
-                f"past_key_values is a {type(cache).__name__}, which cannot hold rows of different depth; leave it out, "
-                "or pass the StaircaseCache of an earlier generate()"
-            )
-        else:
+        if isinstance(cache, StaircaseCache):
             cache.request(policy, over)
-        return super().generate(*args, **{**kwargs, "past_key_values": cache, "use_cache": True})  # type: ignore[misc]
+        with running(Request(self, policy, over)) as request:
+            out = super().generate(*args, **kwargs)  # type: ignore[misc]
+        return whisper.with_depths(out, request.exit_layers) if whisper.splits_outputs(self) else out
 
     def _check_promise(self, exit_check: Any, over: str) -> None:
         """Warn, once for each set of settings, where the calibrated threshold is used with others than it was chosen with."""
@@ -147,10 +143,28 @@ class EarlyExitGeneration:
             )
         return ThresholdPolicy(build_confidence(config.confidence), value, config.threshold_decay)
 
-    def _check_generate(self, kwargs: dict[str, Any], generation_config: Any) -> None:
-        def asked(name: str) -> Any:
-            return kwargs.get(name, getattr(generation_config or self.generation_config, name, None))  # type: ignore[attr-defined]
+    def _check_generate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse what early exit does not work with, before Transformers acts on it."""
+        given = next((c for c in (kwargs.get("generation_config"), *args) if isinstance(c, GenerationConfig)), None)
 
+        def asked(name: str) -> Any:
+            if name in kwargs:
+                return kwargs[name]
+            value = getattr(given, name, None)
+            return getattr(self.generation_config, name, None) if value is None else value  # type: ignore[attr-defined]
+
+        cache = kwargs.get("past_key_values")
+        if cache is not None and not isinstance(cache, StaircaseCache):
+            raise TypeError(
+                f"past_key_values is a {type(cache).__name__}, which cannot hold rows of different depth; leave it out, "
+                "or pass the StaircaseCache of an earlier generate()"
+            )
+        if cache is not None and asked("use_cache") is False:
+            raise ValueError("use_cache=False keeps nothing from step to step; leave past_key_values out")
+        if cache is not None and whisper.splits_outputs(self):
+            raise ValueError(
+                "Whisper's generate() decodes piece after piece, each with a cache of its own; leave past_key_values out"
+            )
         if kwargs.get("assistant_model") is not None or asked("prompt_lookup_num_tokens"):
             raise ValueError("assisted decoding and early exit cannot be combined; leave assistant_model out")
         if asked("assistant_early_exit"):
@@ -183,10 +197,15 @@ class EarlyExitGeneration:
                 raise ValueError(f"{name} brings a decoding loop of its own, which knows no exits; leave it out")
 
     def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> Any:
-        # "dynamic" is what a StaircaseCache is. The configuration is this generation's own copy.
-        if isinstance(model_kwargs.get("past_key_values"), StaircaseCache):
-            generation_config.cache_implementation = None
-        return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)  # type: ignore[misc]
+        """Transformers asks for the cache here, once for every inner generation. Class by class it is overridden; the
+        override, too, is for caches of Transformers' own."""
+        cache, request = model_kwargs.get("past_key_values"), current(self)
+        if cache is None and request is not None:
+            cache = model_kwargs["past_key_values"] = request.new_cache()
+        if not isinstance(cache, StaircaseCache):
+            return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)  # type: ignore[misc]
+        generation_config.cache_implementation = None  # "dynamic" is what a StaircaseCache is
+        return None
 
     # Transformers' decoding loops, entered after all preparation: here processors, criteria and rows are known.
 
@@ -206,18 +225,18 @@ class EarlyExitGeneration:
             return super()._sample(input_ids, logits_processor, stopping_criteria, *arguments, **kwargs)  # type: ignore[misc]
         has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
         state = self._begin(cache, kwargs, logits_processor, has_eos, stopping_criteria)
-        if not synced_gpus and self._steps_directly():
+        if not synced_gpus and generation_config.use_cache and self._steps_directly():
             found = sample(self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs)
+            result: Any = {**found._asdict(), "past_key_values": cache}
             if not generation_config.return_dict_in_generate:
                 return found.sequences
-            depths = torch.tensor(state.depths, device=found.sequences.device).T
-            return DeedGenerateOutput(**found._asdict(), past_key_values=cache, exit_layers=depths)  # type: ignore[arg-type]
-        watched = _WatchedCriteria(stopping_criteria, state)
-        result = super()._sample(input_ids, logits_processor, watched, *arguments, **kwargs)  # type: ignore[misc]
-        if isinstance(result, torch.Tensor):
-            return result
-        depths = torch.tensor(state.depths, device=result.sequences.device).T
-        return DeedGenerateOutput(**result, exit_layers=depths)  # type: ignore[arg-type]
+        else:
+            watched = _WatchedCriteria(stopping_criteria, state)
+            result = super()._sample(input_ids, logits_processor, watched, *arguments, **kwargs)  # type: ignore[misc]
+            if isinstance(result, torch.Tensor):
+                return result
+        exit_layers = torch.tensor(state.depths, device=result["sequences"].device).T
+        return self._output(DeedGenerateOutput, {**result, "exit_layers": exit_layers}, generation_config, kwargs)
 
     def _steps_directly(self) -> bool:
         """Whether nothing but this class says how a step is prepared and run: then `engine/sampling.py` decodes."""
@@ -230,20 +249,40 @@ class EarlyExitGeneration:
             and not self._forward_pre_hooks  # type: ignore[attr-defined]
         )
 
-    def _beam_search(self, input_ids: Any, logits_processor: Any, *args: Any, **kwargs: Any) -> Any:
+    def _beam_search(
+        self, input_ids: Any, logits_processor: Any, stopping_criteria: Any, generation_config: Any, **kwargs: Any
+    ) -> Any:
         cache = kwargs.get("past_key_values")
+        arguments = (input_ids, logits_processor, stopping_criteria, generation_config)
         if not isinstance(cache, StaircaseCache):
-            return super()._beam_search(input_ids, logits_processor, *args, **kwargs)  # type: ignore[misc]
-        criteria = args[0] if args else kwargs["stopping_criteria"]
-        state = self._begin(cache, kwargs, logits_processor, False, criteria)
-        result = super()._beam_search(input_ids, logits_processor, *args, **kwargs)  # type: ignore[misc]
+            return super()._beam_search(*arguments, **kwargs)  # type: ignore[misc]
+        state = self._begin(cache, kwargs, logits_processor, False, stopping_criteria)
+        result = super()._beam_search(*arguments, **kwargs)  # type: ignore[misc]
         if isinstance(result, torch.Tensor):
             return result
         rows = result.beam_indices.long()  # [sequences, new tokens], -1 after the end
         depths = torch.tensor(state.depths, device=rows.device)
         steps = torch.arange(rows.shape[1], device=rows.device)
         exit_layers = torch.where(rows >= 0, depths[steps, rows.clamp(min=0)], torch.zeros_like(rows))
-        return DeedGenerateBeamOutput(**result, exit_layers=exit_layers)  # type: ignore[arg-type]
+        return self._output(DeedGenerateBeamOutput, {**result, "exit_layers": exit_layers}, generation_config, kwargs)
+
+    def _output(self, kind: type, fields: dict[str, Any], generation_config: Any, model_kwargs: dict[str, Any]) -> Any:
+        """What an inner generation returns.
+
+        Args:
+            kind: class of the output.
+            fields: its fields.
+            generation_config: as it was prepared.
+            model_kwargs: as the loop got them.
+        """
+        request = current(self)
+        if request is not None:
+            request.exit_layers.append(fields["exit_layers"])
+        if not generation_config.use_cache or whisper.splits_outputs(self):
+            fields["past_key_values"] = None
+        if getattr(generation_config, "return_token_timestamps", False):
+            fields["cross_attentions"] = whisper.cross_attentions(self, fields, model_kwargs)
+        return kind(**fields)
 
     def _begin(
         self,
@@ -283,6 +322,8 @@ class EarlyExitGeneration:
             return super().prepare_inputs_for_generation(input_ids, next_sequence_length, **kwargs)  # type: ignore[misc]
         if cache.state is not None and cache.state.constraints:
             cache.state.token_ids = input_ids
+        if kwargs.get("use_cache") is False:  # nothing is kept: the whole prefix is decoded anew
+            cache.crop(cache.get_seq_length())
         past = cache.get_seq_length()
         if past and next_sequence_length is None and kwargs.get("is_first_iteration"):
             # A cache is continued, and no decoder_attention_mask says whether these are all tokens or the new ones.

@@ -1,0 +1,61 @@
+"""What one call of `generate()` asks for, beside what Transformers hands around.
+
+Whisper's `generate()` runs several generations inside one call, over 30-second pieces and at rising temperatures, and
+prepares a cache for each. The request travels in a context variable instead of an argument, so that each of them finds it:
+threads have their own, and a generation started within another has its own again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from deed.engine.cache import StaircaseCache
+from deed.policies.policy import ExitPolicy
+
+
+@dataclass
+class Request:
+    """A running call of `generate()`.
+
+    Args:
+        model: whose.
+        policy: decides which rows exit; every inner generation begins anew with it.
+        confidence_over: see `DeedConfig.confidence_over`.
+
+    Attributes:
+        exit_layers: of the inner generations so far, each `[sequences, new tokens]`.
+    """
+
+    model: Any
+    policy: ExitPolicy
+    confidence_over: str
+    exit_layers: list[torch.Tensor] = field(default_factory=list)
+
+    def new_cache(self) -> StaircaseCache:
+        """A cache for one inner generation."""
+        return StaircaseCache(len(self.model.deed_family.layers(self.model)), self.policy, self.confidence_over)
+
+
+_RUNNING: ContextVar[Request | None] = ContextVar("deed_request", default=None)
+
+
+@contextmanager
+def running(request: Request) -> Iterator[Request]:
+    """Make `request` the one that `current` finds, in this thread and until the block ends."""
+    token = _RUNNING.set(request)
+    try:
+        yield request
+    finally:
+        _RUNNING.reset(token)
+
+
+def current(model: Any) -> Request | None:
+    """The running call of this model's `generate()`, if there is one."""
+    request = _RUNNING.get()
+    return request if request is not None and request.model is model else None

@@ -1,0 +1,69 @@
+"""What Whisper's own `generate()` needs beside other classes'.
+
+It transcribes piece after piece, again and again at rising temperatures where a piece came out badly, and every one of those
+is a generation of its own (models/whisper/generation_whisper.py, transformers 5.23). Their outputs it splits by row, field by
+field, which a cache of rows of different depth does not allow; and it times tokens by the cross-attention of some heads,
+which an early exit computes for some layers only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
+
+
+def splits_outputs(model: Any) -> bool:
+    """Whether the model's `generate()` runs several generations and splits what they return by row."""
+    return isinstance(model, WhisperGenerationMixin)
+
+
+def with_depths(out: Any, exit_layers: list[torch.Tensor]) -> Any:
+    """What `generate()` returned, with the depths of all its generations as `exit_layers`; tokens alone as they are."""
+    if not isinstance(out, torch.Tensor):
+        out["exit_layers"] = exit_layers
+    return out
+
+
+def cross_attentions(
+    model: Any, fields: dict[str, Any], model_kwargs: dict[str, Any]
+) -> tuple[tuple[torch.Tensor, ...], ...]:
+    """The cross-attention of every layer, as if a single step had decoded all: of one teacher-forced pass over what was
+    generated, so of full depth whatever the depth of the tokens. One step, in it one tensor per layer, `[rows, heads,
+    length - 1, source]`, with the rows that the decoder had: under beams, position t of sequence s lies in the row that
+    `beam_indices` gives, where Transformers looks for it.
+
+    Args:
+        model: a deed Whisper that runs eager attention, as its `generate()` sees to.
+        fields: of the generation's output.
+        model_kwargs: as the decoding loop got them.
+    """
+    ids = fields["sequences"][:, :-1]
+    encoder_outputs, beams = model_kwargs["encoder_outputs"], fields.get("beam_indices")
+    states = encoder_outputs[0]
+    sources = torch.arange(len(ids), device=states.device) * len(states) // len(ids)
+    inputs: dict[str, Any] = {"encoder_outputs": (states.index_select(0, sources),), "decoder_input_ids": ids}
+    mask = model_kwargs.get("decoder_attention_mask")
+    if mask is not None:  # of left-padded prompts, as prepare_inputs_for_generation has it
+        mask = mask.index_select(0, sources.to(mask.device)).long()
+        mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
+        inputs["decoder_attention_mask"] = mask
+        inputs["decoder_position_ids"] = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)
+    with torch.no_grad():
+        layers = model(**inputs, use_cache=False, output_attentions=True, return_dict=True).cross_attentions
+    if beams is None:
+        return (layers,)
+    prompt = beams[:, :1].expand(-1, ids.shape[1] - beams.shape[1])  # all of it from where the first token came
+    rows = torch.cat([prompt, beams], dim=1)
+    at = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+    used = rows >= 0
+    placed = []
+    for layer in layers:
+        by_place = layer.transpose(1, 2)  # [sequences, length - 1, heads, source]
+        buffer = by_place[:1].repeat(
+            len(states), 1, 1, 1
+        )  # rows that nothing points to: anything that is a distribution
+        buffer[rows[used], at[used]] = by_place[used]
+        placed.append(buffer.transpose(1, 2))
+    return (tuple(placed),)
