@@ -1,4 +1,4 @@
-"""Tiny random models of T5's build, for the tests of families: float64, evaluation mode, seeded, with ragged encoder inputs."""
+"""Tiny random models of T5's build, for the tests of families: float64, evaluation mode, seeded, ragged inputs."""
 
 import torch
 from transformers import (

@@ -25,7 +25,7 @@ LAYERS = ("MoonshineDecoderLayer", "MoonshineStreamingDecoderLayer", "CohereAsrD
 class SpeechFamily(DecoderFamily):
     """Cohere ASR and Canary."""
 
-    passes = ("input_features", "audio_chunk_index")
+    passes: tuple[str, ...] = ("input_features", "audio_chunk_index")
 
     def decoder(self, model: Any) -> nn.Module:
         """`model.model.decoder`."""
@@ -219,9 +219,7 @@ class MoonshineFamily(SpeechFamily):
             positions: `[1 or rows, q]`.
         """
         turns = self.rotary(hidden, positions)
-        return layer(
-            hidden, self_mask, encoder_hidden, encoder_mask, past_key_values=cache, position_embeddings=turns
-        )
+        return layer(hidden, self_mask, encoder_hidden, encoder_mask, past_key_values=cache, position_embeddings=turns)
 
     def rotate(self, model: Any) -> Rotate | None:
         """Queries and keys turned by their positions."""
