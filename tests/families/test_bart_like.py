@@ -3,14 +3,12 @@ the layers' own `forward`, with rows that have lengths of their own; float64, ra
 
 import pytest
 import torch
-from oracle import Oracle, expected_exit_layers
-from tiny import EOS, LAYERS, PAD, TINY, VOCAB
 
-import deed.families.base as families
-from deed import DeedConfigError, FixedSchedule, StaircaseCache, ThresholdPolicy, get_deed_model, register_family
+from deed import DeedConfigError, FixedSchedule, StaircaseCache, get_deed_model, register_family
 from deed.engine.step import decode_step
 from deed.families.bart_like import BUILDS, DECODERS, BartLikeFamily
-from deed.policies.measures import build_confidence
+from oracle import Oracle, expected_exit_layers
+from tiny import EOS, LAYERS, TINY, VOCAB
 
 COMPOSITE = [name for name in TINY if name.startswith("VisionEncoderDecoderModel")]
 WHOLE = [
