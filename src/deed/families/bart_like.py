@@ -259,7 +259,7 @@ BUILDS: dict[str, Build] = {
     # Its last norm has the name that others give to the first.
     "BigBirdPegasusForConditionalGeneration": Build(final="layernorm_embedding", bias=True),
     "BlenderbotForConditionalGeneration": Build(final="layer_norm", bias=True),
-    "BlenderbotSmallForConditionalGeneration": Build(post_norm=True, embed_norm="tokens", scaled=True, bias=True),
+    "BlenderbotSmallForConditionalGeneration": Build(post_norm=True, embed_norm="tokens", bias=True),
     "PLBartForConditionalGeneration": BART,
     "LEDForConditionalGeneration": replace(BART, at="led.decoder", passes=("global_attention_mask",)),
     "M2M100ForConditionalGeneration": Build(final="layer_norm"),  # and NLLB

@@ -151,6 +151,7 @@ _DECODE_INPUTS = {
     "input_ids",
     "inputs_embeds",
     "use_cache",
+    "logits_to_keep",  # a step gives the newest position's
     "return_dict",
     "output_attentions",
     "output_hidden_states",
