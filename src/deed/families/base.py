@@ -229,7 +229,7 @@ def family_of(model: Any) -> DecoderFamily:
             return _FAMILIES[cls.__name__].resolve(model)
     raise TypeError(
         f"no decoder family for {type(model).__name__}; known: {', '.join(sorted(_FAMILIES))}. "
-        "Add one with deed.families.register_family (a page of code, see families/t5.py)."
+        "Add one with deed.families.register_family (one line for decoders of BART's build; see docs/families.md)."
     )
 
 
