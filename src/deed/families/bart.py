@@ -41,7 +41,9 @@ class BartFamily(DecoderFamily):
             positions: `[1 or rows, q]`.
         """
         decoder = model.model.decoder
-        placed = decoder.embed_positions(ids, position_ids=positions)[0]  # the module puts an axis before its positions
+        placed = decoder.embed_positions(ids, position_ids=positions)[
+            0
+        ]  # the module puts an axis before its positions
         hidden = decoder.embed_tokens(ids) + placed
         return nn.functional.dropout(decoder.layernorm_embedding(hidden), decoder.dropout, decoder.training)
 

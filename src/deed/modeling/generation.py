@@ -23,6 +23,7 @@ from deed.policies.exit_checks.build import with_exit_check
 from deed.policies.measures import build_confidence
 from deed.policies.policy import ExitPolicy, ThresholdPolicy
 
+from .answer_confidence import exit_settings, generate_watched
 from .outputs import DeedGenerateBeamOutput, DeedGenerateOutput
 
 # By model, the settings that it has been warned of. Not on the model: copies warn anew, and `unwrap` has nothing to clear.
@@ -43,6 +44,7 @@ class EarlyExitGeneration:
         confidence_over: str | None = None,
         exit_check: str | dict[str, Any] | None = None,
         asking: str | dict[str, Any] | None = None,
+        answer_confidence: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Transformers' `generate()`, leaving the decoder early.
@@ -53,16 +55,19 @@ class EarlyExitGeneration:
             confidence_over: overrides `deed_config.confidence_over`.
             exit_check: overrides `deed_config.exit_check`.
             asking: the former name of `exit_check`.
+            answer_confidence: also say how likely each answer is to be right, by what `deed.calibrate_answers` has found.
             args: as Transformers takes them.
             kwargs: as Transformers takes them.
 
         Returns:
             As Transformers; with `return_dict_in_generate=True` the output has `exit_layers`
-            `[sequences, new tokens]` and its `past_key_values.stats()` the work done.
+            `[sequences, new tokens]` and its `past_key_values.stats()` the work done. With `answer_confidence=True` it is
+            such an output, with `answer_features` and, where answers are calibrated, `confidence` `[sequences]`.
 
         Raises:
             TypeError: a cache that cannot hold a staircase.
-            ValueError: an option that early exit does not work with, or a threshold that does not fit.
+            ValueError: an option that early exit does not work with, or a threshold that does not fit; `answer_confidence`
+                with beams, or with other settings than answers were calibrated with.
 
         Warns:
             UserWarning: once, the calibrated threshold is used with another exit check, measure or `confidence_over` than
@@ -100,7 +105,11 @@ class EarlyExitGeneration:
             )
         else:
             cache.request(policy, over)
-        return super().generate(*args, **{**kwargs, "past_key_values": cache, "use_cache": True})  # type: ignore[misc]
+        kwargs = {**kwargs, "past_key_values": cache, "use_cache": True}
+        if not answer_confidence:
+            return super().generate(*args, **kwargs)  # type: ignore[misc]
+        settings = exit_settings(self.deed_config, exit_threshold, exit_policy, exit_check, over)
+        return generate_watched(self, super().generate, cache, settings, args, kwargs)  # type: ignore[misc]
 
     def _check_promise(self, exit_check: Any, over: str) -> None:
         """Warn, once for each set of settings, where the calibrated threshold is used with others than it was chosen with."""
