@@ -196,6 +196,26 @@ def other_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     )
 
 
+def confidence_problem(model: Any, options: Mapping[str, Any]) -> str:
+    """Why `generate(answer_confidence=True)` with these options would give no confidence; empty where it would.
+
+    Args:
+        model: a deed model.
+        options: of `generate()`.
+    """
+    config = model.deed_config
+    stored = answer_confidence_of(config)
+    if stored is None:
+        return "this model's answers are not calibrated (deed calibrate FOLDER --answers)"
+    if options.get("num_beams", 1) > 1:
+        return "confidence is not known of answers found by beams"
+    check = next((options[k] for k in ("exit_check", "asking") if options.get(k) is not None), config.exit_check)
+    over = options.get("confidence_over") or config.confidence_over
+    now = exit_settings(config, options.get("exit_threshold"), options.get("exit_policy"), check, over)
+    different = other_settings(stored.settings, now)
+    return different and f"answers were calibrated with other settings: for {different}"
+
+
 def _long_form(spec: Any) -> Any:
     """A measure or an exit check by name in its long form; lists and tuples alike."""
     return {"name": spec} if isinstance(spec, str) else list(spec) if isinstance(spec, (list, tuple)) else spec
