@@ -12,6 +12,7 @@ from .constants import __version__
 
 if TYPE_CHECKING:
     from . import families as families
+    from .calibration.calibrate_answers import calibrate_answers
     from .calibration.curve import record_curve, set_target
     from .calibration.exit_statistics import ExitStatistics, record_exits
     from .calibration.fit_gate import fit_gate
@@ -59,6 +60,7 @@ _HOMES = {
     "Task": "tasks.task",
     "ThresholdPolicy": "policies.policy",
     "calibrate": "calibration.learn_then_test",
+    "calibrate_answers": "calibration.calibrate_answers",
     "fit_gate": "calibration.fit_gate",
     "fit_screen": "calibration.fit_screen",
     "from_pretrained": "modeling.loading",

@@ -44,6 +44,7 @@ class DeedConfig:
             probabilities (for a frozen backbone, see `DeedMixin.freeze_backbone`).
         calibration (`dict`, *optional*): the report of `deed.calibrate`, kept with the model.
         curve (`dict`, *optional*): the score-latency curve of `deed.record_curve`, which `deed.set_target` reads.
+        answer_calibration (`dict`, *optional*): how likely answers are to be right, of `deed.calibrate_answers`.
 
     Example:
         ```python
@@ -63,6 +64,7 @@ class DeedConfig:
     loss: str = "deed"
     calibration: dict[str, Any] | None = field(default=None, repr=False)
     curve: dict[str, Any] | None = field(default=None, repr=False)
+    answer_calibration: dict[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.validate()

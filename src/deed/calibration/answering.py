@@ -41,8 +41,7 @@ def generate_all(
         CalibrationError: an example got no token, or logits were not a number: nothing can be concluded from such answers.
         ValueError: a batch size below 1, or examples that make no batch.
     """
-    watched = LogitsProcessorList([*(options.get("logits_processor") or ()), _RefuseNaN()])
-    options = {**options, "logits_processor": watched, "exit_threshold": threshold}
+    options = {**refuse_nan(options), "exit_threshold": threshold}
     options.pop("return_dict_in_generate", None)
     answers = generate_rows(model, examples, partial(collate, model), options, batch_size, tick)
     unanswered = [i for i, tokens in enumerate(answers.tokens) if not tokens]
@@ -52,6 +51,12 @@ def generate_all(
             "without answers nothing can be measured: check the examples and the options of generate()"
         )
     return answers.tokens, answers.mean_depth
+
+
+def refuse_nan(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `generate()` with which a model whose logits are not numbers raises `CalibrationError`."""
+    processors = LogitsProcessorList([*(options.get("logits_processor") or ()), _RefuseNaN()])
+    return {**options, "logits_processor": processors}
 
 
 class _RefuseNaN(LogitsProcessor):

@@ -1,4 +1,7 @@
-"""`deed calibrate`: choose the exit threshold on held-out data, with a bound on what it costs; saved with the model."""
+"""`deed calibrate`: choose the exit threshold on held-out data, with a bound on what it costs; saved with the model.
+
+With --answers: find out how likely answers are to be right, and below which confidence the model is not sure.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,12 @@ import typer
 from deed.calibration.risk import check_bounds
 from deed.utils.saved_model import read_saved_model
 
+from .calibrate_answers import RISK as ANSWER_RISK
+from .calibrate_answers import calibrate_answers
 from .options import Count, Data, HeldOutSplit, Json, SkipMissing
 
-EXAMPLE = "Example: deed calibrate runs/g2p/model --risk 0.01 --confidence 0.95"
+EXAMPLE = "Example: deed calibrate runs/g2p/model --risk 0.01 --confidence 0.95; then deed calibrate runs/g2p/model --answers"
+RISK = 0.01  # where none is given
 
 
 def calibrate(
@@ -29,9 +35,21 @@ def calibrate(
     ] = None,
     data: Data = None,
     split: HeldOutSplit = None,
+    answers: Annotated[
+        bool,
+        typer.Option(
+            "--answers",
+            help="Calibrate the confidence of answers, at the model's threshold, in place of the threshold.",
+        ),
+    ] = False,
     risk: Annotated[
-        float, typer.Option(help="Allowed drop of the score against full depth; of captions' CIDEr-D divided by 10.")
-    ] = 0.01,
+        float | None,
+        typer.Option(
+            help="Allowed drop of the score against full depth; of captions' CIDEr-D divided by 10. With --answers: allowed "
+            "share of wrong answers among those that are sure.",
+            show_default=f"{RISK}; {ANSWER_RISK} with --answers",
+        ),
+    ] = None,
     confidence: Annotated[float, typer.Option(help="Confidence of the bound.")] = 0.95,
     threshold: Annotated[
         list[float] | None,
@@ -46,11 +64,15 @@ def calibrate(
     Args:
         model: the folder; its configuration gets threshold and report.
         task, data, split, count: on which examples.
+        answers: calibrate the confidence of answers.
         risk, confidence, threshold: as for `deed.calibrate`.
         skip_missing: leave out examples whose picture is missing.
         as_json: print the report as JSON.
     """
-    check_bounds(risk, confidence)
+    bound = (ANSWER_RISK if answers else RISK) if risk is None else risk
+    check_bounds(bound, confidence)
+    if answers and threshold:
+        raise ValueError("--answers is calibrated at the model's own threshold; leave --threshold out")
     read_saved_model(model)  # before PyTorch is imported, which takes a second
     from deed.calibration.learn_then_test import GRID
     from deed.modeling.saving import save_deed_config
@@ -62,10 +84,15 @@ def calibrate(
 
     tasks = tasks_of(model, task, split)
     quiet_libraries()
+    for each in tasks:
+        each.skip_missing = skip_missing
+    if answers:
+        calibrate_answers(model, tasks, data, split, bound, confidence, count, as_json)
+        return
     with RichProgress(quiet=as_json) as bars, bars.bar("reading") as bar:
         # Printed with the first result, so that an error is all there is to read where there is none.
         explanation = [
-            f"p: how likely so small a drop would be by chance if early exit cost more than {risk:g}; a threshold passes "
+            f"p: how likely so small a drop would be by chance if early exit cost more than {bound:g}; a threshold passes "
             f"with p at most {1 - confidence:g}"
         ]
 
@@ -79,10 +106,9 @@ def calibrate(
         reports = []
         for each in tasks:
             bar.update(f"{each.name}: reading")
-            each.skip_missing = skip_missing
             found = each.examples(split or each.calibration_split, count, data)
             examples = counted(found, lambda n: bar.update(f"{n} read"))
-            report = calibrate_task(each, loaded, processor, examples, risk, confidence, threshold or GRID, progress)
+            report = calibrate_task(each, loaded, processor, examples, bound, confidence, threshold or GRID, progress)
             reports.append({**report, "task": each.name})
         report = strictest(reports)
         loaded.deed_config.threshold, loaded.deed_config.calibration = report["threshold"], report

@@ -13,6 +13,7 @@ from deed.constants import NEVER_EXIT
 from deed.utils.saved_model import read_saved_model
 
 from .options import Count, Data, Json, SkipMissing
+from .shared import check_abstain_below
 
 EXAMPLE = "Example: deed evaluate runs/g2p/model --split test"
 
@@ -41,6 +42,13 @@ def evaluate(
             "--original-settings", help="For an OFA: beams and limits as its authors evaluate it with, not greedy."
         ),
     ] = False,
+    abstain_below: Annotated[
+        float | None,
+        typer.Option(
+            help="Confidence below which an answer is not sure; above 1: none is.",
+            show_default="what deed calibrate --answers chose",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Registered with the module's docstring as its help.
@@ -51,8 +59,10 @@ def evaluate(
         threshold: where it is scored, beside full depth.
         skip_missing: leave out examples whose picture is missing.
         original_settings: decode as the model's authors do.
+        abstain_below: what is sure, for coverage and selective risk.
         as_json: print the result as JSON.
     """
+    check_abstain_below(abstain_below)
     read_saved_model(model)  # before PyTorch is imported, which takes a second
     from deed.modeling.model import DeedMixin
     from deed.tasks.answering import evaluate_task
@@ -77,7 +87,9 @@ def evaluate(
                     bar.update(total=n * len(thresholds))
 
                 examples = counted(each.examples(split, count, data), read)
-                used, results = evaluate_task(each, loaded, processor, examples, thresholds, bar.advance, **options)
+                used, results = evaluate_task(
+                    each, loaded, processor, examples, thresholds, bar.advance, abstain_below, **options
+                )
             if not used:
                 raise ValueError(f"{each.name} has no {each.unit}s with answers in split {split!r}")
             reports.append(
@@ -106,6 +118,12 @@ def lines_of(report: dict[str, Any]) -> Iterator[str]:
         depth = f", mean depth {row['mean_depth']:.2f}" if row["mean_depth"] is not None else ""
         beams = ", the original's settings" if report["settings"] == "original" else ""
         yield f"{place}: {', '.join(scores)}{depth} ({report['examples']} {report['unit']}{beams})"
+        if told := row.get("answers"):
+            wrong = "" if told["selective_risk"] is None else f", of which {told['selective_risk']:.1%} are wrong"
+            yield (
+                f"  sure of {told['coverage']:.1%} (confidence from {told['abstain_below']:g} on){wrong}; all: "
+                f"{1 - told['right']:.1%} wrong; expected calibration error {told['ece']:.3f}"
+            )
 
 
 SAID = ("threshold", "mean_depth")

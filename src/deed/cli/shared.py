@@ -36,6 +36,14 @@ def check_threshold(given: float | None) -> None:
         raise ValueError(f"--threshold must be a number of at least 0 (above 1: never leave early), got {given}")
 
 
+def check_abstain_below(given: float | None) -> None:
+    """Raises:
+    ValueError: not a number, or negative.
+    """
+    if given is not None and not (math.isfinite(given) and given >= 0):
+        raise ValueError(f"--abstain-below must be a number of at least 0 (above 1: never sure), got {given}")
+
+
 def check_output(folder: Path) -> None:
     """Raises:
     ValueError: `folder` cannot be made or written.

@@ -17,11 +17,16 @@ class Answers(NamedTuple):
     Attributes:
         tokens: per row the new tokens, up to and with the end token.
         depth_sum, depth_count: the sum of all tokens' exit depths, and of how many; 0 from a plain model.
+        features, states: per row, as `generate(answer_confidence=True)` has them; None where that was not asked for.
+        confidences: per row, how likely the answer is to be right; None where not asked for, or answers are not calibrated.
     """
 
     tokens: list[list[int]]
     depth_sum: int
     depth_count: int
+    features: torch.Tensor | None = None
+    states: torch.Tensor | None = None
+    confidences: list[float] | None = None
 
     @property
     def mean_depth(self) -> float:
@@ -54,6 +59,8 @@ def generate_rows(
         options = {k: v for k, v in options.items() if k not in EXIT_OPTIONS}
     tokens: list[list[int]] = [[] for _ in rows]
     depth_sum = depth_count = 0
+    told: dict[str, list[torch.Tensor]] = {name: [] for name in TOLD}
+    order: list[int] = []
     for part in batches(rows, batch_size):
         inputs = {k: v.to(model.device) for k, v in collate([rows[i] for i in part]).items()}
         out = model.generate(**inputs, **options, return_dict_in_generate=True)
@@ -70,9 +77,16 @@ def generate_rows(
             new = out.sequences[n * per_row, prompt:].tolist()
             kept = int((depths[n * per_row] > 0).sum()) if depths is not None else _length(new, model)
             tokens[i] = new[:kept]
+        order += part
+        for name, values in told.items():
+            if out.get(name) is not None:
+                values.append(out[name][::per_row])
         if tick is not None:
             tick(len(part))
-    return Answers(tokens, depth_sum, depth_count)
+    place = torch.tensor(order).argsort()
+    features, states, confidences = (torch.cat(values)[place] if values else None for values in told.values())
+    sure = None if confidences is None else confidences.tolist()
+    return Answers(tokens, depth_sum, depth_count, features, states, sure)
 
 
 def batches(rows: Sequence[Mapping[str, Any]], batch_size: int) -> Iterator[list[int]]:
@@ -109,7 +123,16 @@ def check_batch_size(value: Any) -> int:
     return value
 
 
-EXIT_OPTIONS = ("exit_threshold", "exit_policy", "exact", "confidence_over", "exit_check", "asking")
+TOLD = ("answer_features", "source_states", "confidence")  # what `generate(answer_confidence=True)` adds to its output
+EXIT_OPTIONS = (
+    "answer_confidence",
+    "exit_threshold",
+    "exit_policy",
+    "exact",
+    "confidence_over",
+    "exit_check",
+    "asking",
+)
 
 
 def _length(tokens: list[int], model: Any) -> int:

@@ -24,6 +24,7 @@ from deed.policies.measures import build_confidence
 from deed.policies.policy import ExitPolicy, ThresholdPolicy
 
 from . import whisper
+from .answer_confidence import exit_settings, generate_watched
 from .outputs import DeedGenerateBeamOutput, DeedGenerateOutput
 from .request import Request, current, running
 
@@ -45,6 +46,7 @@ class EarlyExitGeneration:
         confidence_over: str | None = None,
         exit_check: str | dict[str, Any] | None = None,
         asking: str | dict[str, Any] | None = None,
+        answer_confidence: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Transformers' `generate()`, leaving the decoder early.
@@ -55,16 +57,19 @@ class EarlyExitGeneration:
             confidence_over: overrides `deed_config.confidence_over`.
             exit_check: overrides `deed_config.exit_check`.
             asking: the former name of `exit_check`.
+            answer_confidence: also say how likely each answer is to be right, by what `deed.calibrate_answers` has found.
             args: as Transformers takes them.
             kwargs: as Transformers takes them.
 
         Returns:
             As Transformers; with `return_dict_in_generate=True` the output has `exit_layers`
-            `[sequences, new tokens]` and its `past_key_values.stats()` the work done.
+            `[sequences, new tokens]` and its `past_key_values.stats()` the work done. With `answer_confidence=True` it is
+            such an output, with `answer_features` and, where answers are calibrated, `confidence` `[sequences]`.
 
         Raises:
             TypeError: a cache that cannot hold a staircase.
-            ValueError: an option that early exit does not work with, or a threshold that does not fit.
+            ValueError: an option that early exit does not work with, or a threshold that does not fit; `answer_confidence`
+                with beams, or with other settings than answers were calibrated with.
 
         Warns:
             UserWarning: once, the calibrated threshold is used with another exit check, measure or `confidence_over` than
@@ -94,6 +99,14 @@ class EarlyExitGeneration:
         cache = kwargs.get("past_key_values")
         if isinstance(cache, StaircaseCache):
             cache.request(policy, over)
+        if answer_confidence:
+            if whisper.splits_outputs(self):
+                raise ValueError("answer_confidence is of one answer per row, and Whisper's generate() puts several together")
+            if cache is None:
+                cache = StaircaseCache(len(self.deed_family.layers(self)), policy, over)  # type: ignore[arg-type]
+            settings = exit_settings(self.deed_config, exit_threshold, exit_policy, exit_check, over)
+            kwargs = {**kwargs, "past_key_values": cache}
+            return generate_watched(self, super().generate, cache, settings, args, kwargs)  # type: ignore[misc]
         with running(Request(self, policy, over)) as request:
             out = super().generate(*args, **kwargs)  # type: ignore[misc]
         return whisper.with_depths(out, request.exit_layers) if whisper.splits_outputs(self) else out

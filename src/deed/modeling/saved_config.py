@@ -13,6 +13,7 @@ from deed.errors import DeedLoadError
 from deed.policies.exit_checks.spec import check_exit_check
 from deed.utils.files import read_json
 
+from .answer_confidence import answer_confidence_of
 from .classes import model_class
 
 LARGEST = 2**31 - 1  # of any whole number in a configuration
@@ -133,6 +134,7 @@ def saved_deed_config(values: Mapping[str, Any], where: str) -> DeedConfig:
             if not isinstance(saved.get(name), dict | None):
                 raise ValueError(f"{name} must be an object, got {_short(saved[name])}")
         _check_curve(config)
+        answer_confidence_of(config)
     except Exception as error:  # a field of any type may fail in any way where it is compared or counted
         raise DeedLoadError(f"{where}: deed_config: {_named(saved, error)}") from None
     return config

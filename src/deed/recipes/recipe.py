@@ -166,4 +166,4 @@ def forget_measured(model: Any) -> None:
     """Of a deed model that is trained on, neither calibration nor curve holds any longer: it runs at full depth until it is
     calibrated anew."""
     config = model.deed_config
-    config.threshold, config.calibration, config.curve = NEVER_EXIT, None, None
+    config.threshold, config.calibration, config.curve, config.answer_calibration = NEVER_EXIT, None, None, None

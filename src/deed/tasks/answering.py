@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,6 +15,7 @@ from deed.modeling.answering import Answers, generate_rows
 from deed.modeling.model import DeedMixin
 from deed.models.shared import pad_lists
 
+from .confidence import Answer, abstain_threshold, abstaining, asks_for_confidence, with_confidence
 from .task import Task
 
 CHUNK = 256  # examples encoded at once; a multiple of the usual batch sizes
@@ -65,28 +66,50 @@ def answer_rows(
     return generate_rows(model, rows, lambda part: task.collate(processor, part), options, batch_size, tick)
 
 
-def answer_examples(
+class Given(NamedTuple):
+    """Answers to a data set, made in one way.
+
+    Attributes:
+        answers: one for each example.
+        mean_depth: mean exit depth; nan from a plain model.
+    """
+
+    answers: list[Answer]
+    mean_depth: float
+
+
+def give_answers(
     task: Task,
     model: Any,
     processor: Any,
     examples: Iterable[Any],
-    ways: Sequence[dict[str, Any]] = (FULL_DEPTH,),
+    ways: Sequence[dict[str, Any]] = ({},),
     batch_size: int = 32,
     tick: Callable[[int], None] | None = None,
+    abstain_below: float | None = None,
     **options: Any,
-) -> tuple[list[Any], list[tuple[list[Any], float]]]:
-    """Answers to a data set, however large its pictures, in several ways at once.
+) -> tuple[list[Any], list[Given]]:
+    """Answers to a data set, however large its pictures, in several ways at once, each with its confidence where answers are
+    calibrated for that way.
 
     Args:
         task, model, processor, batch_size, tick, options: as for `answer_rows`.
         examples: opened and encoded some at a time.
-        ways: how a model leaves early, as options of its `generate()`; a plain model does the same in each.
+        ways: how a model leaves early, as options of its `generate()`; a plain model does the same in each. By default its
+            own threshold.
+        abstain_below: an answer is sure from this confidence on; None: what `deed.calibrate_answers` chose.
 
     Returns:
-        The examples, closed; and per way the answers and the mean exit depth (nan from a plain model).
+        The examples, closed; and per way the answers.
+
+    Raises:
+        ValueError: `abstain_below` is no number of at least 0, or answers are not calibrated at all.
     """
+    threshold = abstain_threshold(model, abstain_below)
+    asked = [{**options, **way} for way in ways]
+    asked = [asks_for_confidence(model, {**task.generation_options(model, processor), **way}) for way in asked]
     kept: list[Any] = []
-    answers: list[list[Any]] = [[] for _ in ways]
+    answers: list[list[Answer]] = [[] for _ in ways]
     depths, counts = [0] * len(ways), [0] * len(ways)
     left = iter(examples)
     while True:
@@ -97,13 +120,37 @@ def answer_examples(
         if not rows:
             break
         kept += closed
-        for i, way in enumerate(ways):
-            found = answer_rows(task, model, processor, rows, batch_size, tick, **{**options, **way})
-            answers[i] += [task.answer(processor, ids, x) for ids, x in zip(found.tokens, closed, strict=True)]
+        for i, way in enumerate(asked):
+            found = answer_rows(task, model, processor, rows, batch_size, tick, **way)
+            values = [task.answer(processor, ids, x) for ids, x in zip(found.tokens, closed, strict=True)]
+            answers[i] += with_confidence(values, found.tokens, found.confidences, threshold)
             depths[i] += found.depth_sum
             counts[i] += found.depth_count
     means = [depth / count if count else math.nan for depth, count in zip(depths, counts, strict=True)]
-    return kept, list(zip(answers, means, strict=True))
+    return kept, [Given(*found) for found in zip(answers, means, strict=True)]
+
+
+def answer_examples(
+    task: Task,
+    model: Any,
+    processor: Any,
+    examples: Iterable[Any],
+    ways: Sequence[dict[str, Any]] = (FULL_DEPTH,),
+    batch_size: int = 32,
+    tick: Callable[[int], None] | None = None,
+    **options: Any,
+) -> tuple[list[Any], list[tuple[list[Any], float]]]:
+    """`give_answers` without confidence: the answers themselves.
+
+    Args:
+        task, model, processor, examples, batch_size, tick, options: as for `give_answers`.
+        ways: likewise; by default full depth.
+
+    Returns:
+        The examples, closed; and per way the answers and the mean exit depth (nan from a plain model).
+    """
+    kept, found = give_answers(task, model, processor, examples, ways, batch_size, tick, **options)
+    return kept, [([answer.value for answer in given.answers], given.mean_depth) for given in found]
 
 
 def score_answers(task: Task, answers: Sequence[Any], examples: Sequence[Any]) -> dict[str, Any]:
@@ -138,32 +185,37 @@ def evaluate_task(
     examples: Iterable[Any],
     thresholds: Sequence[Any] = (NEVER_EXIT,),
     tick: Callable[[int], None] | None = None,
+    abstain_below: float | None = None,
     **options: Any,
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Scores and mean depth at each threshold.
+    """Scores and mean depth at each threshold, and what confidence comes to at the one that answers are calibrated for.
 
     Args:
         task, model, processor, tick, options: as for `answer_rows`. A plain model is scored once, at full depth.
         examples: with right answers.
         thresholds: exit thresholds.
+        abstain_below: as for `give_answers`.
 
     Returns:
         How many examples, and per threshold `{"threshold", "mean_depth", …}` with the scores of `score_answers`; the
-        depth of a plain model is None. No results where there are no examples.
+        depth of a plain model is None. Where answers have a confidence, `answers` is what `abstaining` returns. No results
+        where there are no examples.
     """
     used = list(thresholds) if isinstance(model, DeedMixin) else [NEVER_EXIT]
     ways = [{"exit_threshold": value} for value in used]
-    kept, found = answer_examples(task, model, processor, examples, ways, tick=tick, **options)
+    kept, found = give_answers(
+        task, model, processor, examples, ways, tick=tick, abstain_below=abstain_below, **options
+    )
     if not kept:
         return 0, []
-    return len(kept), [
-        {
-            "threshold": value,
-            "mean_depth": None if math.isnan(depth) else depth,
-            **score_answers(task, answers, kept),
-        }
-        for value, (answers, depth) in zip(used, found, strict=True)
-    ]
+    sure_from = abstain_threshold(model, abstain_below)
+    results = []
+    for value, (answers, depth) in zip(used, found, strict=True):
+        row = {"threshold": value, "mean_depth": None if math.isnan(depth) else depth}
+        row |= score_answers(task, [answer.value for answer in answers], kept)
+        told = None if sure_from is None else abstaining(task, answers, kept, sure_from)
+        results.append(row if told is None else {**row, "answers": told})
+    return len(kept), results
 
 
 def calibrate_task(

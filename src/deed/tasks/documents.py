@@ -59,6 +59,20 @@ class DocumentTask(ImageTask):
         """
         return exact_match([answer], [example.answers]) == 1.0
 
+    def acceptable(self, answer: str, example: Example, value: float) -> bool:
+        """Of ANLS from one half on, below which it counts nothing; of metrics with exact answers as `right`.
+
+        Args:
+            answer: the text.
+            example: with its answers.
+            value: its score.
+        """
+        return value >= 0.5 if self.metric in ("anls", "vqa_accuracy") else self.right(answer, example, value)
+
+    def source(self, example: Example) -> str:
+        """The page, of generated ones; else as for any task."""
+        return example.id.rpartition("/")[0] if self.name == "pages" else super().source(example)
+
     def other_scores(self, answers: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
         """Exact match, and of whole pages the F1 over the fields of the JSON answers."""
         scores = {"exact_match": exact_match(answers, [example.answers for example in examples])}

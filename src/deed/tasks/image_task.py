@@ -27,6 +27,7 @@ class ImageTask(Task):
     def __init__(self, name: str) -> None:
         self.name = name
         self.reader = READERS.get(name)
+        self.reads_data = self.reader is not None and self.reader.on_disk
         if self.reader is not None:
             self.metric = self.reader.metric
             if self.reader.on_disk:  # such data sets have no calibration split

@@ -51,6 +51,7 @@ class Task:
         unit: what one example is called: "word", "question" …
         model_types: Transformers' names of the models that can do it; empty: any.
         validation_split, calibration_split: names of those splits, where a verb is told none.
+        reads_data: whether `data` says where the examples are.
         skip_missing: leave out examples whose picture is missing, which is else an error; set by the verbs.
 
     Example:
@@ -75,6 +76,7 @@ class Task:
     model_types: tuple[str, ...] = ()
     validation_split: str = "validation"
     calibration_split: str = "calibration"
+    reads_data: bool = True
     skip_missing: bool = False
 
     def load(self, folder: Path, plain: bool = False) -> Loaded:
@@ -193,6 +195,23 @@ class Task:
         """
         return value >= self.best
 
+    def acceptable(self, answer: Any, example: Any, value: float) -> bool:
+        """Whether an answer counts as right where its confidence is calibrated; as `right`, where the metric knows no
+        nearly right ones.
+
+        Args:
+            answer: of `answer`.
+            example: closed.
+            value: its score.
+        """
+        return self.right(answer, example, value)
+
+    def source(self, example: Any) -> str:
+        """What an example is about, the same for those about one picture or page: they are kept together where examples
+        are divided. Else each has its own."""
+        image, name = getattr(example, "image", None), getattr(example, "id", "")
+        return str(image) if isinstance(image, (str, Path)) else name or repr(getattr(example, "question", example))
+
     def by_kind(self, example: Any) -> str:
         """What kind of example it is, for tables by kind; empty: no kind."""
         return getattr(example, "kind", "")
@@ -225,14 +244,16 @@ def tokenizer_of(processor: Any) -> Any:
 
 
 # Registry. Built-in tasks: by name, then by the model type that does it, "module:class"; made with the task's name.
-_G2P, _DOCUMENT, _PICTURE = (
+_G2P, _DOCUMENT, _DEBIAN, _PICTURE = (
     "deed.tasks.g2p:G2pTask",
     "deed.tasks.documents:DocumentTask",
+    "deed.tasks.debian:DebianTask",
     "deed.tasks.pictures:PictureTask",
 )
 _BUILT_IN: dict[str, dict[str, str]] = {
     "g2p": {"t5": _G2P},
     "pages": {"latr": _DOCUMENT},
+    "debian": {"latr": _DEBIAN},
     **{name: {t: {"latr": _DOCUMENT, "ofa": _PICTURE}[t] for t in reader.models} for name, reader in READERS.items()},
     "scenes": {},
     **{f"scenes-{asks}": {"ofa": _PICTURE} for asks in ("refer", "caption", "vqa")},
