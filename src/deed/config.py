@@ -11,7 +11,7 @@ from typing import Any
 from deed.errors import DeedConfigError
 
 ADAPTERS = ("residual_linear", "linear", "bottleneck", "none")
-LOSSES = ("deed", "mean", "last", "distill")
+LOSSES = ("deed", "mean", "last", "rising", "distill")
 CONFIDENCE_OVER = ("all", "allowed")
 
 
@@ -40,7 +40,8 @@ class DeedConfig:
             `"gate"` compute less first; options as `{"name": "screen", "rank": 128}`. Calibrate with the one that will be
             used. Its former name `asking` is read everywhere, too.
         loss (`str`): `"deed"` is L_avg + L_N (the paper's), `"mean"` L_avg alone, `"last"` L_N alone (a conventional
-            training, for comparison), `"distill"` self-distillation: every other exit matches the last exit's
+            training, for comparison), `"rising"` L_N and the exits weighted by their number, so that the first ones shape
+            the shared layers less, `"distill"` self-distillation: every other exit matches the last exit's
             probabilities (for a frozen backbone, see `DeedMixin.freeze_backbone`).
         calibration (`dict`, *optional*): the report of `deed.calibrate`, kept with the model.
         curve (`dict`, *optional*): the score-latency curve of `deed.record_curve`, which `deed.set_target` reads.

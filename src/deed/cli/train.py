@@ -26,7 +26,7 @@ from typer.core import TyperCommand
 
 EXAMPLE = "Example: deed train --task docvqa --data DocVQA --base t5-base --vit vit-base --output runs/docvqa"
 # Tasks with a module `deed.recipes.NAME` of their own, in which `train_NAME` follows the recipe named.
-FROM_SCRATCH = {"g2p": "G2pRecipe", "pages": "PagesRecipe", "scenes": "ScenesRecipe"}
+FROM_SCRATCH = {"g2p": "G2pRecipe", "pages": "PagesRecipe", "scenes": "ScenesRecipe", "paperwork": "PaperworkRecipe"}
 
 
 class TrainCommand(TyperCommand):

@@ -133,12 +133,16 @@ def _vocab_size(head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tens
 
 
 def combine(exit_losses: torch.Tensor, kind: str = "deed") -> torch.Tensor:
-    """The training loss from `[n_exits]` losses: `"deed"` L_avg + L_N, `"mean"` L_avg, `"last"` L_N, `"distill"` the
-    mean without the last (whose exits match the last one's probabilities)."""
+    """The training loss from `[n_exits]` losses: `"deed"` L_avg + L_N, `"mean"` L_avg, `"last"` L_N, `"rising"` the mean
+    weighted by the exit's number (CALM, Schuster et al. 2022, eq. 3) + L_N, `"distill"` the mean without the last (whose
+    exits match the last one's probabilities)."""
     if kind == "last":
         return exit_losses[-1]
     if kind == "distill":
         return exit_losses[:-1].mean()
+    if kind == "rising":
+        weights = torch.arange(1, len(exit_losses) + 1, device=exit_losses.device)
+        return (weights * exit_losses).sum() / weights.sum() + exit_losses[-1]
     mean = exit_losses.mean()
     return mean if kind == "mean" else mean + exit_losses[-1]
 

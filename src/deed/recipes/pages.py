@@ -48,7 +48,7 @@ class PagesTrainer(BatchTrainer):
         groups: dict[str, list[Any]] = {name: [] for name in decay}
         whole: Any = self.model
         for name, parameter in whole.named_parameters():
-            fast = "shared" in name or "relative_attention_bias" in name or "box_embeddings" in name
+            fast = any(part in name for part in ("shared", "relative_attention_bias", "relative_bias", "box_embeddings"))
             groups["fast" if fast else "slow" if parameter.ndim > 1 else "bare"].append(parameter)
         rate = {"fast": 5 * args.learning_rate}
         self.optimizer = torch.optim.AdamW(
@@ -58,6 +58,7 @@ class PagesTrainer(BatchTrainer):
             ],
             lr=args.learning_rate,
             betas=(args.adam_beta1, args.adam_beta2),
+            fused=True,
         )
         return self.optimizer
 

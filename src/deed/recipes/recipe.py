@@ -22,7 +22,7 @@ Natural = Annotated[int, Meta(ge=0)]
 Rate = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Width = Annotated[int, Meta(ge=32, multiple_of=32)]
-Loss = Literal["deed", "mean", "last"]
+Loss = Literal["deed", "mean", "rising", "last"]
 
 
 @dataclass(kw_only=True)
@@ -36,7 +36,7 @@ class Recipe:
         warmup_steps: steps of rising learning rate.
         weight_decay: of AdamW.
         adapter: adaptation module: residual_linear, linear, bottleneck or none.
-        loss: deed (L_avg + L_N), mean (L_avg) or last (L_N).
+        loss: deed (L_avg + L_N), mean (L_avg), rising (exits weighted by their number, + L_N) or last (L_N).
         conventional: train the plain model (last layer's loss only), for comparison.
         bf16: bfloat16 autocast.
         seed: seed of weights, order and dropout.

@@ -28,10 +28,19 @@ class LossGatedCurriculum(TrainerCallback):
         top: the last level.
         momentum: share of the running loss that remains with each new batch (exponential moving average).
         patience: batches on a level before it may rise, so that the running loss is the level's own.
+        longest: batches on a level after which it rises whatever the loss; None: it waits.
     """
 
-    def __init__(self, threshold: float = 0.12, top: int = 8, momentum: float = 0.95, patience: int = 30) -> None:
+    def __init__(
+        self,
+        threshold: float = 0.12,
+        top: int = 8,
+        momentum: float = 0.95,
+        patience: int = 30,
+        longest: int | None = None,
+    ) -> None:
         self.threshold, self.top, self.momentum, self.patience = threshold, top, momentum, patience
+        self.longest = longest
         self.level = torch.ones(1, dtype=torch.long).share_memory_()
         self.running: float | None = None
         self.seen = 0
@@ -42,7 +51,8 @@ class LossGatedCurriculum(TrainerCallback):
         self.running = loss if self.running is None else self.momentum * self.running + (1 - self.momentum) * loss
         self.seen += 1
         level = int(self.level)
-        if level < self.top and self.seen >= self.patience and self.running < self.threshold:
+        learned = self.seen >= self.patience and self.running < self.threshold
+        if level < self.top and (learned or self.seen >= (self.longest or float("inf"))):
             self.level.fill_(level + 1)
             self.risen.append((level + 1, step))
             self.running, self.seen = None, 0

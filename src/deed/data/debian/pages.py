@@ -127,14 +127,19 @@ def read_package(folder: Path) -> Iterator[DebianPage]:
                     path.name,
                     i + 1,
                     count,
-                    [[word.text, *word.box] for word in layer.words],
+                    [[_clean(word.text), *word.box] for word in layer.words],
                     [round(size, 1) for size in layer.size],
                     layer.line,
-                    str(about.get("Title", "")),
-                    str(about.get("Author", "")),
+                    _clean(str(about.get("Title", ""))),
+                    _clean(str(about.get("Author", ""))),
                 )
         finally:
             document.close()
+
+
+def _clean(text: str) -> str:
+    """The text without halves of surrogate pairs, which damaged fonts name and no encoding can write."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def load_pages(folder: Path, names: Sequence[str], tick: Callable[[str], None] | None = None) -> Iterator[DebianPage]:

@@ -11,6 +11,8 @@ from transformers.configuration_utils import SubConfigSpec
 
 from ..registration import register_model
 
+QUESTION_PLACES = ("early", "late")
+
 
 @strict
 class LatrConfig(T5Config):
@@ -22,6 +24,9 @@ class LatrConfig(T5Config):
         box_scale: root mean square of a fresh box table's entries. T5's own embeddings have about 1 when made from
             scratch, and about 10 in the published checkpoints.
         freeze_vision: train only the projection of the patch features, as LaTr does with a pretrained ViT.
+        question: `"early"`: patches, question and words are one sequence, in which all see all. `"late"`: patches, words,
+            question; the page does not see the question, so that one page is encoded once for many (`packing.py`).
+        box_bias: with a late question, attention is biased by how two words' boxes lie to each other (`relative.py`).
     """
 
     model_type = "latr"
@@ -31,8 +36,14 @@ class LatrConfig(T5Config):
     max_box: int = 1000
     box_scale: float = 0.2
     freeze_vision: bool = False
+    question: str = "early"
+    box_bias: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if self.question not in QUESTION_PLACES:
+            raise ValueError(f"question must be one of {', '.join(QUESTION_PLACES)}, got {self.question!r}")
+        if self.box_bias and self.question != "late":
+            raise ValueError('box_bias takes question="late"')
         super().__post_init__(**kwargs)
         register_model(self.model_type)
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration, ViTModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
@@ -30,6 +31,8 @@ from transformers.models.t5.modeling_t5 import T5Stack
 from deed.utils.quiet import quiet
 
 from .configuration_latr import LatrConfig
+from .packing import attention_scores_mask, follows, may_see
+from .relative import PATCH, QUESTION, WORD, LatrRelativeBias
 
 BOX_TABLES = ("x0", "y0", "x1", "y1", "width", "height")
 
@@ -40,9 +43,11 @@ class LatrEncoderOutput(BaseModelOutput):
 
     Attributes:
         attention_mask: `[batch, patches + text]`, 1 where there is something to read.
+        question_ids: with a late question, `[batch, patches + text]`: 0 for the page, k for its k-th question.
     """
 
     attention_mask: torch.Tensor | None = None
+    question_ids: torch.Tensor | None = None
 
 
 class LatrBoxTable(nn.Embedding):
@@ -90,6 +95,9 @@ class LatrEncoder(T5Stack):
             vision: Any = config.vision_config
             self.vit = ViTModel(vision, add_pooling_layer=False)
             self.visual_projection = nn.Linear(vision.hidden_size, config.d_model)
+        self.bias_share = 1.0  # of training steps in which the relative bias of a late question learns, too
+        if config.question == "late":
+            self.relative_bias = LatrRelativeBias(config.num_heads, config.box_bias)
         self.post_init()  # again: T5Stack's own came before these modules
 
     @classmethod
@@ -103,6 +111,8 @@ class LatrEncoder(T5Stack):
         super()._init_weights(module)
         if isinstance(module, LatrBoxTable):
             module.reset()
+        elif isinstance(module, LatrRelativeBias):
+            module.reset()
         elif module is getattr(self, "visual_projection", None):
             init.normal_(module.weight, std=module.in_features**-0.5)  # type: ignore[arg-type, operator, union-attr]
             init.zeros_(module.bias)  # type: ignore[arg-type, union-attr]
@@ -115,6 +125,7 @@ class LatrEncoder(T5Stack):
         pixel_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        question_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> LatrEncoderOutput:
         """
@@ -124,6 +135,8 @@ class LatrEncoder(T5Stack):
             pixel_values: `[batch, channels, height, width]`; None: a batch without images.
             pixel_mask: `[batch]`, 1 for rows that have an image; None: all have.
             attention_mask: `[batch, text]`, 1 keeps.
+            question_ids: `[batch, text]`, for a model with a late question: 0 for a word of the page, k for a token of its
+                k-th question; None: tokens without a place (a box of zeros) are those of the only question.
 
         Raises:
             ValueError: boxes that do not fit the text or lie outside 0..max_box, or images for a model without a ViT.
@@ -146,12 +159,49 @@ class LatrEncoder(T5Stack):
             patches = torch.where(seen[:, None, None], patches, torch.zeros_like(patches))
             text = torch.cat([patches, text], dim=1)
             attention_mask = torch.cat([mask, attention_mask], dim=1)
+        if self.config.question == "late":
+            if question_ids is None:
+                question_ids = (bbox == 0).all(-1).long()
+            return self._read_late(text, attention_mask, bbox, question_ids, kwargs.get("output_hidden_states", False))
         out = super().forward(inputs_embeds=text, attention_mask=attention_mask, **kwargs)
         return LatrEncoderOutput(
             last_hidden_state=out.last_hidden_state,
             hidden_states=out.hidden_states,
             attentions=out.attentions,
             attention_mask=attention_mask,
+        )
+
+    def _read_late(
+        self,
+        hidden: torch.Tensor,
+        attention_mask: torch.Tensor,
+        bbox: torch.Tensor,
+        question_ids: torch.Tensor,
+        keep_states: bool = False,
+    ) -> LatrEncoderOutput:
+        """The blocks on a page that does not see its questions, each of which sees the page and itself."""
+        patches = hidden.shape[1] - bbox.shape[1]
+        question_ids = F.pad(question_ids, (patches, 0))
+        sorts = torch.where(question_ids > 0, QUESTION, WORD)
+        sorts[:, :patches] = PATCH
+        order: Any = self.block[0].layer[0].SelfAttention.relative_attention_bias  # type: ignore[union-attr, index]
+        kind = _score_type(hidden)
+        # The gradient of a few hundred numbers through every pair of tokens costs a third of a step.
+        learns = not self.training or self.bias_share >= 1 or float(torch.rand(())) < self.bias_share
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            bias = self.relative_bias(order.weight.to(kind), sorts, F.pad(bbox, (0, 0, patches, 0)))
+        seen = may_see(question_ids, question_ids, attention_mask)
+        bias = bias.masked_fill(~seen[:, None], torch.finfo(kind).min).contiguous()
+        hidden, states = self.dropout(hidden), []
+        for block in self.block:
+            states.append(hidden)
+            hidden = block(hidden, None, bias)[0]  # type: ignore[operator]
+        hidden = self.dropout(self.final_layer_norm(hidden))
+        return LatrEncoderOutput(
+            last_hidden_state=hidden,
+            hidden_states=(*states, hidden) if keep_states else None,  # type: ignore[arg-type]
+            attention_mask=attention_mask,
+            question_ids=question_ids,
         )
 
     def look(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -173,6 +223,11 @@ class LatrEncoder(T5Stack):
         # On a GPU this would make the host wait; the embedding there asserts by itself.
         if bbox.device.type == "cpu" and bbox.numel() and not (bbox.min() >= 0 and bbox.max() <= self.config.max_box):
             raise ValueError(f"bbox must lie on 0..{self.config.max_box}; scale pixels by the page's width and height")
+
+
+def _score_type(hidden: torch.Tensor) -> torch.dtype:
+    """The dtype that attention scores have."""
+    return torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
 
 
 @functools.cache
@@ -274,6 +329,8 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
         past_key_values: Any = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        question_ids: torch.Tensor | None = None,
+        answer_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """`T5ForConditionalGeneration.forward` with the page's boxes and image; see `LatrEncoder.forward`.
@@ -284,6 +341,9 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
         Args:
             input_ids, bbox, pixel_values, pixel_mask, attention_mask, inputs_embeds: the encoder's, see there.
             encoder_outputs: what the encoder returned, instead of these.
+            question_ids: the encoder's, see there.
+            answer_ids: `[batch, answers]`, for a page's answers one after the other (`packing.py`): k where the decoder's
+                token is of the answer to the k-th question, 0 for padding; None: a row is one answer.
             decoder_input_ids, decoder_attention_mask, decoder_inputs_embeds, past_key_values, labels, use_cache, kwargs: T5's.
         """
         if encoder_outputs is None:
@@ -295,9 +355,17 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
                 pixel_mask=pixel_mask,
                 attention_mask=attention_mask,
                 inputs_embeds=inputs_embeds,
+                question_ids=question_ids,
                 **{k: kwargs[k] for k in passed if k in kwargs},
             )
         mask = getattr(encoder_outputs, "attention_mask", None)
+        if answer_ids is not None:
+            owners = getattr(encoder_outputs, "question_ids", None)
+            if owners is None or mask is None:
+                raise ValueError('answer_ids take a model with question="late" and what its encoder returned')
+            kind, eager = encoder_outputs[0].dtype, self.config._attn_implementation == "eager"
+            mask = attention_scores_mask(may_see(answer_ids, owners, mask), kind, eager)
+            decoder_attention_mask = attention_scores_mask(follows(answer_ids), kind, eager)
         return super().forward(
             encoder_outputs=encoder_outputs,
             attention_mask=attention_mask if mask is None else mask,
@@ -320,12 +388,12 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
         mask = getattr(values["encoder_outputs"], "attention_mask", None)
         if mask is not None:
             values["attention_mask"] = mask
-        for name in ("bbox", "pixel_values", "pixel_mask"):
+        for name in ("bbox", "pixel_values", "pixel_mask", "question_ids"):
             values.pop(name, None)
         return values
 
 
-_OWN_WEIGHTS = ("encoder.box_embeddings.", "encoder.vit.", "encoder.visual_projection.")
+_OWN_WEIGHTS = ("encoder.box_embeddings.", "encoder.vit.", "encoder.visual_projection.", "encoder.relative_bias.")
 
 
 def _config_of(path: Any, model_type: str) -> Any:

@@ -20,6 +20,7 @@ from deed.constants import IGNORE_INDEX
 from ..pictures import picture_list, rgb_picture
 from ..processing import CheckedProcessor, check_count
 from ..shared import pad_lists
+from .configuration_latr import QUESTION_PLACES
 
 NO_BOX, PAGE_BOX = (0, 0, 0, 0), (0, 0, 1000, 1000)
 _CACHED_WORDS = 200_000
@@ -33,6 +34,7 @@ class LatrProcessor(CheckedProcessor):
         tokenizer: a T5 tokenizer, or any whose tokens of a word do not depend on its neighbours.
         max_length: tokens of question and words together, end token included; further words are cut off.
         sees: False for a model without a ViT: pictures are then refused.
+        question: `"early"`: the question stands before the words, `"late"`: behind them, as the model's configuration says.
     """
 
     def __init__(
@@ -41,9 +43,13 @@ class LatrProcessor(CheckedProcessor):
         tokenizer: Any = None,
         max_length: int = 512,
         sees: bool = True,
+        question: str = "early",
         **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
+        if question not in QUESTION_PLACES:
+            raise ValueError(f"question must be one of {', '.join(QUESTION_PLACES)}, got {question!r:.80}")
+        self.question = question
         if not isinstance(sees, bool):
             raise ValueError(f"sees must be true or false, got {sees!r:.80}")
         self.max_length, self.sees = check_count("max_length", max_length, least=2), sees
@@ -112,9 +118,25 @@ class LatrProcessor(CheckedProcessor):
 
     def encode(self, question: str, words: Sequence[tuple[str, Sequence[int]]]) -> tuple[list[int], list[Any]]:
         """Token ids and their boxes, not padded, cut to `max_length`."""
+        if self.question == "late":
+            asked = self.encode_question(question)[: self.max_length]
+            ids, places = self.encode_page(words, self.max_length - len(asked))
+            return [*ids, *asked], [*places, *[NO_BOX] * len(asked)]
         ids = list(self.pieces(f"question: {question} context:")[0])
         places: list[Any] = [NO_BOX] * len(ids)
         room = self.max_length - 1
+        page_ids, page_places = self.encode_page(words, max(0, room - len(ids)))
+        ids, places = [*ids, *page_ids], [*places, *page_places]
+        return [*ids[:room], self.tokenizer.eos_token_id], [*places[:room], PAGE_BOX]
+
+    def encode_question(self, question: str) -> list[int]:
+        """Token ids of a late question, end token last; they have no place."""
+        return [*self.pieces(question)[0], self.tokenizer.eos_token_id]
+
+    def encode_page(self, words: Sequence[tuple[str, Sequence[int]]], room: int) -> tuple[list[int], list[Any]]:
+        """Token ids of words and their boxes, as many words as go into `room` tokens."""
+        ids: list[int] = []
+        places: list[Any] = []
         for word, box in words:
             piece_ids, shares = self.pieces(word)
             if len(ids) + len(piece_ids) > room:
@@ -122,8 +144,10 @@ class LatrProcessor(CheckedProcessor):
             ids += piece_ids
             x0, y0, x1, y1 = box
             width = x1 - x0
+            if self.question == "late":
+                y1 = y1 or 1  # a box of zeros would make it a token of the question
             places += [(x0 + round(start * width), y0, x0 + round(stop * width), y1) for start, stop in shares]
-        return [*ids[:room], self.tokenizer.eos_token_id], [*places[:room], PAGE_BOX]
+        return ids, places
 
     def pieces(self, text: str) -> tuple[list[int], list[tuple[float, float]]]:
         """Ids of a text without an end token, and where in it each begins and ends, on 0..1 of its letters. Kept, since
@@ -133,7 +157,7 @@ class LatrProcessor(CheckedProcessor):
             ids = self.tokenizer(text, add_special_tokens=False).input_ids
             tokens = self.tokenizer.convert_ids_to_tokens(ids)
             # "▁" marks the beginning of a word and takes no room of it.
-            ends = list(itertools.accumulate(len(token.replace("▁", "")) for token in tokens))
+            ends = list(itertools.accumulate(_letters(token) for token in tokens))
             total = max(1, ends[-1]) if ends else 1
             known = ids, [(a / total, b / total) for a, b in zip([0, *ends], ends, strict=False)]
             if len(self._pieces) >= _CACHED_WORDS:
@@ -169,6 +193,11 @@ class LatrProcessor(CheckedProcessor):
         pixels = self.image_processor(there, return_tensors="pt", **kwargs)["pixel_values"]
         found = iter(pixels)
         return stack_pictures([None if p is None else next(found) for p in pictures])
+
+
+def _letters(token: str) -> int:
+    """How many letters of its word a piece stands for; a byte ("<0xE2>") is taken for one."""
+    return 1 if len(token) == 6 and token.startswith("<0x") else len(token.replace("▁", ""))
 
 
 def stack_pictures(pixels: Sequence[torch.Tensor | None]) -> dict[str, torch.Tensor]:

@@ -57,13 +57,19 @@ def build_tokenizer(words: Iterable[str], keys: Iterable[str] = ()) -> Any:
     )
 
 
-def build_processor(tokenizer: Any, max_length: int = 512) -> LatrProcessor:
-    """For pictures of `PICTURE` pixels, scaled to -1..1."""
+def build_processor(tokenizer: Any, max_length: int = 512, question: str = "early") -> LatrProcessor:
+    """For pictures of `PICTURE` pixels, scaled to -1..1.
+
+    Args:
+        tokenizer: the model's.
+        max_length: see `LatrProcessor`.
+        question: see `LatrConfig`.
+    """
     from transformers import ViTImageProcessorPil
 
     half = [0.5, 0.5, 0.5]
     pictures = ViTImageProcessorPil(size={"height": PICTURE, "width": PICTURE}, image_mean=half, image_std=half)
-    return LatrProcessor(pictures, tokenizer, max_length=max_length)
+    return LatrProcessor(pictures, tokenizer, max_length=max_length, question=question)
 
 
 def build_model(
@@ -75,6 +81,8 @@ def build_model(
     vision_layers: int = 3,
     patch: int = 8,
     dropout: float = 0.0,
+    d_vision: int | None = None,
+    **config: Any,
 ) -> LatrForConditionalGeneration:
     """Fresh weights; heads of width 32.
 
@@ -82,26 +90,30 @@ def build_model(
         tokenizer: of `build_tokenizer`.
         encoder_layers: of the text encoder.
         decoder_layers: of the decoder.
-        d_model: width of text and vision, a multiple of 32.
+        d_model: width of text, a multiple of 32.
         d_ff: inner width of the feed-forward parts.
         vision_layers: of the ViT.
         patch: side of the ViT's patches in pixels.
         dropout: rate.
+        d_vision: width of the ViT, a multiple of 32; None: that of the text, its inner width, too.
+        config: further fields of `LatrConfig`.
     """
-    config = LatrConfig(
+    width = d_vision or d_model
+    sizes = LatrConfig(
         **t5_sizes(tokenizer, d_model, d_ff, dropout),
         num_layers=encoder_layers,
         num_decoder_layers=decoder_layers,
         vision_config={
-            "hidden_size": d_model,
+            "hidden_size": width,
             "num_hidden_layers": vision_layers,
-            "num_attention_heads": d_model // 32,
-            "intermediate_size": d_ff,
+            "num_attention_heads": width // 32,
+            "intermediate_size": d_ff if d_vision is None else 4 * d_vision,
             "image_size": PICTURE,
             "patch_size": patch,
         },
+        **config,
     )
-    model = LatrForConditionalGeneration(config)
+    model = LatrForConditionalGeneration(sizes)
     look_beside(model)
     model.generation_config = generation_config(tokenizer, MAX_ANSWER)
     return model

@@ -41,7 +41,7 @@ def ocr_words(page: Page, rng: random.Random, noise: float = 1.0) -> list[Word]:
         return words_of(page)
     turn = max(-SKEW, min(SKEW, rng.gauss(0, 0.5))) * noise
     shift = rng.gauss(0, 4) * noise, rng.gauss(0, 4) * noise
-    return _misread(words_of(page, turn, shift), rng, noise)
+    return misread(words_of(page, turn, shift), rng, noise)
 
 
 def words_of(page: Page, turn: float = 0.0, shift: tuple[float, float] = (0.0, 0.0)) -> list[Word]:
@@ -87,7 +87,7 @@ def in_order(placed: list[tuple[float, float, Text]]) -> list[tuple[float, float
 _top, _left = itemgetter(0), itemgetter(1)
 
 
-def _misread(words: list[Word], rng: random.Random, noise: float) -> list[Word]:
+def misread(words: list[Word], rng: random.Random, noise: float = 1.0) -> list[Word]:
     """Boxes off by a few units, and now and then a wrong character, a lost mark or word, two words in one."""
     read: list[Word] = []
     for text, (x0, y0, x1, y1) in words:

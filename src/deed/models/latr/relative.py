@@ -1,0 +1,145 @@
+"""Relative attention bias of LaTr++'s encoder with a late question: reading order, and where boxes lie to each other.
+
+Reading order counts within the page's words and within a question, as T5 does and through T5's own table; every other pair
+of tokens (a word and a patch, a question and a word …) has a bucket of its own. So a question's bias does not depend on where
+it stands in a pack, nor a word's on the padding around it.
+
+Boxes add three more tables, for pairs of words: how far apart their middles are in height, and their left and their right
+edges in width. Offsets fall into buckets as T5's distances do: small ones exact (in steps of `STEP` thousandths of the page),
+large ones by logarithm. LayoutLMv2 (Xu et al., 2021, section 2.3) biases by lower left corners; left and right edges tell
+columns that are aligned either way.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.models.t5.modeling_t5 import T5Attention
+
+PATCH, WORD, QUESTION = 0, 1, 2
+# (query, key) of the pairs that have no distance.
+PAIRS = ((PATCH, PATCH), (PATCH, WORD), (WORD, PATCH), (QUESTION, PATCH), (QUESTION, WORD))
+OFFSET_BUCKETS = 32
+OFFSETS = 1000  # thousandths of the page
+STEP = 4  # of them that count as one
+LEAN = 3.0
+
+
+class LatrRelativeBias(nn.Module):
+    """What is added to attention scores beside T5's table of distances.
+
+    Args:
+        heads: of the encoder.
+        boxes: with the three tables of box offsets.
+    """
+
+    def __init__(self, heads: int, boxes: bool) -> None:
+        super().__init__()
+        self.pairs = nn.Embedding(len(PAIRS), heads)
+        self.boxes = boxes
+        if boxes:
+            # The last row is that of pairs without an offset; it stays zero.
+            for name in ("rows", "lefts", "rights"):
+                setattr(self, name, nn.Embedding(OFFSET_BUCKETS + 1, heads))
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Zeros, but one head that looks along its line, one down its column by left edges and one by right ones: from zero
+        such heads take thousands of steps to form."""
+        for table in self.children():
+            init.zeros_(table.weight)  # type: ignore[arg-type]
+        if self.boxes:
+            for head, name in enumerate(("rows", "lefts", "rights"), 2):
+                weight = getattr(self, name).weight
+                if head < weight.shape[1]:
+                    weight[0, head] = LEAN
+
+    def forward(self, order: torch.Tensor, sorts: torch.Tensor, bbox: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            order: T5's table `[buckets, heads]`.
+            sorts: `[batch, n]`, `PATCH`, `WORD` or `QUESTION`.
+            bbox: `[batch, n, 4]`.
+
+        Returns:
+            `[batch, heads, n, n]`.
+        """
+        n, device = sorts.shape[1], sorts.device
+        at = torch.arange(n, dtype=torch.int32, device=device)
+        # One entry per signed distance, then one per pair of sorts: a pair of tokens is one look-up.
+        table = torch.cat([order[buckets(n, order.shape[0], 128).to(device)], self.pairs.weight.to(order.dtype)]).t()
+        pair = _pair_index(2 * n + 1).to(device)[sorts[:, :, None], sorts[:, None, :]]
+        bias = Gathered.apply(table, torch.where(pair < 0, at[None, :] - at[:, None] + n, pair))
+        if not self.boxes:
+            return bias
+        x0, y0, x1, y1 = bbox.int().unbind(-1)
+        words = sorts == WORD
+        both = words[:, :, None] & words[:, None, :]
+        offsets = buckets(OFFSETS, OFFSET_BUCKETS, OFFSETS // STEP, STEP).to(device)
+        for name, place in (("rows", (y0 + y1) // 2), ("lefts", x0), ("rights", x1)):
+            weight = getattr(self, name).weight.to(order.dtype)
+            index = torch.where(both, place[:, None, :] - place[:, :, None] + OFFSETS, 2 * OFFSETS + 1)
+            bias = bias + Gathered.apply(torch.cat([weight[offsets], weight[-1:]]).t(), index)
+        return bias
+
+
+class Gathered(torch.autograd.Function):
+    """`table[:, index]` for a table `[heads, entries]`, `[heads, …]` laid out head by head and given as `[batch, heads, n, n]`.
+
+    PyTorch's own backward of an embedding adds row by row, which takes a third of a training step; this counts by head.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """
+        Args:
+            ctx: autograd's.
+            table: `[heads, entries]`.
+            index: `[batch, n, n]` int32.
+        """
+        ctx.save_for_backward(index)
+        ctx.entries = table.shape[1]
+        flat = table.contiguous().index_select(1, index.reshape(-1))
+        return flat.view(table.shape[0], *index.shape).transpose(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        """The sum of each entry's gradients."""
+        (index,) = ctx.saved_tensors
+        flat = index.reshape(-1)
+        sums = [torch.bincount(flat, part.reshape(-1).float(), ctx.entries) for part in grad.transpose(0, 1)]
+        return torch.stack(sums).to(grad.dtype), None
+
+
+@functools.lru_cache(maxsize=64)
+def buckets(farthest: int, count: int, far: int, step: int = 1) -> torch.Tensor:
+    """T5's bucket of every signed distance from -`farthest` to `farthest`: `[2 * farthest + 1]`.
+
+    Args:
+        farthest: largest distance.
+        count: of buckets, half of them for each direction.
+        far: steps from which on all are in the last bucket.
+        step: distances that count as one, to the nearest.
+    """
+    distances = torch.round(torch.arange(-farthest, farthest + 1) / step).long()
+    made: Any = T5Attention._relative_position_bucket(distances, True, count, far)
+    return made
+
+
+@functools.lru_cache(maxsize=8)
+def _pair_index(first: int) -> torch.Tensor:
+    """`[3, 3]`: row in the joint table for a pair of sorts, -1 for those that have a distance."""
+    index = torch.full((3, 3), -1, dtype=torch.int32)
+    for i, (query, key) in enumerate(PAIRS):
+        index[query, key] = first + i
+    # What a page's token may not see has some row; the mask hides it.
+    index[PATCH, QUESTION] = index[WORD, QUESTION] = first
+    return index
+
+
+__all__ = ["PATCH", "QUESTION", "WORD", "LatrRelativeBias", "buckets"]

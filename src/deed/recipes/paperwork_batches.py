@@ -1,0 +1,208 @@
+"""What the paperwork recipe trains on: batch i of a run, pages with several questions each, growing with the curriculum."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from deed.data.debian.store import PageStore
+from deed.models.latr.packing import pack
+
+from .paperwork_pages import AskedPage, FormPicker, PicturePicker, choose, drawn_page, real_page, thumbnail
+from .recipe import Count, Loss, Natural, Rate, Recipe, Share, Width
+
+WINDOWS = (20, 36, 56, 80, 120, 170, 230, 300)  # words of a real page at each level
+POOL = 6  # batches drawn at once and sorted by length, so that little of a batch is padding
+
+
+@dataclass(kw_only=True)
+class PaperworkRecipe(Recipe):
+    """A training run on real pages, forms, generated pages and easy-vqa, several questions to a page.
+
+    Args:
+        batch_size: tokens of pages and questions per step and process.
+        decay_steps: last steps, over which the learning rate falls to zero; until then it stays at its peak.
+        questions: per page, at most.
+        picture_share: share of batches from easy-vqa.
+        form_share: share of pages that are forms.
+        drawn_share: share of pages of the generator of `--task pages`.
+        seen_share: share of page batches that have (a stand-in for) the pages' pictures.
+        noise: share of pages read as an OCR engine reads them.
+        forms: how many forms are drawn and kept.
+        curriculum_loss: running loss of the last exit at which pages grow.
+        curriculum_steps: batches of pages after which they grow all the same.
+        pieces: size of the tokenizer's vocabulary.
+        max_length: tokens of page and question when the model is used.
+        encoder_layers: layers of the encoder.
+        decoder_layers: layers of the decoder.
+        vision_layers: layers of the ViT.
+        d_model: width, a multiple of 32.
+        d_ff: inner width of the feed-forward parts.
+        d_vision: width of the ViT, a multiple of 32.
+        box_bias: bias attention by how boxes lie to each other.
+        bias_share: share of steps in which that bias learns; its gradient costs much and has few numbers to tell.
+        validate_every: steps between rows of the learning curve.
+        data: folder of the real pages and of what is made of them and kept.
+        start: folder of a saved model to go on from, with a fresh optimizer and schedule, at the level it had reached.
+        workers: processes that make batches.
+    """
+
+    task: Literal["paperwork"] = field(default="paperwork", metadata={"help": argparse.SUPPRESS})
+    steps: Count = 30_000
+    batch_size: Count = 3072
+    learning_rate: Rate = 8e-4
+    warmup_steps: Natural = 200
+    decay_steps: Natural = 6000
+    weight_decay: Rate = 0.02
+    loss: Loss = "rising"
+    questions: Count = 8
+    picture_share: Share = 0.15
+    form_share: Share = 0.3
+    drawn_share: Share = 0.15
+    seen_share: Share = 0.15
+    noise: Share = 0.4
+    forms: Count = 6000
+    curriculum_loss: Rate = 0.5
+    curriculum_steps: Count = 400
+    pieces: Count = 4096
+    max_length: Count = 800
+    encoder_layers: Count = 4
+    decoder_layers: Count = field(default=8, metadata={"aliases": "--layers"})
+    vision_layers: Count = 2
+    d_model: Width = 256
+    d_ff: Count = 1024
+    d_vision: Width = 128
+    box_bias: bool = True
+    bias_share: Share = 0.25
+    validate_every: Count = 300
+    data: str = "paperwork"
+    start: str | None = field(default=None, metadata={"aliases": "--from"})
+    save_every: Count = 150
+    workers: Natural = 0
+
+
+class PaperworkBatches(Dataset):
+    """Item i is a whole batch, encoded: `{"input_ids", …, "source", "kinds"}`.
+
+    Args:
+        recipe: shares, sizes and seed.
+        processor: a `LatrProcessor` with a late question.
+        level: shared tensor of the curriculum.
+        store: real pages.
+        forms: forms to choose from.
+        pictures: of easy-vqa.
+    """
+
+    def __init__(
+        self,
+        recipe: PaperworkRecipe,
+        processor: Any,
+        level: torch.Tensor,
+        store: PageStore,
+        forms: FormPicker,
+        pictures: PicturePicker,
+    ) -> None:
+        self.recipe, self.processor, self.level = recipe, processor, level
+        self.store, self.forms, self.pictures = store, forms, pictures
+        self.processes = int(os.environ.get("WORLD_SIZE", "1"))
+        self.pooled: tuple[Any, list[list[dict[str, Any]]]] = (None, [])
+
+    def __len__(self) -> int:
+        return (self.recipe.steps + 2 * POOL) * self.processes  # a few more than are used: Trainer fetches ahead
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        recipe = self.recipe
+        step, process = divmod(index, self.processes)
+        kind = random.Random(f"{recipe.seed}/kind/{step}")
+        if kind.random() < recipe.picture_share:
+            rng = random.Random(f"{recipe.seed}/batch/{index}")
+            patches = (64 // 8) ** 2 + 1
+            pages = [
+                self.encode(self.pictures.page(rng), rng)
+                for _ in range(max(1, recipe.batch_size // (patches + 8 * recipe.questions)))
+            ]
+            return self.collate(pages, "pictures", seen=True)
+        pool, at = divmod(step, POOL)
+        if self.pooled[0] != (pool, process):
+            self.pooled = ((pool, process), self.draw(pool, process))
+        return self.collate(self.pooled[1][at], "pages", seen=kind.random() < recipe.seen_share)
+
+    def draw(self, pool: int, process: int = 0) -> list[list[dict[str, Any]]]:
+        """`POOL` batches of pages at the present level, like lengths together."""
+        rng = random.Random(f"{self.recipe.seed}/pool/{pool}/{process}")
+        rows: list[dict[str, Any]] = []
+        tokens = 0
+        while tokens < POOL * self.recipe.batch_size or len(rows) < POOL:
+            rows.append(self.encode(self.page(rng), rng))
+            tokens += rows[-1]["length"]
+        rows.sort(key=lambda row: row["length"])
+        batches: list[list[dict[str, Any]]] = [[] for _ in range(POOL)]
+        done = 0
+        for left, row in zip(range(len(rows), 0, -1), rows, strict=True):
+            # By tokens, but none may stay empty.
+            at = max(done * POOL // tokens, POOL - left) if left <= POOL else done * POOL // tokens
+            batches[min(at, POOL - 1)].append(row)
+            done += row["length"]
+        batches = [batch or [rows[0]] for batch in batches]
+        random.Random(f"{self.recipe.seed}/order/{pool}").shuffle(batches)
+        return batches
+
+    def page(self, rng: random.Random, level: int | None = None) -> AskedPage:
+        """A page of the mix.
+
+        Args:
+            rng: where it is drawn from.
+            level: of the curriculum; None: the present one.
+        """
+        recipe, now = self.recipe, int(self.level) if level is None else level
+        # Some shorter ones stay in, so that nothing learned is lost.
+        level = now if rng.random() < 0.6 else rng.randint(1, now)
+        longest = rng.randint(WINDOWS[level - 2] if level > 1 else 14, WINDOWS[level - 1])
+        sort = rng.random()
+        if sort < recipe.form_share:
+            return self.forms.page(rng, longest, recipe.noise)
+        if sort < recipe.form_share + recipe.drawn_share:
+            return drawn_page(rng, None if level >= len(WINDOWS) - 1 else level)
+        return real_page(self.store, rng, longest, recipe.noise)
+
+    def encode(self, page: AskedPage, rng: random.Random) -> dict[str, Any]:
+        """Ids of a page and of the questions chosen."""
+        processor, chosen = self.processor, choose(page.asked, self.recipe.questions, rng)
+        words, boxes = processor.encode_page(page.words, processor.max_length)
+        questions = [processor.encode_question(question) for _, question, _ in chosen]
+        return {
+            "words": words,
+            "boxes": boxes,
+            "questions": questions,
+            "answers": [processor.encode_answer(answer) for _, _, answer in chosen],
+            "kinds": [f"{page.source}/{kind}" for kind, _, _ in chosen],
+            "page": page,
+            "length": len(words) + sum(map(len, questions)),
+        }
+
+    def collate(self, rows: Sequence[dict[str, Any]], source: str, seen: bool = False) -> dict[str, Any]:
+        """Encoded pages to a padded batch.
+
+        Args:
+            rows: of `encode`.
+            source: `"pages"` or `"pictures"`.
+            seen: with pictures.
+        """
+        pad = self.processor.tokenizer.pad_token_id
+        batch: dict[str, Any] = pack(rows, pad, pad)
+        if seen:
+            pictures = [thumbnail(r["page"].words) if r["page"].image is None else r["page"].image for r in rows]
+            pixels = torch.from_numpy(np.stack(pictures))
+            batch["pixel_values"] = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return {**batch, "source": source, "kinds": [row["kinds"] for row in rows]}
+
+
+__all__ = ["POOL", "WINDOWS", "PaperworkBatches", "PaperworkRecipe"]

@@ -1,0 +1,202 @@
+"""Pages with their questions, as the paperwork recipe draws them: real ones, forms, the generator's, and pictures.
+
+A real page is a run of a page's words, so that short pages come first; its questions are those that the run answers by
+itself, as a window of a longer page has to be answered later.
+"""
+
+from __future__ import annotations
+
+import bisect
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from deed.data.debian.questions import questions_of
+from deed.data.debian.store import PageStore
+from deed.data.synthetic import pages
+from deed.data.synthetic.forms.kept import KeptForm
+from deed.data.synthetic.pages.questions import ask
+from deed.data.synthetic.pages.simulate import PAPER, misread
+from deed.ocr.words import Word
+
+from .easy_vqa import Pictures, turned
+
+SIDE = 64  # pixels of a picture
+LINE = 8  # thousandths of the page's height: words whose middles are within are of one line to an OCR engine
+COMMON = {"next word": 3, "presence": 2, "unanswerable": 1}  # at most, of kinds that any page has
+LEAST = 12  # words of a run
+
+Question = tuple[str, str, str]  # kind, question, answer
+
+
+@dataclass(frozen=True)
+class AskedPage:
+    """A page and what is asked about it.
+
+    Attributes:
+        source: where it is from: `"real"`, `"form"`, `"drawn"` or `"picture"`.
+        words: with boxes, in the order in which they are read.
+        asked: questions.
+        image: `[64, 64, 3]` uint8, or None.
+    """
+
+    source: str
+    words: Sequence[Word]
+    asked: list[Question]
+    image: Any = field(default=None, repr=False)
+
+
+def real_page(store: PageStore, rng: random.Random, longest: int, noise: float = 0.5) -> AskedPage:
+    """A run of words of a real page with the questions that it answers.
+
+    Args:
+        store: pages to choose from.
+        rng: decides everything.
+        longest: words of the run.
+        noise: share of pages that are read as an OCR engine reads them: line by line across the page, with slips.
+    """
+    tries = []
+    for _ in range(2):
+        index = rng.randrange(len(store))
+        length = store.length(index)
+        count = min(length, longest)
+        # Tops of pages have titles, authors and dates.
+        first = 0 if rng.random() < 0.4 else rng.randint(0, length - count)
+        page = store.page(index, first, count)
+        tries.append((page, questions_of(page, rng, COMMON["next word"])))
+        if rng.random() < 0.3:
+            break
+    # Of two, the one with more to ask beyond what any text has.
+    page, asked = max(tries, key=lambda found: sum(a.kind not in COMMON for a in found[1]))
+    return AskedPage("real", _read(page.all_words, rng, noise), [(a.kind, a.question, a.answer) for a in asked])
+
+
+class FormPicker:
+    """Forms by their length.
+
+    Args:
+        forms: to choose from.
+    """
+
+    def __init__(self, forms: Sequence[KeptForm]) -> None:
+        self.forms = sorted(forms, key=lambda form: len(form.words))
+        self.lengths = [len(form.words) for form in self.forms]
+
+    def page(self, rng: random.Random, longest: int, noise: float = 0.5) -> AskedPage:
+        """A form of at most so many words, or the shortest.
+
+        Args:
+            rng: decides everything.
+            longest: words.
+            noise: see `real_page`.
+        """
+        form = self.forms[rng.randrange(max(1, bisect.bisect_right(self.lengths, longest)))]
+        return AskedPage("form", _read(form.all_words, rng, noise), [(a, b, c) for a, b, c in form.asked])
+
+
+def drawn_page(rng: random.Random, fields: int | None) -> AskedPage:
+    """A page of the generator of `deed.data.synthetic.pages`, as OCR might read it.
+
+    Args:
+        rng: decides everything.
+        fields: on the page; None: a whole page.
+    """
+    page = pages.make_page(rng.choice(tuple(pages.KNOWN)), rng, fields)
+    asked = [(question.kind, question.question, question.answers[0]) for question in ask(page, rng)]
+    return AskedPage("drawn", pages.ocr_words(page, rng), asked, pages.sketch(page))
+
+
+class PicturePicker:
+    """easy-vqa's pictures, each with all of its questions.
+
+    Args:
+        pictures: as `easy_vqa.load_pictures` gives them.
+    """
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.images, questions = pictures
+        self.of_image: list[list[Question]] = [[] for _ in self.images]
+        for question, answer, image in questions:
+            self.of_image[image].append(("picture", question, answer))
+
+    def page(self, rng: random.Random) -> AskedPage:
+        """A picture, turned one of eight ways."""
+        image = rng.randrange(len(self.images))
+        return AskedPage("picture", [], list(self.of_image[image]), turned(self.images[image], rng.randrange(8)))
+
+
+def choose(asked: Sequence[Question], count: int, rng: random.Random) -> list[Question]:
+    """At most so many questions, in random order, of the common kinds only a few.
+
+    Args:
+        asked: to choose from.
+        count: at most.
+        rng: decides.
+    """
+    mixed = rng.sample(list(asked), len(asked))
+    left = dict(COMMON)
+    chosen: list[Question] = []
+    for question in sorted(mixed, key=lambda q: q[0] in left):
+        if len(chosen) < count and left.get(question[0], 1):
+            chosen.append(question)
+            if question[0] in left:
+                left[question[0]] -= 1
+    # A page with much to ask would never be asked what it does not say.
+    spare = [question for question in mixed if question[0] in COMMON and question not in chosen]
+    if spare and len(chosen) == count and rng.random() < 0.5:
+        chosen[rng.randrange(count)] = spare[0]
+    rng.shuffle(chosen)
+    return chosen
+
+
+def thumbnail(words: Sequence[Word]) -> np.ndarray:
+    """A stand-in for a page's picture: paper, grayer where words are. `[64, 64, 3]` uint8."""
+    fine = 4 * SIDE
+    ink = np.zeros((fine, fine), np.float32)
+    for _, (x0, y0, x1, y1) in words:
+        ink[y0 * fine // 1001 : y1 * fine // 1001 + 1, x0 * fine // 1001 : x1 * fine // 1001 + 1] = 1
+    share = ink.reshape(SIDE, 4, SIDE, 4).mean((1, 3))
+    gray = (PAPER - 0.26 * PAPER * share).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, -1)
+
+
+def _read(words: Sequence[Word], rng: random.Random, noise: float) -> list[Word]:
+    """Words as the text layer has them, or as an OCR engine might read them."""
+    if rng.random() >= noise:
+        return list(words)
+    return misread(by_line(words) if rng.random() < 0.7 else list(words), rng)
+
+
+def by_line(words: Sequence[Word]) -> list[Word]:
+    """Words from top to bottom, those of one height from left to right, whatever column they are in."""
+    ordered: list[Word] = []
+    line: list[Word] = []
+    for word in sorted(words, key=_middle):
+        if line and _middle(word) - _middle(line[-1]) > LINE:
+            ordered += sorted(line, key=_left)
+            line = []
+        line.append(word)
+    return ordered + sorted(line, key=_left)
+
+
+def _middle(word: Word) -> float:
+    return (word.box[1] + word.box[3]) / 2
+
+
+def _left(word: Word) -> int:
+    return word.box[0]
+
+
+__all__ = [
+    "AskedPage",
+    "FormPicker",
+    "PicturePicker",
+    "by_line",
+    "choose",
+    "drawn_page",
+    "real_page",
+    "thumbnail",
+]
