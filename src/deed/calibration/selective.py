@@ -32,7 +32,7 @@ def selective_p_value(confidences: Any, right: Any, threshold: float, risk: floa
     return binomial_cdf(wrong, int(given.sum()), risk) if given.any() else 1.0
 
 
-def testing_order(
+def threshold_order(
     confidences: Any, right: Any, parts: Sequence[str], risk: float, confidence: float, share: float
 ) -> tuple[list[float], list[str]]:
     """The order in which thresholds are tested, and for which parts of the data the promise can be made by itself.
