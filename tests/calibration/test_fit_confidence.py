@@ -64,7 +64,7 @@ def test_the_map_is_fitted_on_scores_of_unseen_groups():
     features, states, right, _ = made(40, informative=False)
     many = [x.repeat_interleave(20, 0) for x in (features, states)]
     truth = np.repeat(right, 20)
-    model, seen = fit_confidence(*many, truth, np.repeat(np.arange(40), 20).tolist())
+    model, _ = fit_confidence(*many, truth, np.repeat(np.arange(40), 20).tolist())
     spread = model(*many).std().item()
     assert spread < 0.2, "features that say nothing leave hardly any confidence but the share of right answers"
     careless, _ = fit_confidence(*many, truth, range(800))

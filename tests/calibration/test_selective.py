@@ -1,5 +1,7 @@
 """Selective answering: p-values, the fixed sequence, the promise by simulation, and that more risk never allows less."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -67,7 +69,7 @@ def test_more_risk_never_allows_less(seed, risk, more, n):
     order = sorted({round(float(c), 3) for c in confidences if c > 0.2}, reverse=True)[4:]
     strict, loose = (choose_threshold(confidences, right, parts, order, ["a"], r, 0.9)[0] for r in (risk, risk + more))
     assert strict is None or (loose is not None and loose <= strict)
-    for level, following in zip(order, order[1:], strict=False):
+    for level, following in itertools.pairwise(order):
         a, b = (selective_risk(confidences, right, t)["coverage"] for t in (level, following))
         assert a <= b
 

@@ -101,7 +101,9 @@ class EarlyExitGeneration:
             cache.request(policy, over)
         if answer_confidence:
             if whisper.splits_outputs(self):
-                raise ValueError("answer_confidence is of one answer per row, and Whisper's generate() puts several together")
+                raise ValueError(
+                    "answer_confidence is of one answer per row, and Whisper's generate() puts several together"
+                )
             if cache is None:
                 cache = StaircaseCache(len(self.deed_family.layers(self)), policy, over)  # type: ignore[arg-type]
             settings = exit_settings(self.deed_config, exit_threshold, exit_policy, exit_check, over)

@@ -24,7 +24,9 @@ PAGES, QUESTIONS = 3, 4  # of a package, and of a page: many different pages rat
 class DebianTask(DocumentTask):
     """Questions about pages of Debian's PDFs; a package belongs to one split."""
 
-    reads_data = True
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.reads_data = True
 
     def examples(self, split: str, count: int | None = None, data: Path | None = None) -> Iterator[Example]:
         """Questions about some pages of each package, in an order that is always the same.
