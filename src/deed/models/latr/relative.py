@@ -71,49 +71,55 @@ class LatrRelativeBias(nn.Module):
         """
         n, device = sorts.shape[1], sorts.device
         at = torch.arange(n, dtype=torch.int32, device=device)
-        # One entry per signed distance, then one per pair of sorts: a pair of tokens is one look-up.
-        table = torch.cat([order[buckets(n, order.shape[0], 128).to(device)], self.pairs.weight.to(order.dtype)]).t()
+        # One row per signed distance, then one per pair of sorts: a pair of tokens is one look-up.
         pair = _pair_index(2 * n + 1).to(device)[sorts[:, :, None], sorts[:, None, :]]
-        bias = Gathered.apply(table, torch.where(pair < 0, at[None, :] - at[:, None] + n, pair))
-        if not self.boxes:
-            return bias
-        x0, y0, x1, y1 = bbox.int().unbind(-1)
-        words = sorts == WORD
-        both = words[:, :, None] & words[:, None, :]
-        offsets = buckets(OFFSETS, OFFSET_BUCKETS, OFFSETS // STEP, STEP).to(device)
-        for name, place in (("rows", (y0 + y1) // 2), ("lefts", x0), ("rights", x1)):
-            weight = getattr(self, name).weight.to(order.dtype)
-            index = torch.where(both, place[:, None, :] - place[:, :, None] + OFFSETS, 2 * OFFSETS + 1)
-            bias = bias + Gathered.apply(torch.cat([weight[offsets], weight[-1:]]).t(), index)
-        return bias
+        tables = [torch.cat([order[buckets(n, order.shape[0], 128).to(device)], self.pairs.weight.to(order.dtype)])]
+        indices = [torch.where(pair < 0, at[None, :] - at[:, None] + n, pair)]
+        if self.boxes:
+            x0, y0, x1, y1 = bbox.int().unbind(-1)
+            words = sorts == WORD
+            both = words[:, :, None] & words[:, None, :]
+            offsets = buckets(OFFSETS, OFFSET_BUCKETS, OFFSETS // STEP, STEP).to(device)
+            for name, place in (("rows", (y0 + y1) // 2), ("lefts", x0), ("rights", x1)):
+                weight = getattr(self, name).weight.to(order.dtype)
+                tables.append(torch.cat([weight[offsets], weight[-1:]]))
+                indices.append(
+                    torch.where(both, place[:, None, :] - place[:, :, None] + OFFSETS, 2 * OFFSETS + 1)
+                )
+        return _SummedLookUp.apply(torch.stack(indices), *tables)
 
 
-class Gathered(torch.autograd.Function):
-    """`table[:, index]` for a table `[heads, entries]`, `[heads, …]` laid out head by head and given as `[batch, heads, n, n]`.
+class _SummedLookUp(torch.autograd.Function):
+    """The sum of each table's rows, `[batch, n, n, heads]` given as `[batch, heads, n, n]`.
 
     PyTorch's own backward of an embedding adds row by row, which takes a third of a training step; this counts by head.
     """
 
     @staticmethod
-    def forward(ctx: Any, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, indices: torch.Tensor, *tables: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """
         Args:
             ctx: autograd's.
-            table: `[heads, entries]`.
-            index: `[batch, n, n]` int32.
+            indices: `[tables, batch, n, n]` int32.
+            tables: `[rows, heads]` each.
         """
-        ctx.save_for_backward(index)
-        ctx.entries = table.shape[1]
-        flat = table.contiguous().index_select(1, index.reshape(-1))
-        return flat.view(table.shape[0], *index.shape).transpose(0, 1)
+        ctx.save_for_backward(indices)
+        ctx.rows = [len(table) for table in tables]
+        total = tables[0].index_select(0, indices[0].reshape(-1))
+        for table, index in zip(tables[1:], indices[1:], strict=True):
+            total += table.index_select(0, index.reshape(-1))
+        return total.view(*indices.shape[1:], -1).permute(0, 3, 1, 2)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
-        """The sum of each entry's gradients."""
-        (index,) = ctx.saved_tensors
-        flat = index.reshape(-1)
-        sums = [torch.bincount(flat, part.reshape(-1).float(), ctx.entries) for part in grad.transpose(0, 1)]
-        return torch.stack(sums).to(grad.dtype), None
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        """The sum of each row's gradients."""
+        (indices,) = ctx.saved_tensors
+        by_head = [part.reshape(-1).float() for part in grad.transpose(0, 1)]
+        found = [
+            torch.stack([torch.bincount(index.reshape(-1), part, rows) for part in by_head], 1).to(grad.dtype)
+            for index, rows in zip(indices, ctx.rows, strict=True)
+        ]
+        return None, *found
 
 
 @functools.lru_cache(maxsize=64)
