@@ -7,16 +7,14 @@ Cohere ASR and Canary add a table of positions to the tokens; the Moonshines tur
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import EncoderDecoderCache
 
 from .base import DecoderFamily, register_family
-from .parts import AttentionParts, LayerParts, Module, Rotate, direct, joined, plain
-from .rotary import rotation
+from .parts import AttentionParts, LayerParts, Module, Rotate, direct, direct_norm, joined, plain
+from .rotary import RotaryFamily, rotation
 
 LAYERS = ("MoonshineDecoderLayer", "MoonshineStreamingDecoderLayer", "CohereAsrDecoderLayer", "CanaryDecoderLayer")
 
@@ -69,29 +67,9 @@ class SpeechFamily(DecoderFamily):
         hidden = decoder.embed_tokens(ids)
         return decoder.embedding_layernorm(hidden + decoder.pos_emb(positions).to(hidden.dtype))
 
-    def run(
-        self,
-        layer: Any,
-        hidden: torch.Tensor,
-        self_mask: torch.Tensor | None,
-        bias: torch.Tensor | None,
-        encoder_hidden: torch.Tensor,
-        encoder_mask: torch.Tensor | None,
-        cache: EncoderDecoderCache,
-        positions: torch.Tensor,
-    ) -> torch.Tensor:
-        """A layer by its own `forward`.
-
-        Args:
-            layer: one of `layers`.
-            hidden: `[rows, q, d_model]`.
-            self_mask: `[rows or 1, 1, q, keys]`, as Transformers makes it, or None.
-            bias: None.
-            encoder_hidden: `[rows, source, d_model]`.
-            encoder_mask: `[rows or 1, 1, 1, source]`, or None.
-            cache: what the layer gets as `past_key_values`.
-            positions: not used: they are in `hidden`.
-        """
+    def run(self, layer: Any, hidden: torch.Tensor, /, *given: Any) -> torch.Tensor:
+        """A layer by its own `forward`."""
+        self_mask, _, encoder_hidden, encoder_mask, cache, _ = given
         return layer(hidden, self_mask, encoder_hidden, encoder_mask, past_key_values=cache)
 
     def rotate(self, model: Any) -> Rotate | None:
@@ -99,18 +77,19 @@ class SpeechFamily(DecoderFamily):
         return None
 
     def parts(self, model: Any) -> list[LayerParts] | None:
-        """Norms, projections and feed-forward of every layer; None where heads share keys and values."""
+        """Norms, projections and feed-forward of every layer."""
         found, rotate = [], self.rotate(model)
         layers: list[Any] = list(self.layers(model))
         for layer in layers:
             own, cross = layer.self_attn, layer.encoder_attn
-            if type(layer).__name__ not in LAYERS or not plain((layer, own, cross)) or own.num_key_value_groups > 1:
+            if type(layer).__name__ not in LAYERS or not plain((layer, own, cross)):
                 return None
+            attention = _attention(layer.input_layernorm, own, rotate)
             found.append(
                 LayerParts(
-                    joined(_attention(layer.input_layernorm, own, rotate)),
+                    joined(attention) if own.num_key_value_groups == 1 else attention,
                     _attention(layer.post_attention_layernorm, cross),
-                    layer.final_layernorm,
+                    direct_norm(layer.final_layernorm),
                     self.feed_forward(layer.mlp),
                 )
             )
@@ -140,7 +119,7 @@ class SpeechFamily(DecoderFamily):
 
     def norm_and_head(self, model: Any) -> tuple[Module, Module]:
         """The norm, and the head as a bare function."""
-        return model.model.decoder.norm, direct(model.proj_out)
+        return direct_norm(model.model.decoder.norm), direct(model.proj_out)
 
     def head_parts(self, model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float]:
         """`proj_out`, no scale."""
@@ -148,26 +127,10 @@ class SpeechFamily(DecoderFamily):
 
 
 @register_family("MoonshineForConditionalGeneration", "MoonshineStreamingForConditionalGeneration")
-class MoonshineFamily(SpeechFamily):
-    """Moonshine and MoonshineStreaming: rotary positions, a gated feed-forward.
+class MoonshineFamily(RotaryFamily, SpeechFamily):
+    """Moonshine and MoonshineStreaming: rotary positions, a gated feed-forward."""
 
-    Attributes:
-        rotary: the decoder's rotary embedding, in the family of one generation (`for_source`).
-    """
-
-    passes = ("input_values",)
-    rotary: Any = None
-
-    def for_source(self, model: Any, encoder_outputs: Any) -> MoonshineFamily:
-        """This family with the model's rotary embedding, which a layer does not know.
-
-        Args:
-            model: the model.
-            encoder_outputs: not used.
-        """
-        found = copy.copy(self)
-        found.rotary = model.model.decoder.rotary_emb
-        return found
+    passes: tuple[str, ...] = ("input_values",)
 
     def source(
         self, model: Any, encoder_outputs: Any, mask: torch.Tensor | None
@@ -195,31 +158,11 @@ class MoonshineFamily(SpeechFamily):
         """
         return model.model.decoder.embed_tokens(ids)
 
-    def run(
-        self,
-        layer: Any,
-        hidden: torch.Tensor,
-        self_mask: torch.Tensor | None,
-        bias: torch.Tensor | None,
-        encoder_hidden: torch.Tensor,
-        encoder_mask: torch.Tensor | None,
-        cache: EncoderDecoderCache,
-        positions: torch.Tensor,
-    ) -> torch.Tensor:
-        """A layer by its own `forward`, with the cosines and sines of its positions.
-
-        Args:
-            layer: one of `layers`.
-            hidden: `[rows, q, d_model]`.
-            self_mask: `[rows or 1, 1, q, keys]`, as Transformers makes it, or None.
-            bias: None.
-            encoder_hidden: `[rows, source, d_model]`.
-            encoder_mask: `[rows or 1, 1, 1, source]`, or None.
-            cache: what the layer gets as `past_key_values`.
-            positions: `[1 or rows, q]`.
-        """
-        turns = self.rotary(hidden, positions)
-        return layer(hidden, self_mask, encoder_hidden, encoder_mask, past_key_values=cache, position_embeddings=turns)
+    def run(self, layer: Any, hidden: torch.Tensor, /, *given: Any) -> torch.Tensor:
+        """A layer by its own `forward`, with the cosines and sines of its positions."""
+        self_mask, _, encoder_hidden, encoder_mask, cache, positions = given
+        turned = {"past_key_values": cache, "position_embeddings": self.rotary(hidden, positions)}
+        return layer(hidden, self_mask, encoder_hidden, encoder_mask, **turned)
 
     def rotate(self, model: Any) -> Rotate | None:
         """Queries and keys turned by their positions."""
@@ -245,4 +188,4 @@ class MoonshineFamily(SpeechFamily):
 def _attention(norm: Any, attention: Any, rotate: Rotate | None = None) -> AttentionParts:
     q, k, v, out = (direct(x) for x in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj))
     heads = attention.config.num_attention_heads
-    return AttentionParts(norm, q, k, v, out, heads, attention.head_dim, attention.scaling, rotate=rotate)
+    return AttentionParts(direct_norm(norm), q, k, v, out, heads, attention.head_dim, attention.scaling, rotate=rotate)

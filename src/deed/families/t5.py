@@ -154,29 +154,9 @@ class UMT5Family(T5Family):
     bias_per_layer = True
     scaled_by = "tie_word_embeddings"
 
-    def run(
-        self,
-        layer: Any,
-        hidden: torch.Tensor,
-        self_mask: torch.Tensor | None,
-        bias: torch.Tensor | None,
-        encoder_hidden: torch.Tensor,
-        encoder_mask: torch.Tensor | None,
-        cache: EncoderDecoderCache,
-        positions: torch.Tensor,
-    ) -> torch.Tensor:
-        """A block by its own `forward`, which takes no bias.
-
-        Args:
-            layer: one of `layers`.
-            hidden: `[rows, q, d_model]`.
-            self_mask: `[rows or 1, 1, q, keys]`, as Transformers makes it, or None.
-            bias: not used.
-            encoder_hidden: `[rows, source, d_model]`.
-            encoder_mask: `[rows or 1, 1, 1, source]`, or None.
-            cache: what the layer gets as `past_key_values`; its length is where the block starts.
-            positions: not used.
-        """
+    def run(self, layer: Any, hidden: torch.Tensor, /, *given: Any) -> torch.Tensor:
+        """A block by its own `forward`, which takes no bias."""
+        self_mask, _, encoder_hidden, encoder_mask, cache, _ = given
         return layer(hidden, self_mask, encoder_hidden, encoder_mask, past_key_values=cache)
 
 
@@ -185,7 +165,7 @@ class UdopFamily(T5Family):
     """UDOP: patches of the page are appended to the text in the encoder, and with them the mask."""
 
     scaled_by = "tie_word_embeddings"
-    passes = ("bbox", "pixel_values", "visual_bbox")
+    passes: tuple[str, ...] = ("bbox", "pixel_values", "visual_bbox")
 
     def source(
         self, model: Any, encoder_outputs: Any, mask: torch.Tensor | None
@@ -204,7 +184,7 @@ class UdopFamily(T5Family):
 class Pop2PianoFamily(T5Family):
     """Pop2Piano: T5 that reads a spectrogram."""
 
-    passes = ("input_features",)
+    passes: tuple[str, ...] = ("input_features",)
 
 
 @register_family("Pix2StructForConditionalGeneration")
@@ -214,7 +194,7 @@ class Pix2StructFamily(T5Family):
     scaled_by = None
     attentions = ("attention", "attention")
     projections = ("query", "key", "value", "output")
-    passes = ("flattened_patches",)
+    passes: tuple[str, ...] = ("flattened_patches",)
 
     def layers(self, model: Any) -> nn.ModuleList:
         """The decoder's layers."""

@@ -6,39 +6,21 @@ scores of its attention, in T5Gemma 2 self- and cross-attention share one softma
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import EncoderDecoderCache
 
 from deed.errors import DeedConfigError
 
-from .base import DecoderFamily, register_family
+from .base import register_family
 from .parts import Module, direct
+from .rotary import RotaryFamily
 
 
 @register_family("T5GemmaForConditionalGeneration")
-class T5GemmaFamily(DecoderFamily):
-    """T5Gemma.
-
-    Attributes:
-        rotary: the decoder's rotary embedding, in the family of one generation (`for_source`).
-    """
-
-    rotary: Any = None
-
-    def for_source(self, model: Any, encoder_outputs: Any) -> T5GemmaFamily:
-        """This family with the model's rotary embedding, which a layer does not know.
-
-        Args:
-            model: the model.
-            encoder_outputs: not used.
-        """
-        found = copy.copy(self)
-        found.rotary = model.model.decoder.rotary_emb
-        return found
+class T5GemmaFamily(RotaryFamily):
+    """T5Gemma."""
 
     def decoder(self, model: Any) -> nn.Module:
         """`model.model.decoder`."""
@@ -79,29 +61,9 @@ class T5GemmaFamily(DecoderFamily):
         config = model.config.decoder
         return config.sliding_window if config.layer_types[layer] == "sliding_attention" else None
 
-    def run(
-        self,
-        layer: Any,
-        hidden: torch.Tensor,
-        self_mask: torch.Tensor | None,
-        bias: torch.Tensor | None,
-        encoder_hidden: torch.Tensor,
-        encoder_mask: torch.Tensor | None,
-        cache: EncoderDecoderCache,
-        positions: torch.Tensor,
-    ) -> torch.Tensor:
-        """A layer by its own `forward`, with the cosines and sines of its positions.
-
-        Args:
-            layer: one of `layers`.
-            hidden: `[rows, q, d_model]`.
-            self_mask: `[rows or 1, 1, q, keys]`, as Transformers makes it, or None.
-            bias: None.
-            encoder_hidden: `[rows, source, width]`.
-            encoder_mask: `[rows or 1, 1, 1, source]`, or None.
-            cache: what the layer gets as `past_key_values`.
-            positions: `[1 or rows, q]`.
-        """
+    def run(self, layer: Any, hidden: torch.Tensor, /, *given: Any) -> torch.Tensor:
+        """A layer by its own `forward`, with the cosines and sines of its positions."""
+        self_mask, _, encoder_hidden, encoder_mask, cache, positions = given
         turns = self.rotary(hidden, positions)
         return layer(hidden, turns, self_mask, positions, cache, True, encoder_hidden, encoder_mask)
 
@@ -142,7 +104,7 @@ class T5GemmaFamily(DecoderFamily):
 class T5Gemma2Family(T5GemmaFamily):
     """T5Gemma 2: one attention to both what was decoded and the source; rotary positions differ by the kind of layer."""
 
-    passes = ("pixel_values",)
+    passes: tuple[str, ...] = ("pixel_values",)
 
     def embed(self, model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Tokens; the embedding scales them by itself.
@@ -154,29 +116,9 @@ class T5Gemma2Family(T5GemmaFamily):
         """
         return model.model.decoder.dropout(model.model.decoder.embed_tokens(ids))
 
-    def run(
-        self,
-        layer: Any,
-        hidden: torch.Tensor,
-        self_mask: torch.Tensor | None,
-        bias: torch.Tensor | None,
-        encoder_hidden: torch.Tensor,
-        encoder_mask: torch.Tensor | None,
-        cache: EncoderDecoderCache,
-        positions: torch.Tensor,
-    ) -> torch.Tensor:
-        """A layer by its own `forward`, with one mask over what was decoded and the source.
-
-        Args:
-            layer: one of `layers`.
-            hidden: `[rows, q, d_model]`.
-            self_mask: `[rows or 1, 1, q, keys]`, as Transformers makes it, or None.
-            bias: None.
-            encoder_hidden: `[batch rows, source, width]`; only its length is used.
-            encoder_mask: `[rows or 1, 1, 1, source]`, or None.
-            cache: what the layer gets as `past_key_values`; its length is where the block starts.
-            positions: `[1 or rows, q]`.
-        """
+    def run(self, layer: Any, hidden: torch.Tensor, /, *given: Any) -> torch.Tensor:
+        """A layer by its own `forward`, with one mask over what was decoded and the source."""
+        self_mask, _, encoder_hidden, encoder_mask, cache, positions = given
         (rows, new, _), source = hidden.shape, encoder_hidden.shape[1]
         mask = _side_by_side((self_mask, encoder_mask), (cache.get_seq_length() + new, source), rows, new)
         turns = self.rotary(hidden, positions, layer.attention_type)
