@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbTokenizer, PreTrainedTokenizerFast
 
 import deed
 from conftest import plain_model
@@ -118,6 +118,38 @@ def test_t5_is_told_the_pair_in_words(words):
     assert pipe("w1 w2\n\nw3")["translation_text"].count("\n") == 2
     with pytest.raises(ValueError, match="'ja'"):
         pipe("w1", tgt_lang="ja")
+
+
+def test_nllb_is_told_both_languages():
+    tok = NllbTokenizer(
+        {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "▁", *"abcdefghij"])}, []
+    )
+    config = M2M100Config(
+        vocab_size=len(tok),
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=3,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        max_position_embeddings=64,
+        decoder_start_token_id=2,
+    )
+    torch.manual_seed(0)
+    model = get_deed_model(M2M100ForConditionalGeneration(config).eval(), DeedConfig(threshold=2.0))
+    pipe = deed.pipeline("translate", model, processor=tok, tgt_lang="de", max_new_tokens=6)
+    german, french = (tok.convert_tokens_to_ids(code) for code in ("deu_Latn", "fra_Latn"))
+    seen = []
+    generate = model.generate
+    pipe.model.generate = lambda **kwargs: seen.append(kwargs) or generate(**kwargs)
+    pipe("ab c", src_lang="fr")
+    pipe("ab c", src_lang="en", tgt_lang="fr")
+    del pipe.model.generate
+    assert [k["forced_bos_token_id"] for k in seen] == [german, french]
+    assert [k["input_ids"][0, 0].item() for k in seen] == [french, tok.convert_tokens_to_ids("eng_Latn")]
+    with pytest.raises(ValueError, match="'tlh'"):
+        deed.pipeline("translate", model, processor=tok, tgt_lang="tlh")
 
 
 def test_nothing_to_translate(words):

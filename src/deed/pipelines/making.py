@@ -89,7 +89,8 @@ def pipeline(
         place = model
         processor = processor if processor is not None else _processor_of(place)
         with warnings.catch_warnings():
-            if exact:  # then the warning that exits are untrained is of no concern
+            # The warning that exits are untrained is of no concern where none is taken, or each is verified.
+            if exact or (isinstance(threshold, float | int) and threshold > 1):
                 warnings.filterwarnings("ignore", message=".*untrained.*")
             model = from_pretrained(place, **(model_kwargs or {}))
     elif model_kwargs:
@@ -98,7 +99,7 @@ def pipeline(
         raise TypeError("a model given as an object needs processor= (its processor or tokenizer)")
     if not isinstance(model, DeedMixin):
         model = get_deed_model(model)
-        if not exact:
+        if not exact and not (isinstance(threshold, float | int) and threshold > 1):
             warnings.warn(
                 "this is a plain model: its exits are untrained, and what leaves early is less good. Pass exact=True for the "
                 "tokens of full depth, or train them with deed tune",

@@ -22,7 +22,8 @@ class TranscriptionPipeline(Pipeline):
     Args:
         args: as for `Pipeline`.
         chunk_seconds: longest piece that a model without rules of its own for long recordings is given.
-        kwargs: as for `Pipeline`; of Whisper's `generate()` also `language`, `task`, `return_timestamps` and the others.
+        kwargs: as for `Pipeline`; of Whisper's `generate()` also `language`, `return_timestamps` and the others. Its `task`
+            (`"translate"`) is told with a call, since that is also the name of what `deed.pipeline` makes.
     """
 
     what = "transcribing"
