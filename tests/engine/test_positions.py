@@ -12,6 +12,7 @@ from deed import FixedSchedule, StaircaseCache, get_deed_model
 from deed.engine.step import decode_step
 from deed.families import family_of, register_family
 from deed.families.bart_like import BART, BartLikeFamily
+from recording import using
 
 pytestmark = pytest.mark.usefixtures("packing")
 N_LAYERS, WINDOW = 4, 3
@@ -25,7 +26,7 @@ class RotaryBart(BartForConditionalGeneration):
 def rotate(q, k, positions):
     """Pairs of a head's numbers turned by their position, more slowly from pair to pair."""
     half = q.shape[-1] // 2
-    angles = positions[..., None].to(q.dtype) * 0.7 ** torch.arange(half, dtype=q.dtype)
+    angles = positions[..., None].to(q.dtype) * 0.7 ** torch.arange(half, dtype=q.dtype, device=q.device)
     cos, sin = angles.cos()[:, None], angles.sin()[:, None]
 
     def turned(x):
@@ -171,6 +172,15 @@ def test_left_padded_prompts_count_from_their_first_token(model):
             depth, one = cache.state.depths[-1][r], slice(r, r + 1)
             expected = dense(model, ids[one], encoded[one], encoder_mask[one], mask[one], depth)
             torch.testing.assert_close(logits[r, 0], expected, rtol=0, atol=1e-10)
+
+
+def test_recorded_layers_are_told_their_positions(model, tape):
+    if not model.deed_family.by_parts:
+        pytest.skip("layers that run by themselves are not recorded")
+    using(model)
+    for _ in range(2):
+        test_rotary_layers_with_windows(model, False, 1)
+    assert tape.run
 
 
 def test_a_layer_that_sees_too_far_is_noticed(model, monkeypatch):

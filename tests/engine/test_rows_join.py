@@ -10,6 +10,7 @@ from conftest import KINDS, VOCAB, deed_model
 from deed import FixedSchedule, MaxProb, StaircaseCache, ThresholdPolicy
 from deed.engine.staircase import Staircase
 from deed.engine.step import decode_step
+from deed.families.ofa import OFAFamily
 
 pytestmark = pytest.mark.usefixtures("packing")
 N_LAYERS = 5
@@ -132,8 +133,11 @@ def test_whatever_the_order(name, arrivals, tokens, waits):
     check(lambda i: Request(model, i, of(i)), arrivals, tokens[: len(arrivals)], waits)
 
 
+@pytest.mark.parametrize("path", ["parts", "layers"])
 @pytest.mark.parametrize("images", [True, False])
-def test_ofa_rows_join_where_their_pictures_are_of_one_size(images):
+def test_ofa_rows_join_where_their_pictures_are_of_one_size(images, path, monkeypatch):
+    if path == "layers":
+        monkeypatch.setattr(OFAFamily, "parts", lambda self, model: None)
     model, whole = ofa_model(), ofa_batch(rows=4, images=images)
 
     def make(i):

@@ -77,8 +77,10 @@ class BlockAttention:
 def _attend(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
-    grouped = keys.shape[1] != q.shape[1]  # several heads of queries to one of keys
-    return nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scale, enable_gqa=grouped)
+    attend = nn.functional.scaled_dot_product_attention
+    if keys.size(1) == q.size(1):
+        return attend(q, keys, values, attn_mask=mask, scale=scale)
+    return attend(q, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)  # heads share keys and values
 
 
 def _by_spans(

@@ -33,6 +33,8 @@ def of_tokens(
         rows: which rows get them; None: all.
         decoder_mask: `[batch rows, longest length with the new tokens]`, 1 keeps; None keeps all.
     """
+    if rows is None and decoder_mask is None and not stairs.ragged:
+        return state.plan.positions(stairs.length, stairs.length + new)
     lengths = stairs.lengths if rows is None else [stairs.lengths[r] for r in rows] if stairs.lengths else []
     counted = _counted(state, decoder_mask)
     if counted is None and (not lengths or min(lengths) == max(lengths)):

@@ -62,9 +62,9 @@ class Plan:
 
     def positions(self, start: int, stop: int) -> torch.Tensor:
         """`[1, stop - start]` long: start, start + 1 …"""
-        if stop > self._positions.shape[1]:
+        if stop > self._positions.size(1):
             self._positions = torch.arange(2 * stop, device=self._positions.device)[None]
-        return self._positions[:, start:stop]
+        return self._positions.narrow(1, start, stop - start)
 
     def numbers(self, rows: list[int], n_rows: int, device: torch.device) -> torch.Tensor:
         """Row numbers as a tensor; that of all is kept, since sending it takes a GPU as long as a layer.

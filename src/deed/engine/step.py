@@ -124,6 +124,7 @@ def _run_itself(
         for stop in sorted(set(block.stops)):
             part = stairs.block(block.layer, [r for r, s in zip(block.rows, block.stops, strict=True) if s == stop])
             output = _run_itself(cache, layer, part, decoder_mask)
+            stairs.padding_cells += len(part.rows) * (stop - part.start) - part.cells
             for i, r in enumerate(part.rows):
                 outputs[r] = output[i, part.stairs[i] - part.start :]
         return torch.cat([outputs[r] for r in block.rows])[None]

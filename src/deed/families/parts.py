@@ -166,6 +166,8 @@ def joined(attention: AttentionParts) -> AttentionParts:
     projections: Any = (attention.q, attention.k, attention.v)
     if not joinable(projections) or not all(_bare(linear) for linear in projections):
         return attention
+    if len({linear.out_features for linear in projections}) > 1:  # heads share keys and values
+        return attention
     return replace(attention, qkv=join(projections))
 
 
