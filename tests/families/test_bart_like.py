@@ -1,6 +1,8 @@
 """Decoders of BART's build: each class's tokens, depths and logits are those of the cache-free reference, by parts and by
 the layers' own `forward`, with rows that have lengths of their own; float64, ragged sources, unequal depths."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -87,6 +89,29 @@ def test_logits_are_those_of_exits_without_a_cache(name, by, made):
             expected = model.exit_logits(**one, decoder_input_ids=ids[r])[depth - 1, 0, -1]
             torch.testing.assert_close(logits[i, 0], expected, rtol=0, atol=1e-9)
     assert cache.stairs.ragged and depths == {1, 2, 3, 4} and int(cache.stairs.writes.max()) == 1
+
+
+WRONG = {
+    "MBartForConditionalGeneration": {"post_norm": True, "final": None, "embed_norm": "tokens"},
+    "MarianMTModel": {"scaled": False, "bias": False},
+    "BlenderbotSmallForConditionalGeneration": {"scaled": True, "embed_norm": "sum"},
+    "PegasusXForConditionalGeneration": {"final": None},
+    "Speech2TextForConditionalGeneration": {"sees_encoder_mask": False, "scaled": False},
+    "WhisperForConditionalGeneration": {"scaled": True},
+}
+
+
+@pytest.mark.parametrize(("name", "field"), [(name, field) for name in WRONG for field in WRONG[name]])
+def test_a_wrong_line_is_noticed(name, field, made):
+    def wrong(name, by):
+        model = made(name, by)
+        family = model.deed_family
+        kind = BartLikeFamily if field == "sees_encoder_mask" else type(family)  # whose source asks the build
+        model.deed_family = kind(replace(family.build, **{field: WRONG[name][field]}))
+        return model
+
+    with pytest.raises(AssertionError, match="not close"):
+        test_logits_are_those_of_exits_without_a_cache(name, "parts", wrong)
 
 
 def merged(model, source):

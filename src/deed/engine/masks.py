@@ -67,7 +67,7 @@ def folded(state: GenerationState, stairs: Staircase, block: Block, decoder_mask
     elif decoder_mask is not None:
         padding = mask_for(state.model, padding_of(decoder_mask, block), like.dtype, bools=False)
     layer = block.layer if family.bias_per_layer else 0
-    key = layer if window is None else (layer, window)
+    key = (layer, window)
     table = _table(state, stairs, block, key, lambda lo, hi: _causal(state.model, family, lo, hi, layer, like, window))
     if not block.packed:
         return _with_padding(table.cut(block.start, block.stop), padding)
