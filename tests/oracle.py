@@ -117,8 +117,9 @@ class Oracle:
 
         def forward(self, encoder_outputs=None, attention_mask=None, decoder_input_ids=None, **ignored):
             inputs = {"encoder_outputs": encoder_outputs, "attention_mask": attention_mask}
-            if ignored.get("decoder_attention_mask") is not None:
-                inputs["decoder_attention_mask"] = ignored["decoder_attention_mask"]
+            for name in ("decoder_attention_mask", "decoder_position_ids"):
+                if ignored.get(name) is not None:
+                    inputs[name] = ignored[name]
             return Seq2SeqLMOutput(logits=oracle.choose(inputs, decoder_input_ids)[:, None])
 
         import inspect

@@ -459,3 +459,45 @@ def test_exits_can_be_weighted_by_hand(kind):
     (out.exit_losses * torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])).sum().backward()
     assert model.deed_exits["2"].linear.weight.grad.abs().sum() > 0
     assert not model.deed_exits["3"].linear.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("mode", [{}, {"num_beams": 3}, {"do_sample": True}, {"output_scores": True}])
+def test_without_a_cache_nothing_is_kept_and_nothing_differs(kind, mode):
+    """`use_cache=False`: every step decodes the whole prefix anew, to the same tokens and depths."""
+    model = deed_model(kind)
+    options = {
+        "max_new_tokens": 7,
+        "min_new_tokens": 7,
+        "exit_threshold": 0.6,
+        "return_dict_in_generate": True,
+        **mode,
+    }
+    torch.manual_seed(0)
+    kept = model.generate(**batch(), **options)
+    lengths = []
+    first = model.deed_family.layers(model)[0]
+    first.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))  # so it runs by itself
+    torch.manual_seed(0)
+    anew = model.generate(**batch(), **options, use_cache=False)
+    assert torch.equal(kept.sequences, anew.sequences) and torch.equal(kept.exit_layers, anew.exit_layers)
+    assert kept.past_key_values is not None and anew.past_key_values is None
+    assert lengths == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_options_of_a_configuration_count_like_arguments(kind):
+    """Given by a configuration object, or by the model's own where that leaves them open."""
+    from transformers import GenerationConfig
+
+    model = deed_model(kind)
+    own = GenerationConfig(max_new_tokens=3, decoder_start_token_id=model.config.decoder_start_token_id)
+    for name, value in (("cache_implementation", "static"), ("output_attentions", True), ("prefill_chunk_size", 2)):
+        given = GenerationConfig(max_new_tokens=3, **{name: value})
+        with pytest.raises(ValueError, match=name):
+            model.generate(**batch(), generation_config=given)
+        setattr(model.generation_config, name, value)
+        with pytest.raises(ValueError, match=name):
+            model.generate(**batch(), generation_config=own)
+        setattr(model.generation_config, name, None)
+    model.generate(**batch(), generation_config=own)
+    given = GenerationConfig(max_new_tokens=3, use_cache=False, return_dict_in_generate=True)
+    assert model.generate(**batch(), generation_config=given).past_key_values is None

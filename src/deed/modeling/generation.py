@@ -296,6 +296,7 @@ class EarlyExitGeneration:
         if not generation_config.use_cache or whisper.splits_outputs(self):
             fields["past_key_values"] = None
         if getattr(generation_config, "return_token_timestamps", False):
+            fields["decoder_attentions"] = None  # the loop has gathered what steps do not give
             fields["cross_attentions"] = whisper.cross_attentions(self, fields, model_kwargs)
         return kind(**fields)
 

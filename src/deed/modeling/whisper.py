@@ -20,8 +20,9 @@ def splits_outputs(model: Any) -> bool:
 
 
 def with_depths(out: Any, exit_layers: list[torch.Tensor]) -> Any:
-    """What `generate()` returned, with the depths of all its generations as `exit_layers`; tokens alone as they are."""
-    if not isinstance(out, torch.Tensor):
+    """What `generate()` returned, with the depths of all its generations as `exit_layers`; tokens alone as they are, and
+    segments whose generations gave tokens alone."""
+    if exit_layers and not isinstance(out, torch.Tensor):
         out["exit_layers"] = exit_layers
     return out
 
