@@ -236,11 +236,11 @@ def start_paperwork(recipe: PaperworkRecipe, sources: Sources) -> tuple[Any, Any
     """Fresh model and processor, or those of `recipe.start`."""
     if recipe.start:
         check_start(recipe, LatrForConditionalGeneration, "a LaTr++")
-        model = started(recipe, LatrForConditionalGeneration)
+        model: Any = started(recipe, LatrForConditionalGeneration)
         model.encoder.bias_share = recipe.bias_share
         return model, LatrProcessor.from_pretrained(Path(recipe.start))
     tokenizer = learn_tokenizer(sources.texts(), recipe.pieces)
-    model = small_latr.build_model(
+    plain = small_latr.build_model(
         tokenizer,
         recipe.encoder_layers,
         recipe.decoder_layers,
@@ -251,8 +251,9 @@ def start_paperwork(recipe: PaperworkRecipe, sources: Sources) -> tuple[Any, Any
         question="late",
         box_bias=recipe.box_bias,
     )
+    model = prepared(plain, recipe)
     model.encoder.bias_share = recipe.bias_share
-    return prepared(model, recipe), small_latr.build_processor(tokenizer, recipe.max_length, "late")
+    return model, small_latr.build_processor(tokenizer, recipe.max_length, "late")
 
 
 def train_paperwork(
@@ -280,9 +281,7 @@ def train_paperwork(
 
     def plan(model: Any, processor: Any, checkpoint: str | None) -> Parts:
         curriculum.resume(checkpoint or recipe.start)
-        data = PaperworkBatches(
-            recipe, processor, curriculum.level, sources.store, sources.forms, sources.pictures
-        )
+        data = PaperworkBatches(recipe, processor, curriculum.level, sources.store, sources.forms, sources.pictures)
         curve = LearningCurve(output / CURVE, sources.held_out(), data, recipe.validate_every)
         trainer = functools.partial(PaperworkTrainer, curriculum=curriculum)
         return Parts(data, only_item, trainer=trainer, callbacks=[curriculum, curve], write_more=curriculum.save)

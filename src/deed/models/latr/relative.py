@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -51,13 +50,13 @@ class LatrRelativeBias(nn.Module):
     def reset(self) -> None:
         """Zeros, but one head that looks along its line, one down its column by left edges and one by right ones: from zero
         such heads take thousands of steps to form."""
-        for table in self.children():
-            init.zeros_(table.weight)  # type: ignore[arg-type]
+        init.zeros_(self.pairs.weight)
         if self.boxes:
             for head, name in enumerate(("rows", "lefts", "rights"), 2):
-                weight = getattr(self, name).weight
-                if head < weight.shape[1]:
-                    weight[0, head] = LEAN
+                table = getattr(self, name).weight
+                start = torch.zeros_like(table)
+                start[0, head : head + 1] = LEAN
+                init.copy_(table, start)  # which leaves alone what a checkpoint has filled
 
     def forward(self, order: torch.Tensor, sorts: torch.Tensor, bbox: torch.Tensor) -> torch.Tensor:
         """
@@ -83,9 +82,7 @@ class LatrRelativeBias(nn.Module):
             for name, place in (("rows", (y0 + y1) // 2), ("lefts", x0), ("rights", x1)):
                 weight = getattr(self, name).weight.to(order.dtype)
                 tables.append(torch.cat([weight[offsets], weight[-1:]]))
-                indices.append(
-                    torch.where(both, place[:, None, :] - place[:, :, None] + OFFSETS, 2 * OFFSETS + 1)
-                )
+                indices.append(torch.where(both, place[:, None, :] - place[:, :, None] + OFFSETS, 2 * OFFSETS + 1))
         return _SummedLookUp.apply(torch.stack(indices), *tables)
 
 
