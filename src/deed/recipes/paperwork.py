@@ -236,11 +236,11 @@ def start_paperwork(recipe: PaperworkRecipe, sources: Sources) -> tuple[Any, Any
     """Fresh model and processor, or those of `recipe.start`."""
     if recipe.start:
         check_start(recipe, LatrForConditionalGeneration, "a LaTr++")
-        model = started(recipe, LatrForConditionalGeneration)
+        model: Any = started(recipe, LatrForConditionalGeneration)
         model.encoder.bias_share = recipe.bias_share
         return model, LatrProcessor.from_pretrained(Path(recipe.start))
     tokenizer = learn_tokenizer(sources.texts(), recipe.pieces)
-    model = small_latr.build_model(
+    plain = small_latr.build_model(
         tokenizer,
         recipe.encoder_layers,
         recipe.decoder_layers,
@@ -251,8 +251,9 @@ def start_paperwork(recipe: PaperworkRecipe, sources: Sources) -> tuple[Any, Any
         question="late",
         box_bias=recipe.box_bias,
     )
+    model = prepared(plain, recipe)
     model.encoder.bias_share = recipe.bias_share
-    return prepared(model, recipe), small_latr.build_processor(tokenizer, recipe.max_length, "late")
+    return model, small_latr.build_processor(tokenizer, recipe.max_length, "late")
 
 
 def train_paperwork(

@@ -28,7 +28,7 @@ class PaperworkRecipe(Recipe):
     """A training run on real pages, forms, generated pages and easy-vqa, several questions to a page.
 
     Args:
-        batch_size: tokens of pages and questions per step and process.
+        batch_size: tokens per step and process, those of answers counted twice.
         decay_steps: last steps, over which the learning rate falls to zero; until then it stays at its peak.
         questions: per page, at most.
         picture_share: share of batches from easy-vqa.
@@ -56,22 +56,22 @@ class PaperworkRecipe(Recipe):
     """
 
     task: Literal["paperwork"] = field(default="paperwork", metadata={"help": argparse.SUPPRESS})
-    steps: Count = 30_000
-    batch_size: Count = 3072
+    steps: Count = 40_000
+    batch_size: Count = 2048
     learning_rate: Rate = 8e-4
     warmup_steps: Natural = 200
-    decay_steps: Natural = 6000
+    decay_steps: Natural = 8000
     weight_decay: Rate = 0.02
     loss: Loss = "rising"
     questions: Count = 8
     picture_share: Share = 0.15
     form_share: Share = 0.3
     drawn_share: Share = 0.15
-    seen_share: Share = 0.15
+    seen_share: Share = 0.1
     noise: Share = 0.4
     forms: Count = 6000
     curriculum_loss: Rate = 0.5
-    curriculum_steps: Count = 400
+    curriculum_steps: Count = 600
     pieces: Count = 4096
     max_length: Count = 800
     encoder_layers: Count = 4
@@ -178,14 +178,16 @@ class PaperworkBatches(Dataset):
         processor, chosen = self.processor, choose(page.asked, self.recipe.questions, rng)
         words, boxes = processor.encode_page(page.words, processor.max_length)
         questions = [processor.encode_question(question) for _, question, _ in chosen]
+        answers = [processor.encode_answer(answer) for _, _, answer in chosen]
         return {
             "words": words,
             "boxes": boxes,
             "questions": questions,
-            "answers": [processor.encode_answer(answer) for _, _, answer in chosen],
+            "answers": answers,
             "kinds": [f"{page.source}/{kind}" for kind, _, _ in chosen],
             "page": page,
-            "length": len(words) + sum(map(len, questions)),
+            # An answer's token passes more layers than a page's.
+            "length": len(words) + sum(map(len, questions)) + 2 * sum(map(len, answers)),
         }
 
     def collate(self, rows: Sequence[dict[str, Any]], source: str, seen: bool = False) -> dict[str, Any]:

@@ -82,8 +82,8 @@ def open_store(path: Path, folder: Path, names: Sequence[str], tick: Callable[[s
     try:
         with np.load(path) as file:
             about = json.loads(file["about"].tobytes())
-            arrays = [file[name] for name in ("text_ends", "boxes", "sizes", "lines", "ends")]
-            return PageStore(file["text"].tobytes(), *arrays, about)
+            arrays = {name: file[name] for name in ("text_ends", "boxes", "sizes", "lines", "ends")}
+            return PageStore(text=file["text"].tobytes(), about=about, **arrays)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} is damaged ({error}); delete it, and it is made anew") from None
 

@@ -109,7 +109,7 @@ class LatrEncoder(T5Stack):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, LatrBoxTable) or isinstance(module, LatrRelativeBias):
+        if isinstance(module, (LatrBoxTable, LatrRelativeBias)):
             module.reset()
         elif module is getattr(self, "visual_projection", None):
             init.normal_(module.weight, std=module.in_features**-0.5)  # type: ignore[arg-type, operator, union-attr]

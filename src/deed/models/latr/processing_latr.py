@@ -122,12 +122,10 @@ class LatrProcessor(CheckedProcessor):
             asked = self.encode_question(question)[: self.max_length]
             ids, places = self.encode_page(words, self.max_length - len(asked))
             return [*ids, *asked], [*places, *[NO_BOX] * len(asked)]
-        ids = list(self.pieces(f"question: {question} context:")[0])
-        places: list[Any] = [NO_BOX] * len(ids)
         room = self.max_length - 1
-        page_ids, page_places = self.encode_page(words, max(0, room - len(ids)))
-        ids, places = [*ids, *page_ids], [*places, *page_places]
-        return [*ids[:room], self.tokenizer.eos_token_id], [*places[:room], PAGE_BOX]
+        asked = self.pieces(f"question: {question} context:")[0][:room]
+        ids, places = self.encode_page(words, room - len(asked))
+        return [*asked, *ids, self.tokenizer.eos_token_id], [*[NO_BOX] * len(asked), *places, PAGE_BOX]
 
     def encode_question(self, question: str) -> list[int]:
         """Token ids of a late question, end token last; they have no place."""

@@ -50,13 +50,13 @@ class LatrRelativeBias(nn.Module):
     def reset(self) -> None:
         """Zeros, but one head that looks along its line, one down its column by left edges and one by right ones: from zero
         such heads take thousands of steps to form."""
-        for table in self.children():
-            init.zeros_(table.weight)  # type: ignore[arg-type]
+        init.zeros_(self.pairs.weight)
         if self.boxes:
             for head, name in enumerate(("rows", "lefts", "rights"), 2):
-                weight = getattr(self, name).weight
-                if head < weight.shape[1]:
-                    weight[0, head] = LEAN
+                table = getattr(self, name).weight
+                start = torch.zeros_like(table)
+                start[0, head : head + 1] = LEAN
+                init.copy_(table, start)  # which leaves alone what a checkpoint has filled
 
     def forward(self, order: torch.Tensor, sorts: torch.Tensor, bbox: torch.Tensor) -> torch.Tensor:
         """
