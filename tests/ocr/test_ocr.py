@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from deed.ocr import DataError, rapid, read_page, read_words, turn_image
+from deed.ocr import DataError, lines, rapid, read_page, read_words, turn_image
 from deed.utils.images import shrink
 
 FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
@@ -127,11 +127,11 @@ def test_large_images_are_read_small(upright, monkeypatch):
 
 def line(text, x0, y0, x1, y1):
     corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], dtype=float)
-    return rapid.Line([(text, corners)], 0.9, corners)
+    return lines.Line([(text, corners)], 0.9, corners)
 
 
 def test_reading_order():
-    lines = [
+    found = [
         line("c", 10, 50, 90, 70),
         line("b", 300, 14, 390, 34),
         line("tall", 500, 0, 520, 120),
@@ -139,20 +139,20 @@ def test_reading_order():
         line("e", 10, 90, 90, 110),
         line("d", 300, 54, 390, 74),
     ]
-    ordered = [row.words[0][0] for row in rapid.reading_order(lines)]
+    ordered = [row.words[0][0] for row in lines.reading_order(found)]
     assert ordered == ["a", "b", "c", "d", "tall", "e"]
-    assert rapid.reading_order([]) == []
+    assert lines.reading_order([]) == []
 
 
 def test_characters_are_joined_to_words_where_rapidocr_splits_them():
     def pieces(*parts):
         return [(part, np.full((4, 2), i, dtype=float)) for i, part in enumerate(parts)]
 
-    split = rapid.join_pieces("Tel 中文12 a", pieces(*"Tel中文12a"))
+    split = lines.join_pieces("Tel 中文12 a", pieces(*"Tel中文12a"))
     assert [text for text, _ in split] == ["Tel", "中", "文", "12", "a"]
     assert split[0][1].max() == 2
     # A gap without a space in the text is RapidOCR's own word boundary.
-    assert [text for text, _ in rapid.join_pieces("ab cd", pieces("a", "b", "cd", " "))] == ["a", "b", "cd"]
+    assert [text for text, _ in lines.join_pieces("ab cd", pieces("a", "b", "cd", " "))] == ["a", "b", "cd"]
 
 
 # The engine
@@ -236,10 +236,11 @@ def test_missing_and_damaged_models(monkeypatch, tmp_path):
 
 
 def test_a_failing_engine_names_the_image(monkeypatch, tmp_path):
-    def fail(*args, **options):
-        raise RuntimeError("out of luck")
+    class Broken:
+        def read(self, pixels):
+            raise RuntimeError("out of luck")
 
-    monkeypatch.setitem(rapid._engines, (os.getpid(), 1), fail)
+    monkeypatch.setitem(rapid._engines, (os.getpid(), 1), Broken())
     page().save(tmp_path / "page.png")
     with pytest.raises(DataError, match=r"page\.png: rapidocr failed: out of luck"):
         read(tmp_path / "page.png")

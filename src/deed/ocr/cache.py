@@ -10,7 +10,7 @@ from typing import Any
 from deed.errors import DataError
 from deed.utils.files import read_json, write_json
 
-FORMAT = 1  # counted up whenever the same engine and image would give another result
+FORMAT = 2  # counted up whenever the same engine and image would give another result
 MOST = 10**9  # pixels a side, seconds: more is not an entry of ours
 
 
