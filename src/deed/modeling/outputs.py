@@ -19,9 +19,11 @@ class DeedSeq2SeqLMOutput(Seq2SeqLMOutput):
 @dataclass
 class DeedGenerateOutput(GenerateEncoderDecoderOutput):
     """`GenerateEncoderDecoderOutput` and `exit_layers`, `[sequences, new tokens]` long: the depth that produced each
-    token, 0 after a row has finished."""
+    token, 0 after a row has finished; after `exact=True` also `accepted`, `[sequences]` long: how many tokens of each are
+    drafts that the last layer agreed with."""
 
     exit_layers: torch.LongTensor | None = None
+    accepted: torch.LongTensor | None = None
 
 
 @dataclass
