@@ -54,6 +54,52 @@ class Exact(NamedTuple):
     accepted: torch.Tensor
 
 
+def decode_exactly(
+    model: Any,
+    input_ids: torch.Tensor,
+    logits_processor: Any,
+    stopping_criteria: Any,
+    generation_config: Any,
+    streamer: Any,
+    model_kwargs: dict[str, Any],
+) -> Exact:
+    """Decode until every row has finished, each token as the last layer says.
+
+    Args:
+        model: a deed model.
+        input_ids: `[rows, prompt]` decoder ids.
+        logits_processor: Transformers' list.
+        stopping_criteria: Transformers' list.
+        generation_config: prepared.
+        streamer: or None.
+        model_kwargs: as `_sample` gets them: `past_key_values` (a `StaircaseCache` whose generation has begun), masks.
+
+    Raises:
+        ValueError: a logits processor that remembers earlier steps, or a cache whose rows differ in length.
+    """
+    cache: StaircaseCache = model_kwargs["past_key_values"]
+    if cache.stairs.ragged:
+        raise ValueError("past_key_values has rows of different length and cannot be continued: start without it")
+    mask = model_kwargs.get("decoder_attention_mask")
+    known = mask.shape[1] if mask is not None else getattr(generation_config, "_mask_length", -1)
+    missing = None  # as in Transformers' `_prefill`: these are all tokens, or only those that the cache has not seen
+    if known == input_ids.shape[1]:
+        missing = input_ids.shape[1] - cache.get_seq_length()
+    prepared = model.prepare_inputs_for_generation(input_ids, missing, is_first_iteration=True, **model_kwargs)
+    decoding = Decoding(
+        model,
+        input_ids,
+        prepared["decoder_input_ids"],
+        logits_processor,
+        stopping_criteria,
+        generation_config,
+        streamer,
+        cache,
+        mask,
+    )
+    return decoding.run()
+
+
 @dataclass
 class Row:
     """One row of the batch.
@@ -393,7 +439,9 @@ class Decoding:
         new = total - self.prompt
         pad = self.pad
         ids = [[*row.tokens[:total], *[pad] * (total - len(row.tokens))] for row in rows]
-        depths = [[d if self.prompt + t < (row.ended or 0) else 0 for t, d in enumerate(row.depths[:new])] for row in rows]
+        depths = [
+            [d if self.prompt + t < (row.ended or 0) else 0 for t, d in enumerate(row.depths[:new])] for row in rows
+        ]
         depths = [[*d, *[0] * (new - len(d))] for d in depths]
         self.state.depths += [list(step) for step in zip(*depths, strict=True)]
         self.state.answered += sum(d > 0 for row in depths for d in row)

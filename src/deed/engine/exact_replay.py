@@ -24,7 +24,11 @@ ROW_ALONE = frozenset(
 )
 # … those that look up something by the row's number …
 BY_NUMBER = frozenset(
-    ("PrefixConstrainedLogitsProcessor", "EncoderNoRepeatNGramLogitsProcessor", "EncoderRepetitionPenaltyLogitsProcessor")
+    (
+        "PrefixConstrainedLogitsProcessor",
+        "EncoderNoRepeatNGramLogitsProcessor",
+        "EncoderRepetitionPenaltyLogitsProcessor",
+    )
 )
 # … and those that remember earlier steps, or mix rows.
 STATEFUL = frozenset(

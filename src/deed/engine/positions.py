@@ -59,7 +59,9 @@ def of_block(state: GenerationState, block: Block, decoder_mask: torch.Tensor | 
     if block.grid is not None:
         if counted is None:
             return block.grid.positions
-        return (counted if block.index is None else counted.index_select(0, block.index)).gather(1, block.grid.positions)
+        return (counted if block.index is None else counted.index_select(0, block.index)).gather(
+            1, block.grid.positions
+        )
     if not block.packed:
         if counted is None:
             return state.plan.positions(block.start, block.stop)

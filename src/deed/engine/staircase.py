@@ -57,7 +57,9 @@ class Staircase:
         self.writes: torch.Tensor | None = torch.zeros(n_layers, 0, 0, dtype=torch.long) if audit else None
         self.limit: int | None = None  # the maximum number of positions, if known; buffers do not grow beyond it
         self._capacity = max(1, capacity)
-        self._grid: tuple[Any, Grid] | None = None  # that of the newest aligned block: most layers of a pass need the same
+        self._grid: tuple[Any, Grid] | None = (
+            None  # that of the newest aligned block: most layers of a pass need the same
+        )
 
     def extend(self, embedded: torch.Tensor, rows: list[int] | None = None) -> None:
         """Append positions by their first-layer inputs `[r, q, d_model]`, to `rows` (ascending) or to all.
