@@ -113,7 +113,7 @@ def no_catch_up_mask(patch):
 def padding_cells_written(patch):
     block = staircase_module.Staircase.block
 
-    def mutant(self, layer, rows, span_worth):
+    def mutant(self, layer, rows, span_worth, align):
         made = block(self, layer, rows)
         made.__dict__["spans"] = [(i, j, row, made.start, made.stop) for i, j, row in made.runs]
         return made

@@ -42,13 +42,16 @@ class BlockAttention:
         """
         block = self.block
         keys, values = self.cache.stairs.put(block, k, v)
-        if block.stops is None:
+        if block.stops is None or block.grid is not None:
             keys, values = keys.narrow(2, 0, block.stop), values.narrow(2, 0, block.stop)
         if block.packed:
             return _by_spans(q, keys, values, block, self.self_mask, scale, cut=block.stops is not None)  # type: ignore[arg-type]
         mask = self.self_mask
         assert not isinstance(mask, list)
         if len(block.rows) == block.n_rows:
+            return _attend(q, keys, values, mask, scale)
+        if block.grid is not None and len(block.runs) > 2:
+            keys, values = keys.index_select(0, block.index), values.index_select(0, block.index)  # type: ignore[arg-type]
             return _attend(q, keys, values, mask, scale)
         found = []
         for i, j, row in block.runs:  # slices of keys and values, which are large: nothing is gathered
@@ -69,7 +72,8 @@ class BlockAttention:
             return _attend(q, keys, values, mask, scale)
         found = []
         for i, j, row in block.runs:
-            part = mask if mask is None or mask.shape[0] == 1 else mask[row : row + j - i]
+            at = row if block.grid is None else i
+            part = mask if mask is None or mask.shape[0] == 1 else mask[at : at + j - i]
             found.append(_attend(q[i:j], keys[row : row + j - i], values[row : row + j - i], part, scale))
         return found[0] if len(found) == 1 else torch.cat(found)
 

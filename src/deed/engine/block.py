@@ -5,8 +5,51 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
+
+
+class Grid(NamedTuple):
+    """Where the cells of an aligned block lie in the batch.
+
+    Attributes:
+        positions: `[r, width]` long, of every place in the block; 0 where a row has no position there.
+        rows: `[cells]` long, the batch row of each cell that is none of the padding, row after row.
+        at: `[cells]` long, its position.
+        places: `[cells]` long, its place in the flattened block; None: there is no padding.
+    """
+
+    positions: torch.Tensor
+    rows: torch.Tensor
+    at: torch.Tensor
+    places: torch.Tensor | None
+
+    def take(self, values: torch.Tensor) -> torch.Tensor:
+        """`[cells, …]` of what the block has at its places, `[r, width, …]`."""
+        flat = values.flatten(0, 1)
+        return flat if self.places is None else flat.index_select(0, self.places)
+
+
+def grid_of(rows: list[int], stairs: list[int], stops: list[int], device: torch.device) -> Grid:
+    """The grid of rows whose cells are right-aligned.
+
+    Args:
+        rows: row numbers, ascending.
+        stairs: the first cell of each.
+        stops: one beyond the last of each.
+        device: of the result.
+    """
+    width = max(stop - stair for stair, stop in zip(stairs, stops, strict=True))
+    positions = [[max(0, p) for p in range(stop - width, stop)] for stop in stops]
+    cells = [
+        (r, p, i * width + p - (stop - width))
+        for i, (r, stair, stop) in enumerate(zip(rows, stairs, stops, strict=True))
+        for p in range(stair, stop)
+    ]
+    found = torch.tensor(list(zip(*cells, strict=True)), device=device)
+    padded = len(cells) < width * len(rows)
+    return Grid(torch.tensor(positions, device=device), found[0], found[1], found[2] if padded else None)
 
 
 @dataclass
@@ -23,6 +66,7 @@ class Block:
         hidden: `[r, stop - start, d_model]`, the layer's input; packed: `[1, cells, d_model]`. May be a view of the
             buffer: read before `widen`.
         packed: see staircase.py.
+        grid: of an aligned block, whose `hidden` is `[r, width, d_model]`; None of any other.
     """
 
     layer: int
@@ -34,6 +78,7 @@ class Block:
     hidden: torch.Tensor
     packed: bool = False
     stops: list[int] | None = None
+    grid: Grid | None = None
 
     @property
     def cells(self) -> int:

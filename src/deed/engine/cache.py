@@ -89,13 +89,15 @@ class StaircaseCache(EncoderDecoderCache):
             self.state.policy = policy
 
     def stats(self) -> dict[str, int]:
-        """The work done. Cells are (row, layer, position) evaluations; padding cells are the padded blocks' waste."""
+        """The work done. Cells are (row, layer, position) evaluations; padding cells are the padded blocks' waste. After an
+        exact generation also what drafting and verifying came to (docs/exact.md)."""
         state = self.state
         return {
             "computed_cells": self.stairs.computed_cells,
             "padding_cells": self.stairs.padding_cells,
             "full_depth_cells": 0 if state is None else state.answered * self.stairs.n_layers,
             "asked_rows": 0 if state is None else state.checked_rows,
+            **({} if state is None else state.exact),
         }
 
     # -- the source -----------------------------------------------------------------------------------------------

@@ -43,6 +43,12 @@ class _Table:
             return None
         return self.values[:, :, start - self.lo : stop - self.lo, :stop]
 
+    def rows(self, positions: torch.Tensor, stop: int | None) -> torch.Tensor:
+        """For positions `[r, width]`: `[r, heads or 1, width, stop]`. A place of padding, whose position is below the table,
+        gets that of the lowest."""
+        assert self.values is not None
+        return self.values[0, :, :, :stop][:, (positions - self.lo).clamp(min=0)].transpose(0, 1)
+
 
 def folded(state: GenerationState, stairs: Staircase, block: Block, decoder_mask: torch.Tensor | None) -> Mask:
     """All that is added to a block's self-attention scores: position bias with the causal mask folded in, and padding.
@@ -58,6 +64,8 @@ def folded(state: GenerationState, stairs: Staircase, block: Block, decoder_mask
         `[rows of it or 1, heads or 1, its stop - its stair, its stop]` or None.
     """
     family, like, window = state.plan.family, block.hidden, _window(state, block)
+    if block.grid is not None:
+        return _aligned(state, stairs, block, decoder_mask, window)
     padding = None
     if not family.has_bias:
         if decoder_mask is not None:
@@ -76,6 +84,28 @@ def folded(state: GenerationState, stairs: Staircase, block: Block, decoder_mask
         mask = table.cut(stair, stop) if family.has_bias or stop - stair > 1 or window is not None else None
         found.append(_with_padding(mask, None if padding is None else padding[i:j, ..., :stop]))
     return found
+
+
+def _aligned(
+    state: GenerationState, stairs: Staircase, block: Block, decoder_mask: torch.Tensor | None, window: int | None
+) -> torch.Tensor:
+    """As `folded`, `[r, heads or 1, width, stop]`: every row cuts its positions out of the table."""
+    assert block.grid is not None
+    family, like = state.plan.family, block.hidden
+    layer = block.layer if family.bias_per_layer else 0
+    key = ("aligned", layer, window)
+    made = state.tables.get(key)  # most layers of a pass need the same
+    if made is not None and made[0] is block.grid and made[1] is decoder_mask and made[2].dtype == like.dtype:
+        return made[2]
+    make = partial(_causal, state.model, family, layer=layer, like=like, window=window)
+    table = _table(state, stairs, block, (layer, window), make)
+    assert table.values is not None
+    mask = table.rows(block.grid.positions, block.stop)
+    if decoder_mask is not None:
+        padding = mask_for(state.model, padding_of(decoder_mask, block), like.dtype, bools=False)
+        mask = _with_padding(mask, padding)  # type: ignore[assignment]
+    state.tables[key] = (block.grid, decoder_mask, mask)
+    return mask
 
 
 def _visible(state: GenerationState, block: Block, decoder_mask: torch.Tensor) -> Mask:
@@ -176,18 +206,22 @@ def cross(state: GenerationState, stairs: Staircase, block: Block) -> Mask:
         block: the block in work.
 
     Returns:
-        For all rows of the batch `[rows or 1, heads or 1, width or 1, source]`, or None where all is seen; packed: one per
-        span, of its own rows.
+        For all rows of the batch `[rows or 1, heads or 1, width or 1, source]`, or None where all is seen; aligned: of the
+        block's rows; packed: one per span, of its own rows.
     """
     mask, family = state.encoder_bias, state.plan.family
+    if block.grid is not None and mask is not None and block.index is not None:
+        mask = mask.index_select(0, block.index)
     if not family.has_cross_bias:
         if mask is None or not block.packed:
             return mask
         return [mask[row : row + j - i] for i, j, row, _, _ in block.spans]
     # Most layers of a step need the same mask.
-    span: Any = block.spans if block.packed else (block.start, block.stop)
+    span: Any = (block.start, block.stop)
+    if block.packed or block.grid is not None:
+        span = (block.packed, block.spans)
     made = state.tables.get("cross rows")
-    if made is not None and made[0] == span and made[1] is mask:
+    if made is not None and made[0] == span and made[1] is state.encoder_bias:
         return made[2]
     table = _table(state, stairs, block, "cross", partial(family.cross_bias, state.model))
     assert table.values is not None, "a family with has_cross_bias gives one"
@@ -197,13 +231,19 @@ def cross(state: GenerationState, stairs: Staircase, block: Block) -> Mask:
         bias = table.values[:, :, start - table.lo : stop - table.lo]  # type: ignore[index]
         return bias if of is None else bias.masked_fill(~of, torch.finfo(bias.dtype).min)
 
-    found: Mask = cut(block.start, block.stop, keep) if not block.packed else None
-    if block.packed:
+    found: Mask = None
+    if block.grid is not None:
+        found = table.rows(block.grid.positions, None)
+        if keep is not None:
+            found = found.masked_fill(~keep, torch.finfo(found.dtype).min)
+    elif not block.packed:
+        found = cut(block.start, block.stop, keep)
+    else:
         found = [
             cut(stair, stop, None if keep is None else keep[row : row + j - i])
             for i, j, row, stair, stop in block.spans
         ]
-    state.tables["cross rows"] = (span, mask, found)
+    state.tables["cross rows"] = (span, state.encoder_bias, found)
     return found
 
 

@@ -50,7 +50,7 @@ def of_tokens(
 
 def of_block(state: GenerationState, block: Block, decoder_mask: torch.Tensor | None = None) -> torch.Tensor:
     """Positions of a block's cells: `[1, stop - start]`, or a row for each of the block's where the mask shifts them;
-    packed: `[1, cells]`.
+    aligned: `[r, width]`; packed: `[1, cells]`.
 
     Args:
         state: the running generation.
@@ -58,6 +58,12 @@ def of_block(state: GenerationState, block: Block, decoder_mask: torch.Tensor | 
         decoder_mask: as in `of_tokens`, but with the newest tokens in the block.
     """
     counted = _counted(state, decoder_mask)
+    if block.grid is not None:
+        if counted is None:
+            return block.grid.positions
+        return (counted if block.index is None else counted.index_select(0, block.index)).gather(
+            1, block.grid.positions
+        )
     if not block.packed:
         if counted is None:
             return state.plan.positions(block.start, block.stop)

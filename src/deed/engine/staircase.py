@@ -12,16 +12,19 @@ positions) one after the other in a single row. Whatever works on positions one 
 `spans`. Among rows of equal length a block may be *padded* instead, which is cheaper where stairs are alike: it is
 right-aligned and spans positions start..length for all its rows, start being the lowest stair among them, so that mask,
 bias and positions are shared. Where a row's stair is higher, its cells in the block are padding: the layer computes them
-(from deeper states, so the values mean nothing), and both `put` and `widen` drop them.
+(from deeper states, so the values mean nothing), and both `put` and `widen` drop them. Rows of different length may be
+right-aligned as well (an *aligned* block): every row then has positions, mask and bias of its own, and one attention
+serves all of them.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
-from .block import Block, equal_runs
+from .block import Block, Grid, equal_runs, grid_of
 
 STEP = 8  # positions that buffers grow by at least
 
@@ -54,6 +57,9 @@ class Staircase:
         self.writes: torch.Tensor | None = torch.zeros(n_layers, 0, 0, dtype=torch.long) if audit else None
         self.limit: int | None = None  # the maximum number of positions, if known; buffers do not grow beyond it
         self._capacity = max(1, capacity)
+        self._grid: tuple[Any, Grid] | None = (
+            None  # that of the newest aligned block: most layers of a pass need the same
+        )
 
     def extend(self, embedded: torch.Tensor, rows: list[int] | None = None) -> None:
         """Append positions by their first-layer inputs `[r, q, d_model]`, to `rows` (ascending) or to all.
@@ -83,7 +89,12 @@ class Staircase:
             lengths[r] += new
         self._reserve(max(lengths))
         ends = [lengths[r] for r in rows]
-        for i, j, row, _, stop in equal_runs(rows, ends, ends):
+        runs = equal_runs(rows, ends, ends)
+        if len(runs) > 2 and new == 1:
+            at = torch.tensor([rows, ends], device=embedded.device)
+            self.hidden[at[0], at[1] - 1] = embedded[:, 0]
+            runs = []
+        for i, j, row, _, stop in runs:
             self.hidden[row : row + j - i, stop - new : stop] = embedded[i:j]
         self._set_lengths(lengths)
 
@@ -92,12 +103,15 @@ class Staircase:
         self.length = max(lengths, default=0)
         self.ragged = min(lengths, default=0) != self.length
 
-    def block(self, layer: int, rows: list[int], span_worth: float = math.inf) -> Block:
+    def block(self, layer: int, rows: list[int], span_worth: float = math.inf, align: bool = False) -> Block:
         """The block of all positions that `rows` (ascending) lack at `layer`, under the layer below's finished stair.
 
         Args:
+            layer: 0-based.
+            rows: each lacks some.
             span_worth: padding cells that cost as much as attending to one more span by itself; where there are more of
                 them, the block is packed.
+            align: rows of different length may be aligned, else they are packed.
         """
         assert self.hidden is not None, "extend() first"
         filled, stop = self.filled[layer], self.length
@@ -113,6 +127,11 @@ class Staircase:
         if stops is not None or (span_worth < math.inf and max(stairs) > start):
             block = Block(layer, rows, self.n_rows, stairs, start, stop, self.hidden, packed=True, stops=stops)
             padding = count * (stop - start) - block.cells
+            if stops is not None and align:
+                width = max(b - a for a, b in zip(stairs, stops, strict=True))
+                # Gathering and scattering takes as long as two spans.
+                if span_worth == math.inf or count * width - block.cells <= span_worth * (len(block.spans) - 2):
+                    return self._aligned(block, stops)
             if stops is not None or padding > span_worth * (len(block.spans) - 1):
                 block.hidden = torch.cat([self._cells(*span) for span in block.spans])[None]
                 return block
@@ -122,6 +141,16 @@ class Staircase:
         elif count < self.n_rows:
             hidden = hidden.narrow(0, first, count)
         return Block(layer, rows, self.n_rows, stairs, start, stop, hidden)
+
+    def _aligned(self, block: Block, stops: list[int]) -> Block:
+        assert self.hidden is not None
+        key = (block.rows, block.stairs, stops, self.hidden.shape[0])
+        if self._grid is None or self._grid[0] != key:
+            self._grid = (key, grid_of(block.rows, block.stairs, stops, self.hidden.device))
+        block.packed, block.grid = False, self._grid[1]
+        rows = torch.tensor(block.rows, device=self.hidden.device)[:, None]
+        block.hidden = self.hidden[rows, block.grid.positions]
+        return block
 
     def _cells(self, i: int, j: int, row: int, stair: int, stop: int) -> torch.Tensor:
         assert self.hidden is not None
@@ -145,6 +174,9 @@ class Staircase:
         if buffer is None:  # a layer that no row has reached takes no memory
             _, heads, _, width = new.shape
             buffer = buffers[block.layer] = new.new_zeros(self.n_rows, heads, self._capacity, width)
+        if block.grid is not None:
+            buffer.transpose(1, 2)[block.grid.rows, block.grid.at] = block.grid.take(new.transpose(1, 2))
+            return buffer
         if block.packed:
             for (i, j, row, stair, stop), (a, b) in zip(block.spans, block.ranges, strict=True):
                 part = new[0, :, a:b].unflatten(1, (j - i, -1)).transpose(0, 1)
@@ -177,6 +209,10 @@ class Staircase:
         """Take the layer's output, in the form of `block.hidden`: it becomes the positions' deepest state, the stair
         rises."""
         assert self.hidden is not None
+        if block.grid is not None:
+            self.hidden[block.grid.rows, block.grid.at] = block.grid.take(output)
+            self._rise(block)
+            return
         if block.packed:
             for (i, j, row, stair, stop), (a, b) in zip(block.spans, block.ranges, strict=True):
                 self.hidden[row : row + j - i, stair:stop] = output[0, a:b].unflatten(0, (j - i, -1))
@@ -200,7 +236,8 @@ class Staircase:
             filled[r] = stop
         self.computed_cells += block.cells
         if not block.packed:
-            self.padding_cells += len(block.rows) * (block.stop - block.start) - block.cells
+            width = block.stop - block.start if block.grid is None else block.hidden.shape[1]
+            self.padding_cells += len(block.rows) * width - block.cells
 
     @torch.inference_mode()  # in the same mode as the tensors it moves
     def select(self, indices: torch.Tensor) -> None:
@@ -252,16 +289,22 @@ class Staircase:
         self._set_lengths([*self.lengths, *other.lengths])
 
     @torch.inference_mode()
-    def rollback(self, positions: int) -> None:
-        """Forget the newest `positions` of every row; what lies below keeps its stair and its deepest state.
+    def rollback(self, positions: int | list[int]) -> None:
+        """Forget the newest `positions` of every row, or a number of each row's own; what lies below keeps its stair and its
+        deepest state.
 
         Raises:
-            ValueError: a row has fewer.
+            ValueError: a row has fewer, or there are not as many numbers as rows.
         """
-        shortest = min(self.lengths, default=0)
-        if not 0 <= positions <= shortest:
-            raise ValueError(f"cannot roll back {positions} of {shortest} positions")
-        self._set_lengths([n - positions for n in self.lengths])
+        each = [positions] * self.n_rows if isinstance(positions, int) else positions
+        if len(each) != self.n_rows:
+            raise ValueError(f"the staircase holds {self.n_rows} rows, but {len(each)} are to be rolled back")
+        for r, (gone, length) in enumerate(zip(each, self.lengths, strict=True)):
+            if not 0 <= gone <= length:
+                raise ValueError(f"cannot roll back {gone} of {length} positions (row {r})")
+        if not any(each):
+            return
+        self._set_lengths([n - gone for n, gone in zip(self.lengths, each, strict=True)])
         self.filled = [[min(p, n) for p, n in zip(stairs, self.lengths, strict=True)] for stairs in self.filled]
         if self.writes is not None:
             for r, n in enumerate(self.lengths):

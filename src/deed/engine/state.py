@@ -98,6 +98,7 @@ class GenerationState:
         step: index of the token being generated; `steps` those of the rows, where they joined at different times.
         depths: `[steps][rows]`, the depth of the row that gave each token, 0 once finished.
         checked_rows: rows whose logits an exit computed, whether or not the row left there.
+        exact: what drafting and verifying came to, in an exact generation.
         answered: tokens that rows were given before they finished.
         finished: `[rows]`, or None before the first row could have finished.
         token_ids: `[rows, length]`, what constraints need to know.
@@ -126,6 +127,7 @@ class GenerationState:
         self.steps: list[int] | None = None
         self.depths: list[list[int]] = []
         self.checked_rows = self.answered = 0
+        self.exact: dict[str, int] = {}
         self.finished: list[bool] | None = None
         self.may_skip_finished = may_skip_finished
         self.constraints = [p for p in processors if is_constraint(p)] if confidence_over == "allowed" else []

@@ -60,7 +60,8 @@ def decode_step(
     for depth, layer in enumerate(plan.layers, 1):
         if not active_rows:
             break
-        block = stairs.block(depth - 1, active_rows, plan.span_worth)  # the positions that these rows lack here
+        # The positions that these rows lack here.
+        block = stairs.block(depth - 1, active_rows, plan.span_worth, plan.parts is not None)
         output = run_layer(cache, layer, block, decoder_mask)  # as block.hidden: [r, positions, d_model]
         if depth not in asked:
             stairs.widen(block, output)

@@ -154,5 +154,5 @@ _DECODE_INPUTS = {
     "logits_to_keep",  # a step gives the newest position's
     "return_dict",
     "output_attentions",
-    "output_hidden_states",
+    "output_hidden_states",  # T5Gemma's: 1
 }

@@ -2,7 +2,8 @@
 
 `generate()` gets a `StaircaseCache` to carry through Transformers' own code; `_sample` and `_beam_search` are entered after
 all preparation, when processors, stopping criteria and the number of rows are known. Beam search is Transformers' loop;
-greedy search and sampling have one of ours (`engine/sampling.py`), with the same results.
+greedy search and sampling have one of ours (`engine/sampling.py`; `engine/exact.py` for `exact=True`), with the same
+results.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from deed.config import DeedConfig
 from deed.engine.cache import StaircaseCache
+from deed.engine.exact import decode_exactly
 from deed.engine.sampling import sample
 from deed.engine.state import GenerationState
 from deed.families import DecoderFamily
@@ -47,6 +49,7 @@ class EarlyExitGeneration:
         exit_check: str | dict[str, Any] | None = None,
         asking: str | dict[str, Any] | None = None,
         answer_confidence: bool = False,
+        exact: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Transformers' `generate()`, leaving the decoder early.
@@ -58,13 +61,16 @@ class EarlyExitGeneration:
             exit_check: overrides `deed_config.exit_check`.
             asking: the former name of `exit_check`.
             answer_confidence: also say how likely each answer is to be right, by what `deed.calibrate_answers` has found.
+            exact: every token is the full depth's: what exits early is a draft that the last layer verifies. Greedy search
+                and sampling (docs/exact.md).
             args: as Transformers takes them.
             kwargs: as Transformers takes them.
 
         Returns:
             As Transformers; with `return_dict_in_generate=True` the output has `exit_layers`
-            `[sequences, new tokens]` and its `past_key_values.stats()` the work done. With `answer_confidence=True` it is
-            such an output, with `answer_features` and, where answers are calibrated, `confidence` `[sequences]`.
+            `[sequences, new tokens]` (with `exact` also `accepted` `[sequences]`) and its `past_key_values.stats()` the work
+            done. With `answer_confidence=True` it is such an output, with `answer_features` and, where answers are
+            calibrated, `confidence` `[sequences]`.
 
         Raises:
             TypeError: a cache that cannot hold a staircase.
@@ -100,6 +106,8 @@ class EarlyExitGeneration:
         if isinstance(cache, StaircaseCache):
             cache.request(policy, over)
         if answer_confidence:
+            if exact:
+                raise ValueError("answer_confidence is of answers that leave early; leave exact out")
             if whisper.splits_outputs(self):
                 raise ValueError(
                     "answer_confidence is of one answer per row, and Whisper's generate() puts several together"
@@ -109,7 +117,7 @@ class EarlyExitGeneration:
             settings = exit_settings(self.deed_config, exit_threshold, exit_policy, exit_check, over)
             kwargs = {**kwargs, "past_key_values": cache}
             return generate_watched(self, super().generate, cache, settings, args, kwargs)  # type: ignore[misc]
-        with running(Request(self, policy, over)) as request:
+        with running(Request(self, policy, over, exact)) as request:
             out = super().generate(*args, **kwargs)  # type: ignore[misc]
         return whisper.with_depths(out, request.exit_layers) if whisper.splits_outputs(self) else out
 
@@ -240,6 +248,19 @@ class EarlyExitGeneration:
             return super()._sample(input_ids, logits_processor, stopping_criteria, *arguments, **kwargs)  # type: ignore[misc]
         has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
         state = self._begin(cache, kwargs, logits_processor, has_eos, stopping_criteria)
+        if self._is_exact():
+            if synced_gpus or not generation_config.use_cache or not self._steps_directly():
+                raise ValueError(
+                    "exact=True decodes in a loop of its own: it goes without synced_gpus, use_cache=False, hooks on the "
+                    "model and classes that prepare their steps themselves"
+                )
+            exactly = decode_exactly(
+                self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs
+            )
+            if not generation_config.return_dict_in_generate:
+                return exactly.sequences
+            fields = {**exactly._asdict(), "past_key_values": cache}
+            return self._output(DeedGenerateOutput, fields, generation_config, kwargs)
         if not synced_gpus and generation_config.use_cache and self._steps_directly():
             found = sample(self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs)
             result: Any = {**found._asdict(), "past_key_values": cache}
@@ -252,6 +273,10 @@ class EarlyExitGeneration:
                 return result
         exit_layers = torch.tensor(state.depths, device=result["sequences"].device).T
         return self._output(DeedGenerateOutput, {**result, "exit_layers": exit_layers}, generation_config, kwargs)
+
+    def _is_exact(self) -> bool:
+        request = current(self)
+        return request is not None and request.exact
 
     def _steps_directly(self) -> bool:
         """Whether nothing but this class says how a step is prepared and run: then `engine/sampling.py` decodes."""
@@ -271,6 +296,11 @@ class EarlyExitGeneration:
         arguments = (input_ids, logits_processor, stopping_criteria, generation_config)
         if not isinstance(cache, StaircaseCache):
             return super()._beam_search(*arguments, **kwargs)  # type: ignore[misc]
+        if self._is_exact():
+            raise ValueError(
+                "exact=True verifies one continuation per row, and beams have several: use num_beams=1, or "
+                "exit_threshold=2.0 for the full depth's beams"
+            )
         state = self._begin(cache, kwargs, logits_processor, False, stopping_criteria)
         result = super()._beam_search(*arguments, **kwargs)  # type: ignore[misc]
         if isinstance(result, torch.Tensor):

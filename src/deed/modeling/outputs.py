@@ -19,13 +19,15 @@ class DeedSeq2SeqLMOutput(Seq2SeqLMOutput):
 @dataclass
 class DeedGenerateOutput(GenerateEncoderDecoderOutput):
     """`GenerateEncoderDecoderOutput` and `exit_layers`, `[sequences, new tokens]` long: the depth that produced each
-    token, 0 after a row has finished.
+    token, 0 after a row has finished; after `exact=True` also `accepted`, `[sequences]` long: how many tokens of each are
+    drafts that the last layer agreed with.
 
     Where `answer_confidence` was asked for: `answer_features` `[sequences, features]` float64, by the names
     `modeling.answer_watch.FEATURES`; `source_states` `[sequences, d_model]` float64, the mean of the encoder's output; and
     `confidence` `[sequences]` float64, how likely each answer is to be right, where answers are calibrated."""
 
     exit_layers: torch.LongTensor | None = None
+    accepted: torch.LongTensor | None = None
     answer_features: torch.Tensor | None = None
     source_states: torch.Tensor | None = None
     confidence: torch.Tensor | None = None

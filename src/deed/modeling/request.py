@@ -27,6 +27,7 @@ class Request:
         model: whose.
         policy: decides which rows exit; every inner generation begins anew with it.
         confidence_over: see `DeedConfig.confidence_over`.
+        exact: whether every token is to be the last layer's (`engine/exact.py`).
 
     Attributes:
         exit_layers: of the inner generations so far, each `[sequences, new tokens]`.
@@ -35,6 +36,7 @@ class Request:
     model: Any
     policy: ExitPolicy
     confidence_over: str
+    exact: bool = False
     exit_layers: list[torch.Tensor] = field(default_factory=list)
 
     def new_cache(self) -> StaircaseCache:

@@ -1,0 +1,513 @@
+"""Exact decoding: tokens exit early, but each is what the last layer says.
+
+A token that exits early is a *draft*. The staircase owes the deeper features of its position anyway; when they are made up
+for, up to the last layer, that layer gives its verdict on every drafted position at once. Drafts stand up to the first that
+the last layer does not agree with: its token is taken there, and the row is rolled back to it. So no token is ever another
+than full depth would give, whatever the exits, thresholds and draft lengths; only time depends on them. Rows of a batch
+accept different numbers of drafts, and have lengths of their own.
+
+Greedy search compares with the best token. Sampling draws, as `torch.multinomial` does, the token with the largest ratio of
+its probability to an exponential number; the numbers of a step are drawn once, and serve the draft and the verdict. A draft
+stands where both give the same token. Each token is thus a sample of the last layer's distribution, and the very one that
+decoding at full depth draws with the same seed (drafter-invariant speculative decoding, Daliri et al. 2024,
+arXiv 2408.07978; the speculative sampling of Leviathan et al. 2023 keeps the distribution but not the sample, which would
+then depend on how far was drafted, and so on the machine's load).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from deed.policies import policy as policies
+from deed.policies.measures import needs_history
+from deed.policies.policy import ThresholdPolicy
+from deed.policies.query import ExitQuery
+
+from . import exact_replay
+from .cache import StaircaseCache
+from .exact_pass import draft_pass, feed, verify_pass
+from .exact_replay import Replay
+from .exact_tuning import LONGEST, WARM, Tuner, bin_of, borrow, give_back
+from .sampling import Stopping
+
+
+class Exact(NamedTuple):
+    """What `decode_exactly` decoded.
+
+    Attributes:
+        sequences: `[rows, prompt + new]` ids.
+        scores, logits: per step `[rows, vocab]`, the last layer's, processed and raw; None where they are not asked for.
+        exit_layers: `[rows, new]` long: the depth of the draft that stood, the last layer where its own token was taken, 0
+            after a row has finished.
+        accepted: `[rows]` long, drafts that stood.
+    """
+
+    sequences: torch.Tensor
+    scores: tuple[torch.Tensor, ...] | None
+    logits: tuple[torch.Tensor, ...] | None
+    exit_layers: torch.Tensor
+    accepted: torch.Tensor
+
+
+def decode_exactly(
+    model: Any,
+    input_ids: torch.Tensor,
+    logits_processor: Any,
+    stopping_criteria: Any,
+    generation_config: Any,
+    streamer: Any,
+    model_kwargs: dict[str, Any],
+) -> Exact:
+    """Decode until every row has finished, each token as the last layer says.
+
+    Args:
+        model: a deed model.
+        input_ids: `[rows, prompt]` decoder ids.
+        logits_processor: Transformers' list.
+        stopping_criteria: Transformers' list.
+        generation_config: prepared.
+        streamer: or None.
+        model_kwargs: as `_sample` gets them: `past_key_values` (a `StaircaseCache` whose generation has begun), masks.
+
+    Raises:
+        ValueError: a logits processor that remembers earlier steps, or a cache whose rows differ in length.
+    """
+    cache: StaircaseCache = model_kwargs["past_key_values"]
+    if cache.stairs.ragged:
+        raise ValueError("past_key_values has rows of different length and cannot be continued: start without it")
+    mask = model_kwargs.get("decoder_attention_mask")
+    known = mask.shape[1] if mask is not None else getattr(generation_config, "_mask_length", -1)
+    missing = None  # as in Transformers' `_prefill`: these are all tokens, or only those that the cache has not seen
+    if known == input_ids.shape[1]:
+        missing = input_ids.shape[1] - cache.get_seq_length()
+    prepared = model.prepare_inputs_for_generation(input_ids, missing, is_first_iteration=True, **model_kwargs)
+    decoding = Decoding(
+        model,
+        input_ids,
+        prepared["decoder_input_ids"],
+        logits_processor,
+        stopping_criteria,
+        generation_config,
+        streamer,
+        cache,
+        mask,
+    )
+    return decoding.run()
+
+
+@dataclass
+class Row:
+    """One row of the batch.
+
+    Attributes:
+        tokens: prompt, verified tokens, drafts.
+        verified: how many of them are no drafts.
+        depths: of the new tokens.
+        asked: of every position that is not verified yet, `(exit, bin, token)` of the exits asked there.
+        chain: the chance that all drafts stand.
+        waits: its newest position has exited nowhere: only the verifying pass gives its token.
+        ended: how many tokens it had when a stopping criterion ended it; None before.
+    """
+
+    tokens: list[int]
+    verified: int
+    depths: list[int] = field(default_factory=list)
+    asked: list[list[tuple[int, int, int]]] = field(default_factory=list)
+    chain: float = 1.0
+    waits: bool = False
+    ended: int | None = None
+    drafted: int = 0
+    accepted: int = 0
+    expected: float = 0.0
+    stopped: bool = False
+    scores: list[torch.Tensor] = field(default_factory=list)
+    logits: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def drafts(self) -> int:
+        """Tokens that are not verified yet."""
+        return len(self.tokens) - self.verified
+
+    @property
+    def trust(self) -> float:
+        """How this row's drafts fare beside what was expected of them."""
+        return min(1.0, (self.accepted + 4) / (self.expected + 4))
+
+
+class Decoding:
+    """One exact generation; `run` does it.
+
+    Args:
+        model: a deed model.
+        input_ids: `[rows, prompt]` decoder ids.
+        new_ids: those of them that the cache does not hold yet.
+        processors: Transformers' list.
+        criteria: Transformers' list.
+        config: the prepared generation configuration.
+        streamer: or None.
+        cache: whose generation has begun.
+        decoder_mask: `[rows, prompt]`, 1 keeps; None keeps all.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        new_ids: torch.Tensor,
+        processors: Any,
+        criteria: Any,
+        config: Any,
+        streamer: Any,
+        cache: StaircaseCache,
+        decoder_mask: torch.Tensor | None,
+    ) -> None:
+        state = cache.state
+        assert state is not None
+        self.model, self.cache, self.state, self.config, self.streamer = model, cache, state, config, streamer
+        self.device, self.plan = input_ids.device, state.plan
+        self.n_layers, self.prompt = len(state.plan.layers), input_ids.shape[1]
+        self.rows = [Row(ids, len(ids)) for ids in input_ids.tolist()]
+        self.new_ids = new_ids.tolist()
+        self.criteria, self.stop = criteria, Stopping(criteria, state)
+        self.replay = Replay(processors, len(self.rows))
+        self.constraints = Replay(state.constraints, len(self.rows)) if state.constraints else None
+        if decoder_mask is not None and bool(decoder_mask.all()):
+            decoder_mask = None
+        self.decoder_mask = decoder_mask
+        wants = config.return_dict_in_generate
+        self.keeps_scores, self.keeps_logits = wants and config.output_scores, wants and config.output_logits
+        self.noise = Noise(len(self.rows), self.plan.vocab, self.device) if config.do_sample else None
+        policy = state.policy
+        exits = [d for d in self.plan.exit_of if d < self.n_layers]
+        self.asked = frozenset(exits if getattr(policy, "exits_early", True) else [])
+        self.tuned = type(policy) is ThresholdPolicy and not isinstance(policy.threshold, torch.Tensor)
+        measure = repr(policy.confidence) if isinstance(policy, ThresholdPolicy) else type(policy).__name__
+        self.key = (len(self.rows), measure, bool(self.replay), config.do_sample)
+        self.tuner: Tuner = borrow(model, self.key, exits)
+        self.streamed = self.prompt
+        self.passes = self.rolled_back = self.near_ties = 0
+        state.steps = [0] * len(self.rows)
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def run(self) -> Exact:
+        """Decode until every row has finished."""
+        began = time.perf_counter()
+        while True:
+            while drafting := self.who_drafts():
+                self.draft(drafting)
+            final = self.verify()
+            now = time.perf_counter()
+            self.tuner.cycle(final, now - began)
+            began = now
+            self.stream()
+            if all(self.finished(row) for row in self.rows):
+                break
+        give_back(self.model, self.key, self.tuner)
+        if self.streamer is not None:
+            self.streamer.end()
+        return self.result()
+
+    def finished(self, row: Row) -> bool:
+        """Whether a row needs no more tokens. Without an end token rows go on until the last of them has ended."""
+        if row.ended is None or self.stop.by_token:
+            return row.ended is not None
+        return all(r.ended is not None for r in self.rows) and row.verified >= max(r.ended or 0 for r in self.rows)
+
+    def at_end(self, row: Row) -> bool:
+        """Whether nothing can follow the row's newest token."""
+        longest = self.stop.max_length is not None and len(row.tokens) >= self.stop.max_length
+        return longest or (row.drafts > 0 and row.tokens[-1] in self.stop.end_token_ids)
+
+    def who_drafts(self) -> list[int]:
+        """Rows for another drafting pass; none where it is time to verify."""
+        if not self.asked:
+            return []
+        able = [
+            r
+            for r, row in enumerate(self.rows)
+            if not row.waits and row.drafts < LONGEST and not self.finished(row) and not self.at_end(row)
+        ]
+        if not self.tuner.warm:
+            return [r for r in able if self.rows[r].drafts < WARM]
+        able = [r for r in able if self.rows[r].chain * self.rows[r].trust > 0.1]
+        pays = self.tuner.drafts_on([self.rows[r].chain * self.rows[r].trust for r in able])
+        for r in able:
+            self.rows[r].stopped = not pays and self.rows[r].drafts == 0
+        return able if pays else []
+
+    def feed(self, rows: list[int]) -> None:
+        """Hand the rows' newest tokens to the cache; at first the prompts."""
+        if self.new_ids:
+            feed(self.cache, self.new_ids, list(range(len(self.rows))), self.decoder_mask)
+            self.new_ids = []
+            return
+        if self.decoder_mask is not None:
+            length = self.cache.stairs.length + 1
+            if self.decoder_mask.shape[1] < length:
+                more = self.decoder_mask.new_ones(len(self.rows), length + LONGEST - self.decoder_mask.shape[1])
+                self.decoder_mask = torch.cat([self.decoder_mask, more], 1)
+        feed(self.cache, [[self.rows[r].tokens[-1]] for r in rows], rows, self.decoder_mask)
+
+    # -- drafting -------------------------------------------------------------------------------------------------
+
+    def draft(self, rows: list[int]) -> None:
+        """One drafting pass: every one of the rows gets a draft, or waits."""
+        began = time.perf_counter()
+        self.feed(rows)
+        for r in rows:
+            self.rows[r].asked.append([])
+            self.state.steps[r] = len(self.rows[r].tokens) - self.prompt  # type: ignore[index]
+        self.deepest = 0
+        allowed = self.allowed if self.constraints is not None else None
+        history = needs_history(self.state.policy)
+        for r in draft_pass(self.cache, rows, self.asked, self.ask, self.decoder_mask, allowed, history):
+            self.rows[r].waits = True
+        self.tuner.draft.add(self.deepest, time.perf_counter() - began)
+
+    def ask(self, query: ExitQuery, rows: list[int]) -> tuple[list[bool], torch.Tensor | None, bool]:
+        """See `exact_pass.Ask`."""
+        self.deepest, policy, go_on = query.depth, self.state.policy, True
+        known = [self.rows[r] for r in rows]
+        if self.tuned:
+            confidence = policy.confidence(query)  # type: ignore[attr-defined]
+            values = confidence.tolist()
+            chances = [self.tuner.chance(query.exit_index, c) for c in values]
+            if self.tuner.warm:
+                pairs = [(row.chain * row.trust, p) for row, p in zip(known, chances, strict=True)]
+                exits, go_on = self.tuner.goes_up(query.exit_index, pairs)
+            else:
+                exits = (confidence >= policy.at(query)).tolist()  # type: ignore[attr-defined]
+            logits, exiting = query.logits, list(range(len(rows)))
+            if self.replay:  # takes too long to learn from what is not drafted
+                exiting = [i for i, leaves in enumerate(exits) if leaves]
+                logits = logits[exiting]
+            bins = [bin_of(c) for c in values]
+        else:
+            decision = policies.decide(policy, query)
+            exits = decision.leave.tolist()
+            exiting = [i for i, leaves in enumerate(exits) if leaves]
+            logits = decision.logits_of(exiting)  # type: ignore[assignment]
+            if exiting and logits is None:
+                logits = query.head(query.hidden[exiting])
+            chances, bins = [self.tuner.chance(query.exit_index, 0.5)] * len(rows), [bin_of(0.5)] * len(rows)
+        self.state.checked_rows += query.computed * len(rows)
+        if not exiting:
+            return exits, query.masked_logits.argmax(-1) if query.computed else None, go_on
+        prefixes = [known[i].tokens for i in exiting]
+        tokens = self.choose(logits, prefixes, [rows[i] for i in exiting])
+        for i, token in zip(exiting, tokens.tolist(), strict=True):
+            row = known[i]
+            row.asked[-1].append((query.exit_index, bins[i], token))
+            if exits[i]:
+                row.tokens.append(token)
+                row.depths.append(query.depth)
+                row.chain *= chances[i]
+                row.expected += chances[i]
+                row.drafted += 1
+        return exits, tokens if len(exiting) == len(rows) else None, go_on
+
+    def allowed(self, rows: list[int]) -> torch.Tensor | None:
+        """`[r, vocab]` bool: tokens that the constraints leave open."""
+        assert self.constraints is not None
+        zeros = torch.zeros(len(rows), self.plan.vocab, device=self.device)
+        open_tokens = self.constraints([self.rows[r].tokens for r in rows], rows, zeros) > -torch.inf
+        return open_tokens | ~open_tokens.any(-1, keepdim=True)
+
+    def choose(self, logits: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
+        """Tokens `[cells]` that logits `[cells, vocab]` give after the prefixes."""
+        return self.chosen(self.processed(logits, prefixes, rows), prefixes, rows)
+
+    def processed(self, logits: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
+        """Processed scores, float32 as in Transformers' loop."""
+        return self.replay(prefixes, rows, logits.to(torch.float32))
+
+    def chosen(self, scores: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
+        """The tokens of processed scores."""
+        if self.noise is None:
+            return scores.argmax(-1)
+        steps = [len(prefix) - self.prompt for prefix in prefixes]
+        return (scores.softmax(-1) / self.noise.at(steps, rows)).argmax(-1)
+
+    # -- verifying ------------------------------------------------------------------------------------------------
+
+    def verify(self) -> int:
+        """The verifying pass for all rows that have not finished; how many tokens became final."""
+        began = time.perf_counter()
+        stairs = self.cache.stairs
+        rows = [r for r, row in enumerate(self.rows) if not self.finished(row)]
+        # The newest token's own features give one more; nothing follows an end.
+        new = [r for r in rows if not self.rows[r].waits and not self.at_end(self.rows[r])]
+        if self.new_ids or new:
+            self.feed(new)
+        wanted = [stairs.lengths[r] - self.rows[r].verified + 1 for r in rows]
+        logits = verify_pass(self.cache, rows, wanted, self.decoder_mask)
+        cells = [(r, j) for r, n in zip(rows, wanted, strict=True) for j in range(n)]
+        owners = [r for r, _ in cells]
+        prefixes = [self.rows[r].tokens[: self.rows[r].verified + j] for r, j in cells]
+        scores = self.processed(logits, prefixes, owners)
+        tokens = self.chosen(scores, prefixes, owners).tolist()
+        self.passes += 1
+        self.state.checked_rows += len(cells)
+        final, at = 0, 0
+        gone = [0] * stairs.n_rows
+        for r, n in zip(rows, wanted, strict=True):
+            row = self.rows[r]
+            before = row.verified
+            self.judge(r, tokens[at : at + n], scores[at : at + n], logits[at : at + n])
+            final += row.verified - before
+            gone[r] = max(0, stairs.lengths[r] - (row.verified - 1))
+            at += n
+        self.rolled_back += sum(gone)
+        stairs.rollback(gone)
+        self.tuner.verify.add(max(wanted), time.perf_counter() - began)
+        return final
+
+    def judge(self, r: int, verdicts: list[int], scores: torch.Tensor, logits: torch.Tensor) -> None:
+        """Take the last layer's verdicts on a row, up to and with the first that differs.
+
+        Args:
+            r: its number.
+            verdicts: the last layer's tokens, from the first that is not verified.
+            scores, logits: of each of them.
+        """
+        row = self.rows[r]
+        for j, token in enumerate(verdicts):
+            drafted = row.drafts > 0
+            stands = drafted and row.tokens[row.verified] == token
+            if j < len(row.asked):
+                self.tuner.verdict(row.asked[j], token)
+            if drafted:
+                self.tuner.judge(stands)
+            if stands:
+                row.accepted += 1
+            else:
+                del row.tokens[row.verified :], row.depths[row.verified - self.prompt :]
+                row.tokens.append(token)
+                row.depths.append(self.n_layers)
+            row.verified += 1
+            if self.keeps_scores:
+                row.scores.append(scores[j])
+            if self.keeps_logits:
+                row.logits.append(logits[j].to(torch.float32))
+            if row.ended is None and self.ends(r):
+                row.ended = row.verified
+            if not stands or (row.ended is not None and self.finished(row)):
+                break
+        del row.tokens[row.verified :], row.depths[row.verified - self.prompt :]
+        row.asked, row.chain, row.waits = [], 1.0, False
+
+    def ends(self, r: int) -> bool:
+        """Whether a stopping criterion ends a row with its newest verified token."""
+        row = self.rows[r]
+        if self.stop.simple:
+            longest = self.stop.max_length is not None and row.verified >= self.stop.max_length
+            return longest or row.tokens[row.verified - 1] in self.stop.end_token_ids
+        scores = row.scores if self.keeps_scores else None
+        prefix = row.tokens[: row.verified]
+        return exact_replay.stops(self.criteria, prefix, r, len(self.rows), scores, self.device)
+
+    # -- what comes of it -----------------------------------------------------------------------------------------
+
+    @property
+    def pad(self) -> int:
+        """What follows a row's end."""
+        pad = self.config._pad_token_tensor
+        return 0 if pad is None else int(pad)
+
+    def stream(self) -> None:
+        """Steps that every row has verified go to the streamer, and their numbers are not needed any more."""
+        ready = min((row.verified for row in self.rows if not self.finished(row)), default=None)
+        if ready is None:
+            ready = max(row.ended or 0 for row in self.rows)
+        if self.noise is not None:
+            self.noise.forget(ready - self.prompt)
+        if self.streamer is None:
+            return
+        for t in range(self.streamed, ready):
+            self.streamer.put(torch.tensor([row.tokens[t] if t < row.verified else self.pad for row in self.rows]))
+        self.streamed = max(self.streamed, ready)
+
+    def result(self) -> Exact:
+        """Rows side by side."""
+        rows, total = self.rows, max(row.ended or 0 for row in self.rows)
+        new = total - self.prompt
+        pad = self.pad
+        ids = [[*row.tokens[:total], *[pad] * (total - len(row.tokens))] for row in rows]
+        depths = [
+            [d if self.prompt + t < (row.ended or 0) else 0 for t, d in enumerate(row.depths[:new])] for row in rows
+        ]
+        depths = [[*d, *[0] * (new - len(d))] for d in depths]
+        self.state.depths += [list(step) for step in zip(*depths, strict=True)]
+        self.state.answered += sum(d > 0 for row in depths for d in row)
+        self.state.exact = self.stats()
+        if self.noise is not None:
+            self.noise.leave(new)
+
+        def steps(of: str) -> tuple[torch.Tensor, ...]:
+            like = getattr(rows[0], of)[0]
+            none = torch.zeros_like(like)
+            each = [getattr(row, of) for row in rows]
+            return tuple(torch.stack([x[t] if t < len(x) else none for x in each]) for t in range(new))
+
+        return Exact(
+            torch.tensor(ids, device=self.device),
+            steps("scores") if self.keeps_scores else None,
+            steps("logits") if self.keeps_logits else None,
+            torch.tensor(depths, device=self.device),
+            torch.tensor([row.accepted for row in rows], device=self.device),
+        )
+
+    def stats(self) -> dict[str, int]:
+        """What drafting and verifying came to."""
+        return {
+            "drafted_tokens": sum(row.drafted for row in self.rows),
+            "accepted_tokens": sum(row.accepted for row in self.rows),
+            "verifying_passes": self.passes,
+            "rolled_back_positions": self.rolled_back,
+            "near_ties": self.near_ties,
+            "rows_without_drafts": sum(row.stopped for row in self.rows),
+        }
+
+
+class Noise:
+    """The numbers that sampling draws, `[rows, vocab]` for a step, in the order in which `torch.multinomial` would.
+
+    Args:
+        n_rows: rows of the batch.
+        vocab: size of the vocabulary.
+        device: of the scores.
+    """
+
+    def __init__(self, n_rows: int, vocab: int, device: torch.device) -> None:
+        self.shape, self.device = (n_rows, vocab), device
+        self.drawn: dict[int, torch.Tensor] = {}
+        self.states: list[torch.Tensor] = []  # of the generator, before each step's numbers
+
+    def at(self, steps: list[int], rows: list[int]) -> torch.Tensor:
+        """`[cells, vocab]`: the numbers of these rows at these steps."""
+        while len(self.states) <= max(steps):
+            self.states.append(self._state())
+            self.drawn[len(self.states) - 1] = torch.empty(self.shape, device=self.device).exponential_()
+        return torch.stack([self.drawn[step][r] for step, r in zip(steps, rows, strict=True)])
+
+    def _state(self) -> torch.Tensor:
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
+
+    def forget(self, step: int) -> None:
+        """No numbers of earlier steps will be asked for."""
+        for old in [s for s in self.drawn if s < step]:
+            del self.drawn[old]
+
+    def leave(self, steps: int) -> None:
+        """Leave the generator as decoding step by step would: numbers drawn for steps beyond were not needed."""
+        if steps < len(self.states):
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(self.states[steps], self.device)
+            else:
+                torch.set_rng_state(self.states[steps])
