@@ -49,10 +49,12 @@ def randomize(model: Any, post_norm: bool, seed: int = 0) -> None:
         for name, p in model.named_parameters():
             if p.ndim > 1:
                 p.normal_(0, 0.15 if post_norm else 0.3)
-                if "embed_positions" in name:  # or one token would follow itself for ever
+                if "embed_positions" in name or "relative" in name:  # or one token would follow itself for ever
                     p.mul_(3.0)
             elif "norm" in name and name.endswith("weight"):
                 p.uniform_(0.5, 1.5)
+                if "RMSNorm" in type(model.get_submodule(name.rpartition(".")[0])).__name__:
+                    p.sub_(1.0)  # Gemma's multiply by 1 + weight
             else:
                 p.normal_(0, 0.1)
         for name, buffer in model.named_buffers():
@@ -298,3 +300,9 @@ add(
     True,
     suppress_tokens=[PAD],
 )
+
+
+# -- T5-like and rotary: files of their own, which add theirs ----------------------------------------------------------
+
+import tiny_rotary  # noqa: E402, F401
+import tiny_t5  # noqa: E402, F401

@@ -1,143 +1,111 @@
-"""Tiny random models of T5's build, for the tests of families: float64, evaluation mode, seeded, ragged inputs."""
+"""Tiny models of T5's build for `tiny.TINY`.
+
+Encoders are deeper than decoders: plain `generate()` makes T5's cache of as many layers as the encoder has.
+"""
 
 import torch
-from transformers import (
-    LongT5Config,
-    LongT5ForConditionalGeneration,
-    Pix2StructConfig,
-    Pix2StructForConditionalGeneration,
-    Pop2PianoConfig,
-    Pop2PianoForConditionalGeneration,
-    T5Config,
-    T5ForConditionalGeneration,
-    UdopConfig,
-    UdopForConditionalGeneration,
-    UMT5Config,
-    UMT5ForConditionalGeneration,
-)
+import transformers as hf
 
-VOCAB, ROWS, WIDTH = 40, 3, 32
-SHAPE = {
+from tiny import EOS, LAYERS, PAD, VOCAB, WIDTH, add, text
+
+NAMES = {
     "vocab_size": VOCAB,
     "d_model": WIDTH,
     "d_kv": 8,
     "d_ff": 48,
     "num_heads": 4,
-    "num_layers": 6,  # as many as decoder layers at least: plain generate() builds its cache by their number
-    "num_decoder_layers": 5,
-    "decoder_start_token_id": 0,
+    "num_layers": LAYERS + 1,
+    "num_decoder_layers": LAYERS,
+    "pad_token_id": PAD,
+    "eos_token_id": EOS,
+    "decoder_start_token_id": PAD,
 }
 
 
-def shaken(model, head=1.0):
-    """Weights so large that exits disagree and confidence varies, norms and biases that are not 1 and 0; float64, evaluation.
-
-    Args:
-        head: factor on token embeddings and head.
-    """
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.ndim > 1:
-                p.normal_(0, 1.0 if "relative" in name else 2.0 / p[0].numel() ** 0.5)
-                if any(part in name for part in ("shared", "lm_head", "embed_tokens", "proj_out")):
-                    p.mul_(head)
-            elif "norm" in name and name.endswith("weight"):
-                # RMS norms of Gemma multiply by 1 + weight
-                p.uniform_(0.5, 1.5).sub_(1.0 if "RMSNorm" in type(_parent(model, name)).__name__ else 0.0)
-            else:
-                p.normal_(0, 0.1)
-    model.generation_config.forced_eos_token_id = None
-    return model.to(torch.float64).eval()
+def of_t5(config, model, **options):
+    """A class whose configuration has T5's names."""
+    return lambda: model(config(**{**NAMES, **options}))
 
 
-def _parent(model, name):
-    return model.get_submodule(name.rpartition(".")[0])
-
-
-def keep(length, *kept):
-    """`[rows, length]`, 1 for the first `kept` of each row."""
-    return (torch.arange(length) < torch.tensor(kept)[:, None]).long()
-
-
-def text(length=9, kept=(9, 5, 7), pad=0):
-    """Token ids, padded at the end."""
-    mask = keep(length, *kept)
-    ids = torch.randint(3, VOCAB, mask.shape, generator=torch.Generator().manual_seed(0))
-    return {"input_ids": ids.masked_fill(mask == 0, pad), "attention_mask": mask}
-
-
-def madlad(seed=0):
+def untied():
     """MADLAD-400's configuration of T5: v1.1, a gated GELU, a head of its own that is not scaled."""
-    torch.manual_seed(seed)
-    config = T5Config(**SHAPE, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
-    model = T5ForConditionalGeneration(config)
-    model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))  # 5.23 ties it at construction
-    return shaken(model), text()
+    made = of_t5(
+        hf.T5Config, hf.T5ForConditionalGeneration, feed_forward_proj="gated-gelu", tie_word_embeddings=False
+    )()
+    made.lm_head.weight = torch.nn.Parameter(torch.empty_like(made.lm_head.weight))  # 5.23 ties it at construction
+    return made
 
 
-def umt5(seed=0):
-    torch.manual_seed(seed)
-    return shaken(UMT5ForConditionalGeneration(UMT5Config(**SHAPE)), 5.0), text()
+add("T5ForConditionalGeneration", of_t5(hf.T5Config, hf.T5ForConditionalGeneration))
+add("T5ForConditionalGeneration-MADLAD", untied)
+add("MT5ForConditionalGeneration", of_t5(hf.MT5Config, hf.MT5ForConditionalGeneration))
+add("UMT5ForConditionalGeneration", of_t5(hf.UMT5Config, hf.UMT5ForConditionalGeneration))
 
 
-def longt5(attention="local", seed=0):
-    """Sources longer than its windows (`local_radius` 2 to each side, global blocks of 4)."""
-    torch.manual_seed(seed)
-    config = LongT5Config(**SHAPE, local_radius=2, global_block_size=4, encoder_attention_type=attention)
-    return shaken(LongT5ForConditionalGeneration(config), 5.0), text(17, (17, 9, 12))
+def long_text(rows):
+    """Longer than LongT5's windows."""
+    return text(rows, 17)
 
 
-def longt5_transient_global(seed=0):
-    return longt5("transient-global", seed)
+for kind in ("local", "transient-global"):
+    options = {"local_radius": 2, "global_block_size": 4, "encoder_attention_type": kind}
+    make = of_t5(hf.LongT5Config, hf.LongT5ForConditionalGeneration, **options)
+    add(f"LongT5ForConditionalGeneration-{kind}", make, long_text)
 
 
-def udop(seed=0):
-    """Text with boxes and a picture of four patches: patches in which no word lies are appended to the source."""
-    torch.manual_seed(seed)
-    config = UdopConfig(**SHAPE, image_size=8, patch_size=4, max_2d_position_embeddings=64)
-    inputs, generator = text(), torch.Generator().manual_seed(1)
-    corner = torch.rand(*inputs["input_ids"].shape, 2, generator=generator) * 0.4
-    corner[1] = corner[1] * 0.5  # the words of the second row lie in one patch
-    inputs["bbox"] = torch.cat([corner, corner + 0.05], -1) * inputs["attention_mask"][..., None]
-    inputs["pixel_values"] = torch.rand(ROWS, 3, 8, 8, generator=generator, dtype=torch.float64)
-    return shaken(UdopForConditionalGeneration(config), 5.0), inputs
+def page(rows):
+    """Words in boxes on a page of four patches. The words of a row lie in few of them; the others are appended to the source."""
+    found, generator = text(rows), torch.Generator().manual_seed(rows)
+    corner = torch.rand(*found["input_ids"].shape, 2, generator=generator) * 0.9
+    corner[1::2] *= 0.5
+    boxes = torch.cat([corner, corner + 0.05], -1) * found["attention_mask"][..., None]
+    pixels = torch.rand(rows, 3, 8, 8, generator=generator, dtype=torch.float64)
+    return {**found, "bbox": boxes, "pixel_values": pixels}
 
 
-def pix2struct(seed=0):
-    torch.manual_seed(seed)
+udop = {"image_size": 8, "patch_size": 4, "max_2d_position_embeddings": 64}
+add("UdopForConditionalGeneration", of_t5(hf.UdopConfig, hf.UdopForConditionalGeneration, **udop), page)
+
+
+def pix2struct():
     shape = {"hidden_size": WIDTH, "d_kv": 8, "d_ff": 48}
-    config = Pix2StructConfig(
-        text_config={**shape, "vocab_size": VOCAB, "num_heads": 4, "num_layers": 5},
-        vision_config={
-            **shape,
-            "patch_embed_hidden_size": 12,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "seq_len": 16,
-        },
+    tokens = {"pad_token_id": PAD, "eos_token_id": EOS, "decoder_start_token_id": PAD}
+    vision = {"patch_embed_hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 4, "seq_len": 16}
+    config = hf.Pix2StructConfig(
+        text_config={**shape, **tokens, "vocab_size": VOCAB, "num_heads": 4, "num_layers": LAYERS},
+        vision_config={**shape, **vision},
     )
-    mask = keep(6, 6, 3, 5)
-    patches = torch.rand(ROWS, 6, 14, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    patches[..., :2] = torch.arange(1, 7)[:, None]  # row and column of each patch
-    model = shaken(Pix2StructForConditionalGeneration(config))
-    return model, {"flattened_patches": patches * mask[..., None], "attention_mask": mask.float()}
+    return hf.Pix2StructForConditionalGeneration(config)
 
 
-def pop2piano(seed=0):
-    torch.manual_seed(seed)
-    config = Pop2PianoConfig(**SHAPE, composer_vocab_size=2, feed_forward_proj="gated-gelu")
-    model = shaken(Pop2PianoForConditionalGeneration(config), 5.0)
-    model.generation_config.composer_to_feature_token = {"composer1": 5, "composer2": 6}
-    features = torch.rand(ROWS, 7, WIDTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return model, {"input_features": features, "attention_mask": keep(7, 7, 4, 6)}
+def patches(rows, length=6):
+    """Row, column and pixels of patches, fewer from row to row."""
+    mask = ragged(rows, length)
+    found = torch.rand(rows, length, 14, generator=torch.Generator().manual_seed(rows), dtype=torch.float64)
+    found[..., :2] = torch.arange(1, length + 1)[:, None]
+    return {"flattened_patches": found * mask[..., None], "attention_mask": mask.double()}
 
 
-BUILDERS = {
-    "T5ForConditionalGeneration": madlad,
-    "UMT5ForConditionalGeneration": umt5,
-    "LongT5ForConditionalGeneration": longt5,
-    "LongT5ForConditionalGeneration (transient-global)": longt5_transient_global,
-    "UdopForConditionalGeneration": udop,
-    "Pix2StructForConditionalGeneration": pix2struct,
-    "Pop2PianoForConditionalGeneration": pop2piano,
-}
+def ragged(rows, length, step=2):
+    """`[rows, length]`, 1 keeps; each row `step` fewer than the one before."""
+    return (torch.arange(length) < length - torch.arange(rows)[:, None] * step % length).long()
+
+
+add("Pix2StructForConditionalGeneration", pix2struct, patches)
+
+
+def pop2piano():
+    made = of_t5(hf.Pop2PianoConfig, hf.Pop2PianoForConditionalGeneration, composer_vocab_size=2)()
+    made.generation_config.composer_to_feature_token = {"composer1": 5, "composer2": 6}
+    return made
+
+
+def spectrum(rows, length=7, width=WIDTH):
+    """Frames of a spectrogram, fewer from row to row."""
+    mask = ragged(rows, length)
+    frames = torch.rand(rows, length, width, generator=torch.Generator().manual_seed(rows), dtype=torch.float64)
+    return {"input_features": frames * mask[..., None], "attention_mask": mask}
+
+
+# Its generate() writes what it is given into the model's own generation_config: say what earlier calls said otherwise.
+add("Pop2PianoForConditionalGeneration", pop2piano, spectrum, num_beams=1, do_sample=False)
