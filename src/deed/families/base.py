@@ -15,6 +15,7 @@ from torch import nn
 from transformers.cache_utils import EncoderDecoderCache
 
 from .parts import LayerParts, Module
+from .refused import REFUSED
 
 
 class DecoderFamily:
@@ -222,15 +223,26 @@ def family_of(model: Any) -> DecoderFamily:
     """The family registered for the model's class or the nearest of its bases.
 
     Raises:
-        TypeError: none is; the message lists what is.
+        TypeError: none is; the message says why not (`refused.py`), or lists what is.
+        DeedConfigError: the family does not support the model's configuration.
     """
+    name = type(model).__name__
     for cls in inspect.getmro(type(model)):
         if cls.__name__ in _FAMILIES:
             return _FAMILIES[cls.__name__].resolve(model)
+        if cls.__name__ in REFUSED:
+            raise TypeError(f"early exit does not support {name}: {REFUSED[cls.__name__]}")
+    config = getattr(model, "config", None)
+    hint = "" if getattr(config, "is_encoder_decoder", True) else f" ({name} is no encoder-decoder model)"
     raise TypeError(
-        f"no decoder family for {type(model).__name__}; known: {', '.join(sorted(_FAMILIES))}. "
-        "Add one with deed.families.register_family (one line for decoders of BART's build; see docs/families.md)."
+        f"no decoder family for {name}{hint}; known: {', '.join(sorted(_FAMILIES))}. Add one with "
+        "deed.families.register_family (one line for decoders of BART's build): docs/families.md, Writing one"
     )
+
+
+def registered() -> dict[str, DecoderFamily]:
+    """The registered families by class name."""
+    return dict(_FAMILIES)
 
 
 def by_starts(
