@@ -17,12 +17,18 @@ def by_hand(model, labels=LABELS):
     return torch.stack([F.cross_entropy(x.flatten(0, 1).float(), labels.flatten()) for x in z])
 
 
-@pytest.mark.parametrize("kind_of_loss", ["deed", "mean", "last"])
+@pytest.mark.parametrize("kind_of_loss", ["deed", "mean", "rising", "last"])
 def test_value(kind, kind_of_loss):
     model = deed_model(kind, DeedConfig(loss=kind_of_loss))
     out = model(**batch(), labels=LABELS)
     exits = by_hand(model)
-    expected = {"deed": exits.mean() + exits[-1], "mean": exits.mean(), "last": exits[-1]}[kind_of_loss]
+    weights = torch.arange(1.0, len(exits) + 1, dtype=exits.dtype)
+    expected = {
+        "deed": exits.mean() + exits[-1],
+        "mean": exits.mean(),
+        "rising": (weights * exits).sum() / weights.sum() + exits[-1],
+        "last": exits[-1],
+    }[kind_of_loss]
     torch.testing.assert_close(out.loss.double(), expected.double(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(out.exit_losses, exits, rtol=1e-5, atol=1e-6)
     base = plain_model(kind)(**batch(), labels=LABELS)

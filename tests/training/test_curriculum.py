@@ -30,6 +30,13 @@ def test_one_good_batch_is_not_enough():
     assert int(curriculum.level) == 1
 
 
+def test_it_rises_in_the_end_whatever_the_loss():
+    curriculum = LossGatedCurriculum(threshold=0.1, top=3, patience=2, longest=5)
+    for step in range(12):
+        curriculum.update(9.0, step)
+    assert curriculum.risen == [(2, 4), (3, 9)]
+
+
 def test_is_kept_in_checkpoints(tmp_path):
     curriculum = LossGatedCurriculum(threshold=0.1, patience=1)
     curriculum.update(0.05, 7)

@@ -6,7 +6,7 @@ import argparse
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,10 +16,19 @@ from torch.utils.data import Dataset
 from deed.data.debian.store import PageStore
 from deed.models.latr.packing import pack
 
-from .paperwork_pages import AskedPage, FormPicker, PicturePicker, choose, drawn_page, real_page, thumbnail
+from .paperwork_pages import (
+    AskedPage,
+    FormPicker,
+    PicturePicker,
+    choose,
+    drawn_page,
+    readings,
+    real_page,
+    thumbnail,
+)
 from .recipe import Count, Loss, Natural, Rate, Recipe, Share, Width
 
-WINDOWS = (20, 36, 56, 80, 120, 170, 230, 300)  # words of a real page at each level
+WINDOWS = (8, 14, 24, 40, 75, 130, 210, 300)  # words of a real page at each level
 POOL = 6  # batches drawn at once and sorted by length, so that little of a batch is padding
 
 
@@ -165,13 +174,16 @@ class PaperworkBatches(Dataset):
         recipe, now = self.recipe, int(self.level) if level is None else level
         # Some shorter ones stay in, so that nothing learned is lost.
         level = now if rng.random() < 0.6 else rng.randint(1, now)
-        longest = rng.randint(WINDOWS[level - 2] if level > 1 else 14, WINDOWS[level - 1])
+        longest = rng.randint(WINDOWS[level - 2] if level > 1 else 4, WINDOWS[level - 1])
         sort = rng.random()
-        if sort < recipe.form_share:
-            return self.forms.page(rng, longest, recipe.noise)
-        if sort < recipe.form_share + recipe.drawn_share:
-            return drawn_page(rng, None if level >= len(WINDOWS) - 1 else level)
-        return real_page(self.store, rng, longest, recipe.noise)
+        # Forms are no runs of words: the shortest have twenty.
+        if sort < recipe.form_share and longest >= WINDOWS[1]:
+            page = self.forms.page(rng, longest, recipe.noise)
+        elif sort < recipe.form_share + recipe.drawn_share:
+            page = drawn_page(rng, None if level >= len(WINDOWS) - 1 else level)
+        else:
+            page = real_page(self.store, rng, longest, recipe.noise)
+        return replace(page, asked=[*page.asked, *readings(page.words, rng)])
 
     def encode(self, page: AskedPage, rng: random.Random) -> dict[str, Any]:
         """Ids of a page and of the questions chosen."""

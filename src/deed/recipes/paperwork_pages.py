@@ -7,7 +7,9 @@ itself, as a window of a longer page has to be answered later.
 from __future__ import annotations
 
 import bisect
+import itertools
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +28,8 @@ from .easy_vqa import Pictures, turned
 
 SIDE = 64  # pixels of a picture
 LINE = 8  # thousandths of the page's height: words whose middles are within are of one line to an OCR engine
-COMMON = {"next word": 3, "presence": 2, "unanswerable": 1}  # at most, of kinds that any page has
-LEAST = 12  # words of a run
+COMMON = {"reading": 2, "next word": 2, "presence": 2, "unanswerable": 1}  # at most, of kinds that any page has
+LONGEST_READING = 8  # words
 
 Question = tuple[str, str, str]  # kind, question, answer
 
@@ -152,6 +154,27 @@ def choose(asked: Sequence[Question], count: int, rng: random.Random) -> list[Qu
     return chosen
 
 
+def readings(words: Sequence[Word], rng: random.Random, count: int = 2) -> list[Question]:
+    """Questions whose answers are several words of the page as they stand there: every token of them teaches copying, which
+    all other kinds take, and of which short answers tell little.
+
+    Args:
+        words: of the page.
+        rng: decides.
+        count: at most.
+    """
+    texts = [word.text for word in words]
+    found: list[Question] = []
+    if 1 < len(texts) <= LONGEST_READING:
+        found.append(("reading", "what does it say?", " ".join(texts)))
+    pairs = Counter(itertools.pairwise(texts))
+    starts = [i for i, pair in enumerate(itertools.pairwise(texts)) if pairs[pair] == 1 and i + 2 < len(texts)]
+    for i in rng.sample(starts, min(count, len(starts))):
+        answer = texts[i + 2 : i + 2 + rng.randint(2, LONGEST_READING)]
+        found.append(("reading", f'which words come after "{texts[i]} {texts[i + 1]}"?', " ".join(answer)))
+    return found[:count]
+
+
 def thumbnail(words: Sequence[Word]) -> np.ndarray:
     """A stand-in for a page's picture: paper, grayer where words are. `[64, 64, 3]` uint8."""
     fine = 4 * SIDE
@@ -197,6 +220,7 @@ __all__ = [
     "by_line",
     "choose",
     "drawn_page",
+    "readings",
     "real_page",
     "thumbnail",
 ]

@@ -46,7 +46,7 @@ class KeptForm:
 
 
 def kept_forms(
-    folder: Path, split: str, count: int, unseen: bool = False, tick: Callable[[int], None] | None = None
+    folder: Path, split: str, count: int, held_out: bool = False, tick: Callable[[int], None] | None = None
 ) -> Iterator[KeptForm]:
     """Forms 0..`count` of a split; those that are not on disk yet are drawn.
 
@@ -54,13 +54,13 @@ def kept_forms(
         folder: where shards are kept.
         split: its name is the seed.
         count: how many.
-        unseen: in the layouts that are held out of training.
+        held_out: in the layouts that no training sees.
         tick: called with the number of forms given so far, after each shard.
     """
     for first in range(0, count, SHARD):
         path = folder / f"forms-{split}-{first:05}.jsonl.gz"
         if not path.exists():
-            rows = [_made(random.Random(f"forms/{split}/{i}"), unseen) for i in range(first, first + SHARD)]
+            rows = [_made(random.Random(f"forms/{split}/{i}"), held_out) for i in range(first, first + SHARD)]
             folder.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -71,8 +71,8 @@ def kept_forms(
             tick(min(count, first + SHARD))
 
 
-def _made(rng: random.Random, unseen: bool) -> dict[str, Any]:
-    form = make_form(rng, unseen)
+def _made(rng: random.Random, held_out: bool) -> dict[str, Any]:
+    form = make_form(rng, held_out)
     examples: list[Example] = [example for _ in range(DRAWS) for example in form.examples(rng)]
     asked = {example.question: [example.kind, example.question, example.answers[0]] for example in examples}
     words = [[word.text, *word.box] for word in form.layer.words]

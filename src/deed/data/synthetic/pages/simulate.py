@@ -88,7 +88,13 @@ _top, _left = itemgetter(0), itemgetter(1)
 
 
 def misread(words: list[Word], rng: random.Random, noise: float = 1.0) -> list[Word]:
-    """Boxes off by a few units, and now and then a wrong character, a lost mark or word, two words in one."""
+    """Boxes off by a few units, and now and then a wrong character, a lost mark or word, two words in one.
+
+    Args:
+        words: as printed; none is empty.
+        rng: decides.
+        noise: see `ocr_words`; above 0.
+    """
     read: list[Word] = []
     for text, (x0, y0, x1, y1) in words:
         draw = rng.random()
