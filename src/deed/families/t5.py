@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import EncoderDecoderCache
 
 from .base import DecoderFamily, register_family
 from .parts import AttentionParts, LayerParts, Module, direct, direct_rms_norm, joined, plain

@@ -48,7 +48,9 @@ class PagesTrainer(BatchTrainer):
         groups: dict[str, list[Any]] = {name: [] for name in decay}
         whole: Any = self.model
         for name, parameter in whole.named_parameters():
-            fast = any(part in name for part in ("shared", "relative_attention_bias", "relative_bias", "box_embeddings"))
+            fast = any(
+                part in name for part in ("shared", "relative_attention_bias", "relative_bias", "box_embeddings")
+            )
             groups["fast" if fast else "slow" if parameter.ndim > 1 else "bare"].append(parameter)
         rate = {"fast": 5 * args.learning_rate}
         self.optimizer = torch.optim.AdamW(

@@ -280,9 +280,7 @@ def train_paperwork(
 
     def plan(model: Any, processor: Any, checkpoint: str | None) -> Parts:
         curriculum.resume(checkpoint or recipe.start)
-        data = PaperworkBatches(
-            recipe, processor, curriculum.level, sources.store, sources.forms, sources.pictures
-        )
+        data = PaperworkBatches(recipe, processor, curriculum.level, sources.store, sources.forms, sources.pictures)
         curve = LearningCurve(output / CURVE, sources.held_out(), data, recipe.validate_every)
         trainer = functools.partial(PaperworkTrainer, curriculum=curriculum)
         return Parts(data, only_item, trainer=trainer, callbacks=[curriculum, curve], write_more=curriculum.save)

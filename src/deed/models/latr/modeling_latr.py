@@ -109,9 +109,7 @@ class LatrEncoder(T5Stack):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, LatrBoxTable):
-            module.reset()
-        elif isinstance(module, LatrRelativeBias):
+        if isinstance(module, LatrBoxTable) or isinstance(module, LatrRelativeBias):
             module.reset()
         elif module is getattr(self, "visual_projection", None):
             init.normal_(module.weight, std=module.in_features**-0.5)  # type: ignore[arg-type, operator, union-attr]
@@ -227,7 +225,9 @@ class LatrEncoder(T5Stack):
 
 def _score_type(hidden: torch.Tensor) -> torch.dtype:
     """The dtype that attention scores have."""
-    return torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
+    return (
+        torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
+    )
 
 
 @functools.cache

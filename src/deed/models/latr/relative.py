@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -83,9 +82,7 @@ class LatrRelativeBias(nn.Module):
             for name, place in (("rows", (y0 + y1) // 2), ("lefts", x0), ("rights", x1)):
                 weight = getattr(self, name).weight.to(order.dtype)
                 tables.append(torch.cat([weight[offsets], weight[-1:]]))
-                indices.append(
-                    torch.where(both, place[:, None, :] - place[:, :, None] + OFFSETS, 2 * OFFSETS + 1)
-                )
+                indices.append(torch.where(both, place[:, None, :] - place[:, :, None] + OFFSETS, 2 * OFFSETS + 1))
         return _SummedLookUp.apply(torch.stack(indices), *tables)
 
 
