@@ -57,7 +57,13 @@ def check_kind(folder: Path, task: str) -> None:
 
 
 def answer_each(
-    task: Any, model: Any, processor: Any, folder: Path, examples: Sequence[Any], given: float | None
+    task: Any,
+    model: Any,
+    processor: Any,
+    folder: Path,
+    examples: Sequence[Any],
+    given: float | None,
+    abstain_below: float | None = None,
 ) -> tuple[list[list[int]], dict[str, Any]]:
     """Answer one example after the other.
 
@@ -68,14 +74,17 @@ def answer_each(
         folder: of the model, for notes.
         examples: with what is asked.
         given: the threshold; None: the model's own.
+        abstain_below: an answer is sure from this confidence on; None: what calibration chose.
 
     Returns:
         Per example the generated ids; and what `--json` prints, without what only one task tells.
     """
+    from deed.tasks.confidence import abstain_threshold
     from deed.utils.timing import timed_encoder
 
     from .shared import pick_threshold
 
+    sure_from = abstain_threshold(model, abstain_below)
     threshold, source, note = pick_threshold(model.deed_config, given, folder)
     tokens, answers = [], []
     with timed_encoder(model) as clock:
@@ -86,6 +95,8 @@ def answer_each(
                 set_up(model, inputs, threshold)
             ids, told = timed_answer(model, processor.tokenizer, inputs, threshold, clock)
             tokens.append(ids)
+            confidence = told.get("confidence")
+            told["sure"] = None if confidence is None or sure_from is None else confidence >= sure_from
             answers.append(told)
     return tokens, {
         "model": str(folder),
@@ -130,11 +141,14 @@ def timed_answer(
     """
     from deed.constants import GREEDY
     from deed.report import text_pieces
+    from deed.tasks.confidence import asks_for_confidence
     from deed.utils.timing import now
+
+    options = asks_for_confidence(model, {**GREEDY, "exit_threshold": threshold})
 
     clock.take()
     start = now(model.device)
-    out = model.generate(**inputs, **GREEDY, exit_threshold=threshold, return_dict_in_generate=True)
+    out = model.generate(**inputs, **options, return_dict_in_generate=True)
     overall, encoder = 1e3 * (now(model.device) - start), 1e3 * clock.take()
     tokens, depths = out.sequences[0, 1:].tolist(), out.exit_layers[0].tolist()
     return tokens, {
@@ -144,6 +158,7 @@ def timed_answer(
         "mean_depth": sum(depths) / len(depths),
         "encoder_ms": encoder,
         "decoder_ms": overall - encoder,
+        "confidence": None if out.confidence is None else float(out.confidence[0]),
     }
 
 
@@ -154,14 +169,32 @@ def spelled(tokenizer: Any, texts: list[str]) -> list[int]:
     return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False).input_ids]
 
 
-def times_line(answer: dict[str, Any], n_layers: int) -> Text:
-    """Times and mean depth of one answer."""
+def confidence_line(answer: dict[str, Any]) -> Text:
+    """What stands before an answer: how sure it is; nothing where that is not known."""
+    from rich.text import Text
+
+    confidence = answer.get("confidence")
+    if confidence is None:
+        return Text("")
+    percent = f"({100 * confidence:.0f} %): "
+    return Text(f"sure {percent}", style="dim") if answer["sure"] else Text(f"not sure {percent}", style="yellow")
+
+
+def times_line(answer: dict[str, Any], n_layers: int, more: str = "") -> Text:
+    """Times and mean depth of one answer.
+
+    Args:
+        answer: of `timed_answer`.
+        n_layers: of the decoder.
+        more: comes first.
+    """
     from rich.text import Text
 
     from deed.report.html import milliseconds
 
     times = f"encoder {milliseconds(answer['encoder_ms'])}, decoder {milliseconds(answer['decoder_ms'])}, "
-    return Text(f"{times}mean depth {answer['mean_depth']:.2f} of {n_layers}", style="dim")
+    lead = f"{more}, " if more else ""
+    return Text(f"{lead}{times}mean depth {answer['mean_depth']:.2f} of {n_layers}", style="dim")
 
 
 def closing_lines(painter: Painter, results: dict[str, Any], more: str = "") -> None:
@@ -182,3 +215,8 @@ def closing_lines(painter: Painter, results: dict[str, Any], more: str = "") -> 
     painter.console.print(Text(line, style="dim"))
     for note in results["notes"]:
         painter.console.print(Text(note, style="yellow"))
+    if all(answer.get("confidence") is None for answer in results["answers"]):
+        line = "How far to trust these answers is not known: they are not calibrated for these settings."
+        painter.console.print(Text(line, style="yellow"))
+    if results.get("reads"):
+        painter.console.print(Text(results["reads"], style="dim"))

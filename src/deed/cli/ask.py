@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .answering import DOCUMENT, answer_each, check_kind, check_texts, closing_lines, spelled, times_line
+from .answering import DOCUMENT, check_texts, closing_lines, confidence_line, times_line
+from .ask_document import ALWAYS, AUTO, CHECKPOINT, NEVER, NO_OCR, SAMPLE, Reader, ask_document, what_it_reads
 from .ask_picture import TASKS, ask_picture, output_path, show_picture
-from .shared import CHECKPOINTS
 
 EXAMPLE = (
-    'Example: deed ask invoice.pdf --page 2 "what is the total?" "what are all the fields?"; '
-    'deed ask photo.png "the red apple left of the dog" --task refer'
+    'Example: deed ask "what is the total?" asks about a sample invoice; deed ask invoice.pdf --page all "what is the '
+    'total?" "what are all the fields?"; deed ask photo.png "the red apple left of the dog" --task refer'
 )
-CHECKPOINT = CHECKPOINTS / "latr"
-OCR, NO_OCR = "rapidocr", "none"
-AUTO, ALWAYS, NEVER = (
-    "auto",
-    "always",
-    "never",
-)  # whether OCR reads a page: where its own text does not cover it, or not
+ALL = "all"
+SAMPLE_QUESTIONS = ["what is the total?", "what are all the fields?"]
 
 
 def ask(
-    image: Annotated[Path, typer.Argument(help="An image file or a PDF.", show_default=False)],
+    image: Annotated[
+        str | None, typer.Argument(help="An image file or a PDF.", show_default="a sample invoice")
+    ] = None,
     questions: Annotated[
         list[str] | None,
         typer.Argument(help="One question or more, each in quotes; what to find for refer, nothing for caption."),
@@ -35,11 +32,16 @@ def ask(
     task: Annotated[
         str,
         typer.Option(
-            help="document: a page, read with OCR. refer: find what is described, and draw a box around it. caption: "
+            help="document: a page, by its words. refer: find what is described, and draw a box around it. caption: "
             "describe the picture. vqa: a question about a picture."
         ),
     ] = DOCUMENT,
-    page: Annotated[int, typer.Option(help="Page of a PDF, counted from 1.")] = 1,
+    page: Annotated[
+        str,
+        typer.Option(
+            help="Page of a PDF, counted from 1; all: for each question the page whose answer is likeliest to be right."
+        ),
+    ] = "1",
     model: Annotated[
         Path | None,
         typer.Option(
@@ -49,6 +51,10 @@ def ask(
     threshold: Annotated[
         float | None, typer.Option(help="Exit threshold.", show_default="the model's own, calibrated")
     ] = None,
+    abstain_below: Annotated[
+        float | None,
+        typer.Option(help="Call answers below this confidence not sure.", show_default="what calibration chose"),
+    ] = None,
     ocr: Annotated[
         str | None,
         typer.Option(
@@ -57,6 +63,10 @@ def ask(
             show_default=AUTO,
         ),
     ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option("--cache/--no-cache", help="Keep what OCR read (~/.cache/deed/ocr, or $DEED_CACHE), and use it."),
+    ] = True,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -73,15 +83,14 @@ def ask(
     Args:
         image, page: what is asked about.
         questions, task: what is asked.
-        model, threshold, ocr: how it is answered.
+        model, threshold, abstain_below, ocr, cache: how it is answered.
         output: where boxes are drawn.
         as_json: print the answers as JSON.
     """
-    from rich.console import Console
+    from deed.ocr import ENGINES, open_document, usable_cache
+    from deed.utils.progress import RichProgress
 
-    from deed.ocr import ENGINES, page_image, page_text
-
-    from .shared import check_threshold
+    from .shared import check_abstain_below, check_threshold
 
     # In this order: what is quick to look at first.
     if task not in (DOCUMENT, *TASKS):
@@ -92,185 +101,75 @@ def ask(
     if ocr not in (None, *choices):
         raise ValueError(f"--ocr must be one of {', '.join(choices)}, got {ocr!r}")
     check_threshold(threshold)
-    texts = questions or []
+    check_abstain_below(abstain_below)
+    number = page_number(page, task)
+    file, texts = file_and_questions(image, questions or [], task)
     check_texts(task, texts)
-    target = output_path(output, task, image, page)
-    picture = page_image(image, page)
-    layer = page_text(image, page) if task == DOCUMENT and ocr in (None, AUTO, NEVER) else None
-    if ocr == NEVER and (layer is None or not layer.words):
-        raise ValueError(
-            f"--ocr never: {image} has no text of its own{f', page {page}' if layer else ''}; leave --ocr out"
-        )
-    # A spinner leaves no trace where stderr is no terminal, and none of an error's one line.
-    with Console(stderr=True, quiet=as_json).status("loading the model") as status:
+    target = output_path(output, task, file, number or 1)
+    hidden = as_json or not sys.stderr.isatty()
+    with open_document(file) as document, RichProgress(hidden, transient=True) as progress:
         if task == DOCUMENT:
-            results = ask_document(picture, texts, model, ocr or AUTO, threshold, status.update, layer)
+            reader = Reader(document, ocr or AUTO, usable_cache() if cache else None)
+            results = ask_document(reader, number, texts, model, threshold, abstain_below, progress)
         else:
-            results = ask_picture(picture, task, texts, model, target, threshold, status.update)
-    results = {"image": str(image), "page": page, **results}
+            picture = document.image(number or 1)
+            with progress.bar("looking at the picture"):
+                results = ask_picture(picture, task, texts, model, target, threshold, abstain_below)
+    results = {"image": str(file), "page": number or ALL, **results}
+    if file == SAMPLE:
+        results["notes"] = [f"No file was given, so this was deed's sample invoice: {file}", *results["notes"]]
     if as_json:
         typer.echo(json.dumps(results, ensure_ascii=False))
     else:
         (show if task == DOCUMENT else show_picture)(results)
 
 
-def ask_document(
-    picture: Any,
-    questions: list[str],
-    folder: Path | None,
-    ocr: str,
-    threshold: float | None,
-    say: Any,
-    layer: Any = None,
-) -> dict[str, Any]:
-    """Read a page and answer.
+def page_number(text: str, task: str) -> int | None:
+    """What `--page` says; None for all pages.
 
     Args:
-        picture: the page.
-        questions: one or more.
-        folder: of the model; None: the shipped one.
-        ocr: as `--ocr`.
-        threshold: None: the model's own.
-        say: is told what is being done.
-        layer: the page's own text, of a PDF.
-
-    Returns:
-        What `--json` prints, but for the file's name.
+        text: as given.
+        task: only documents have answers to choose among.
 
     Raises:
-        ValueError: the wrong kind of model, a question that does not fit, or nothing to look at.
-        DeedLoadError: a damaged model.
+        ValueError: neither a number nor `all`, or `all` for a picture.
     """
-    from deed.tasks.documents import DocumentTask
-
-    from .shared import find_model, quiet_libraries
-
-    folder = find_model(folder, CHECKPOINT)
-    check_kind(folder, DOCUMENT)
-    quiet_libraries()
-    task = DocumentTask("pages")
-    model, processor = task.load(folder)
-    say("reading the page")
-    seen = read(picture, ocr, layer)
-    if seen["ocr"] is None and not processor.sees:
-        raise ValueError("this model looks at words only; leave --ocr none out")
-    say("answering")
-    return answers(task, model, processor, folder, seen, questions, threshold)
-
-
-def read(picture: Any, ocr: str, layer: Any = None) -> dict[str, Any]:
-    """The page as the model gets it: upright, with its words; and what is said of the reading (None without).
-
-    Args:
-        picture: the page as it lies.
-        ocr: as `--ocr`.
-        layer: the page's own text, of a PDF; used where it covers the page, or where OCR is never to read it.
-    """
-    from deed.ocr import read_page, turn_image
-
-    if ocr == NO_OCR:
-        return {"picture": picture, "words": [], "ocr": None}
-    if layer is not None and (layer.covers or ocr == NEVER):
-        said = {
-            "engine": "text layer",
-            "ms": None,
-            "words": len(layer.words),
-            "rotation": layer.rotation,
-            "reason": "",
-        }
-        return {"picture": turn_image(picture, layer.rotation), "words": layer.words, "ocr": said}
-    result = read_page(picture, engine=OCR if ocr in (AUTO, ALWAYS) else ocr)
-    said = {
-        "engine": result.engine,
-        "ms": 1e3 * result.seconds,
-        "words": len(result.words),
-        "rotation": result.rotation,
-        "reason": "" if layer is None else layer.reason,
-    }
-    return {"picture": turn_image(picture, result.rotation), "words": result.words, "ocr": said}
-
-
-def answers(
-    task: Any,
-    model: Any,
-    processor: Any,
-    folder: Path,
-    seen: dict[str, Any],
-    questions: list[str],
-    given: float | None,
-) -> dict[str, Any]:
-    """What `--json` prints, but for the file's name.
-
-    Args:
-        task, model, processor, folder, given: as for `answer_each`.
-        seen: of `read`.
-        questions: as asked.
-
-    Raises:
-        ValueError: a question that does not fit.
-    """
-    from deed.data.base import Example
-    from deed.report.places import is_json
-
-    known = [in_known_words(processor, question) for question in questions]
-    fits = [words_that_fit(processor, question, seen["words"]) for question in known]
-    examples = [Example(question, [], seen["words"], seen["picture"]) for question in known]
-    tokens, results = answer_each(task, model, processor, folder, examples, given)
-    found = []
-    for i, told in enumerate(results["answers"]):
-        text = task.answer(processor, tokens[i], examples[i])
-        fields = whole_object(text) if is_json(text) else None
-        found.append({"question": questions[i], "words_read": fits[i], "answer": text, "fields": fields, **told})
-    notes = results["notes"]
-    if seen["ocr"] and not seen["words"]:
-        notes.append("No text was found on the page; the answer comes from the picture alone.")
-    if min(fits) < len(seen["words"]):
-        notes.append(
-            f"The page is longer than this model reads: the last {len(seen['words']) - min(fits)} of its "
-            f"{len(seen['words'])} words were cut (max_length {processor.max_length} tokens)."
-        )
-    return {**results, "ocr": seen["ocr"], "answers": found}
-
-
-def whole_object(text: str) -> dict[str, Any] | None:
-    """The fields of a JSON object; None where the model did not finish it."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+    if text.lower() == ALL:
+        if task != DOCUMENT:
+            raise ValueError(f"--page all is for documents; with --task {task} name one page")
         return None
-    return value if isinstance(value, dict) else None
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"--page must be a number, counted from 1, or all, got {text!r}") from None
 
 
-def in_known_words(processor: Any, question: str) -> str:
-    """The question, in small letters where that takes fewer tokens: a small vocabulary knows whole words in that form
-    only, and its model has seen no other. Vocabularies with "What" as well as "what" get the question as it is."""
-    question = " ".join(question.split())
-    small = question.lower()
-    few, many = spelled(processor.tokenizer, [small, question])
-    return small if few < many else question
-
-
-def words_that_fit(processor: Any, question: str, words: list[Any]) -> int:
-    """How many of the words, from the first, the processor keeps beside the question.
+def file_and_questions(first: str | None, others: list[str], task: str) -> tuple[Path, list[str]]:
+    """What is asked about, and what is asked; the sample invoice where no file is named.
 
     Args:
-        processor: a `LatrProcessor`.
-        question: as it is asked.
-        words: `(text, box)` in reading order.
+        first: a file, or a question already.
+        others: what follows it.
+        task: the sample is a document.
 
     Raises:
-        ValueError: the question alone is too long.
+        ValueError: no file for a task about pictures.
     """
-    if spelled(processor.tokenizer, [question])[0] < processor.max_length:  # or encoding it would cut it
-        room = processor.max_length - len(processor.encode(question, [])[0])
-        if room > 0:
-            lengths = spelled(processor.tokenizer, [text for text, _ in words])
-            return sum(used <= room for used in itertools.accumulate(lengths))
-    raise ValueError(f"the question is longer than this model reads ({processor.max_length} tokens); shorten it")
+    is_question = first is not None and not Path(first).exists() and looks_like_a_question(first)
+    if first is not None and not is_question:
+        return Path(first), others
+    if task != DOCUMENT:
+        raise ValueError(f"--task {task} needs a picture: deed ask FILE --task {task}")
+    return SAMPLE, [first, *others] if first is not None else SAMPLE_QUESTIONS
+
+
+def looks_like_a_question(text: str) -> bool:
+    """Whether something that is no file was meant as a question: words, or a question mark, and no file's ending."""
+    return text.rstrip().endswith("?") or (" " in text.strip() and " " in (Path(text).suffix or " "))
 
 
 def show(results: dict[str, Any]) -> None:
-    """Answers in the terminal, tokens colored by depth; readable in 60 columns."""
+    """Answers in the terminal, tokens colored by depth; readable in 50 columns."""
     from rich.text import Text
 
     from deed.report.html import milliseconds
@@ -283,7 +182,7 @@ def show(results: dict[str, Any]) -> None:
     for a in results["answers"]:
         console.print()
         console.print(Text(a["question"], style="bold"))
-        console.print(painter.running(a["pieces"], a["depths"]))
+        console.print(confidence_line(a) + painter.running(a["pieces"], a["depths"]))
         if is_json(a["answer"]):
             table = painter.table("", "")
             for value in values_of(a["answer"]):
@@ -295,13 +194,14 @@ def show(results: dict[str, Any]) -> None:
             if a["fields"] is None:
                 table.add_row("", Text("(not finished: no whole JSON object)", style="dim"))
             console.print(table)
-        console.print(times_line(a, n_layers))
+        console.print(times_line(a, n_layers, f"page {a['page']}" if results["page"] == ALL else ""))
     ocr = results["ocr"]
     read, notes = "", results["notes"]
     if ocr and ocr["ms"] is None:
         read = f"; {ocr['words']} words of the PDF's own text, no OCR"
     elif ocr:
-        read = f"; OCR ({ocr['engine']}) {milliseconds(ocr['ms'])}, {ocr['words']} words"
+        kept = " when it was first read" if ocr["cached"] else ""
+        read = f"; OCR ({ocr['engine']}) {milliseconds(ocr['ms'])}{kept}, {ocr['words']} words"
         if ocr["reason"]:
             notes = [f"OCR read the page, since {ocr['reason']}.", *notes]
     if ocr and ocr["rotation"]:
@@ -311,4 +211,6 @@ def show(results: dict[str, Any]) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command(epilog=EXAMPLE, help=__doc__)(ask)
+    reads = what_it_reads(CHECKPOINT)
+    said = f"\n\nThe model shipped for documents: {reads}" if reads else ""
+    app.command(epilog=EXAMPLE, help=f"{__doc__}{said}")(ask)

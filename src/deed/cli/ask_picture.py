@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .answering import answer_each, check_kind, closing_lines, times_line
+from .answering import answer_each, check_kind, closing_lines, confidence_line, times_line
 from .box_drawing import FORMATS, draw_boxes, save_picture
 from .shared import CHECKPOINTS
 
@@ -58,7 +57,7 @@ def ask_picture(
     folder: Path | None,
     target: Path | None,
     threshold: float | None,
-    say: Callable[[str], Any],
+    abstain_below: float | None,
 ) -> dict[str, Any]:
     """Answer about a picture, and draw what was found.
 
@@ -68,8 +67,8 @@ def ask_picture(
         texts: questions, or expressions; none for captions.
         folder: of the model; None: the shipped one.
         threshold: None: the model's own.
-        say: is told what is being done.
         target: where the picture with the boxes goes; None for tasks that have none. Not written where no box was found.
+        abstain_below: an answer is sure from this confidence on; None: what calibration chose.
 
     Returns:
         What `--json` prints, but for the file's name.
@@ -89,8 +88,7 @@ def ask_picture(
     model, processor = kind.load(folder)
     if task == "refer" and processor.n_bins < 2:
         raise ValueError(f"the tokenizer in {folder} has no location bins, in which a model says where a box is")
-    say("answering")
-    results = answers(kind, model, processor, folder, picture, texts, threshold)
+    results = answers(kind, model, processor, folder, picture, texts, threshold, abstain_below)
     if target is not None:
         found = [a for a in results["answers"] if a["box"]]
         if found:
@@ -100,12 +98,19 @@ def ask_picture(
 
 
 def answers(
-    task: Any, model: Any, processor: Any, folder: Path, picture: Any, texts: list[str], given: float | None
+    task: Any,
+    model: Any,
+    processor: Any,
+    folder: Path,
+    picture: Any,
+    texts: list[str],
+    given: float | None,
+    abstain_below: float | None = None,
 ) -> dict[str, Any]:
     """What `--json` prints, but for the files' names; of `refer` each answer has a `box`, px of the picture, or None.
 
     Args:
-        task, model, processor, folder, given: as for `answer_each`.
+        task, model, processor, folder, given, abstain_below: as for `answer_each`.
         picture: what is asked about.
         texts: questions, or expressions; none for captions.
 
@@ -118,7 +123,7 @@ def answers(
     asked = [in_one_line(text) for text in texts]
     check_lengths(processor, task.asks, asked, model.config.max_position_embeddings)
     examples = [Example(text, [], image=picture) for text in asked or [""]]
-    tokens, results = answer_each(task, model, processor, folder, examples, given)
+    tokens, results = answer_each(task, model, processor, folder, examples, given, abstain_below)
     found = []
     for i, told in enumerate(results["answers"]):
         told["pieces"][0] = told["pieces"][0].lstrip(" ")  # OFA's answers begin with a space
@@ -177,7 +182,7 @@ def show_picture(results: dict[str, Any]) -> None:
         console.print()
         if a["question"] is not None:
             console.print(Text(a["question"], style="bold"))
-        console.print(tokens_line(painter, a["pieces"], a["depths"]))
+        console.print(confidence_line(a) + tokens_line(painter, a["pieces"], a["depths"]))
         if "box" in a:
             console.print(Text(box_line(a["box"], results["size"])))
         console.print(times_line(a, results["n_layers"]))

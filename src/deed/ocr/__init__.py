@@ -12,8 +12,8 @@ the page had to be turned; `engine="tesseract"` reads with Tesseract.
 from deed.errors import DataError
 from deed.utils.images import load_image, turn_image
 
-from .cache import default_cache
-from .pages import load_pages, page_count, page_image, page_text
+from .cache import default_cache, usable_cache
+from .pages import Document, load_pages, open_document, page_count, page_image, page_text
 from .reading import ENGINES, OcrResult, read_page, read_words
 from .text_layer import TextLayer
 from .words import Word
@@ -21,16 +21,19 @@ from .words import Word
 __all__ = [
     "ENGINES",
     "DataError",
+    "Document",
     "OcrResult",
     "TextLayer",
     "Word",
     "default_cache",
     "load_image",
     "load_pages",
+    "open_document",
     "page_count",
     "page_image",
     "page_text",
     "read_page",
     "read_words",
     "turn_image",
+    "usable_cache",
 ]

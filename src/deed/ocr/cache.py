@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,23 @@ from deed.errors import DataError
 from deed.utils.files import read_json, write_json
 
 FORMAT = 2  # counted up whenever the same engine and image would give another result
+LARGEST = 200_000_000  # bytes of all entries; the ones longest unused go first
 MOST = 10**9  # pixels a side, seconds: more is not an entry of ours
 
 
 def default_cache() -> Path:
-    """The folder `ocr` in `$DEED_CACHE`, or in `~/.cache/deed` where that is not set."""
-    return Path(os.environ.get("DEED_CACHE") or Path.home() / ".cache" / "deed").expanduser() / "ocr"
+    """The folder `ocr` in `$DEED_CACHE`, else in `$XDG_CACHE_HOME/deed`, else in `~/.cache/deed`."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("DEED_CACHE") or caches / "deed").expanduser() / "ocr"
+
+
+def usable_cache() -> Path | None:
+    """The default cache, made; None where it cannot be: for programs that work without one, too."""
+    try:
+        folder = cache_folder(True)
+    except DataError:
+        return None
+    return folder if folder and os.access(folder, os.W_OK) else None
 
 
 def cache_folder(cache: Path | str | bool | None) -> Path | None:
@@ -61,6 +73,8 @@ def load_entry(path: Path) -> dict[str, Any] | None:
         return None
     if not (0 < width < MOST and 0 < height < MOST and 0 <= seconds < MOST):
         return None
+    with suppress(OSError):  # of a cache that may only be read
+        os.utime(path)  # used just now
     return {"words": words, "rotation": turn, "size": (width, height), "seconds": seconds}
 
 
@@ -80,8 +94,30 @@ def save_entry(path: Path, entry: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, entry, indent=None, ensure_ascii=False)
+        if path.name.startswith("0"):  # once in a while: looking at thousands of files takes a while, too
+            shrink_cache(path.parent.parent)
     except OSError as error:
         raise _cannot_write(path.parent, error) from None
+
+
+def shrink_cache(folder: Path, largest: int = LARGEST) -> None:
+    """Delete the entries that were not used for longest, until the others have `largest` bytes at most.
+
+    Args:
+        folder: the cache.
+        largest: bytes.
+    """
+    found = []
+    for path in folder.glob("??/*.json"):
+        with suppress(OSError):  # another process may delete, too
+            found.append((path.stat().st_mtime, path.stat().st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= largest:
+            return
+        with suppress(OSError):
+            path.unlink()
+        total -= size
 
 
 def _cannot_write(folder: Path, error: OSError) -> DataError:

@@ -1,5 +1,9 @@
 """Pages of PDF files (also compressed, `.pdf.gz`), drawn by PDFium or as their own text, and of TIFFs as images; another image
-file is a document of one page."""
+file is a document of one page.
+
+`open_document` opens the file once, however many pages are taken from it; `page_image`, `page_text` and `page_count` are
+for one page.
+"""
 
 from __future__ import annotations
 
@@ -57,31 +61,142 @@ def _is_text(head: bytes) -> bool:
     return "\0" not in text
 
 
+class Document:
+    """A file of pages; made by `open_document`, and of use as long as its block lasts.
+
+    Attributes:
+        path: the file.
+        count: how many pages it has.
+    """
+
+    def __init__(self, path: Path, count: int) -> None:
+        self.path, self.count = path, count
+
+    def image(self, page: int = 1, dpi: float = DPI) -> Any:
+        """One page as an RGB image.
+
+        Args:
+            page: counted from 1.
+            dpi: of a PDF's page, which is drawn smaller where it would get more than 4 megapixels.
+
+        Raises:
+            DataError: there is no such page, or it is damaged.
+        """
+        self.index(page)
+        return load_image(self.path)
+
+    def text(self, page: int = 1) -> TextLayer | None:
+        """A page's own text, with whether it is all there is to read there; None of a file that is no PDF.
+
+        Args:
+            page: counted from 1.
+
+        Raises:
+            DataError: there is no such page, or it is damaged.
+        """
+        return None
+
+    def index(self, page: int) -> int:
+        """Place of a page that is counted from 1.
+
+        Raises:
+            DataError: there is no such page.
+        """
+        if not 1 <= page <= self.count:
+            is_image = type(self) is Document
+            pages = "is an image, which has page 1 only" if is_image else f"has pages 1 to {self.count}"
+            raise DataError(f"{self.path} {pages}, got page {page}")
+        return page - 1
+
+
+class _Tiff(Document):
+    def __init__(self, path: Path) -> None:
+        self._frames = tiff_pages(path)
+        super().__init__(path, len(self._frames))
+
+    def image(self, page: int = 1, dpi: float = DPI) -> Any:
+        return tiff_page(self.path, self._frames[self.index(page)])
+
+
+class _Pdf(Document):
+    def __init__(self, path: Path, opened: Any) -> None:
+        super().__init__(path, len(opened))
+        opened.init_forms()  # or filled-in fields stay empty
+        self._opened = opened
+
+    @contextmanager
+    def _page(self, page: int) -> Iterator[Any]:
+        index = self.index(page)
+        with _pdfium:
+            try:
+                sheet = self._opened[index]
+                yield sheet
+                sheet.close()
+            except need("pypdfium2").PdfiumError as error:
+                raise DataError(f"{self.path} has a damaged page, {page}: {error}") from None
+
+    def image(self, page: int = 1, dpi: float = DPI) -> Any:
+        with self._page(page) as sheet:
+            width, height = sheet.get_size()
+            if not (width > 0 and height > 0 and math.isfinite(width * height)):
+                raise DataError(f"{self.path}, page {page} has no area: {width} x {height} points")
+            bitmap = sheet.render(scale=min(dpi / 72, math.sqrt(OCR_PIXELS / (width * height))))
+            image = bitmap.to_pil().convert("RGB").copy()  # a copy: to_pil lends PDFium's own memory
+            bitmap.close()
+            return image
+
+    def text(self, page: int = 1) -> TextLayer | None:
+        with self._page(page) as sheet:
+            return read_text_layer(sheet)
+
+
 @contextmanager
-def _document(path: Path, source: Path | bytes) -> Iterator[Any]:
-    pdfium = need("pypdfium2")
+def open_document(path: str | os.PathLike[str]) -> Iterator[Document]:
+    """A PDF, a TIFF, or another image file, which has one page.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: it is missing, empty, damaged or encrypted, or has no pages. An image's content is not looked at yet.
+    """
+    file, head = check_file(path)
+    if is_tiff(head):
+        yield _Tiff(file)
+        return
+    source = _pdf_in(file, head)
+    if source is None:
+        yield Document(file, 1)
+        return
     with _pdfium:
-        try:
-            document = pdfium.PdfDocument(source)
-        except pdfium.PdfiumError as error:
-            # pypdfium2 takes no pages for a failure, and then tells the reason of the failure before.
-            raw = pdfium.raw
-            if isinstance(source, bytes):
-                handle = raw.FPDF_LoadMemDocument64(source, len(source), None)
-            else:
-                handle = raw.FPDF_LoadDocument(str(path).encode(), None)
-            if handle:
-                pdfium.raw.FPDF_CloseDocument(handle)
-                raise DataError(f"{path} has no pages") from None
-            if "password" in str(error).lower():
-                raise DataError(f"{path} is encrypted; save it without a password first") from None
-            raise DataError(f"{path} is damaged or cut off, PDFium cannot read it: {error}") from None
-        try:
-            yield document
-        except pdfium.PdfiumError as error:
-            raise DataError(f"{path} has a damaged page: {error}") from None
-        finally:
-            document.close()
+        opened = _open_pdf(file, source)
+    try:
+        with _pdfium:
+            document = _Pdf(file, opened)
+        yield document
+    finally:
+        with _pdfium:
+            opened.close()
+
+
+def _open_pdf(path: Path, source: Path | bytes) -> Any:
+    """PDFium's document; the caller holds the lock."""
+    pdfium = need("pypdfium2")
+    try:
+        return pdfium.PdfDocument(source)
+    except pdfium.PdfiumError as error:
+        # pypdfium2 takes no pages for a failure, and then tells the reason of the failure before.
+        raw = pdfium.raw
+        if isinstance(source, bytes):
+            handle = raw.FPDF_LoadMemDocument64(source, len(source), None)
+        else:
+            handle = raw.FPDF_LoadDocument(str(path).encode(), None)
+        if handle:
+            raw.FPDF_CloseDocument(handle)
+            raise DataError(f"{path} has no pages") from None
+        if "password" in str(error).lower():
+            raise DataError(f"{path} is encrypted; save it without a password first") from None
+        raise DataError(f"{path} is damaged or cut off, PDFium cannot read it: {error}") from None
 
 
 def page_count(path: str | os.PathLike[str]) -> int:
@@ -90,14 +205,8 @@ def page_count(path: str | os.PathLike[str]) -> int:
     Raises:
         DataError: missing, empty, damaged or encrypted, or without pages. Another image file's content is not looked at.
     """
-    file, head = check_file(path)
-    if is_tiff(head):
-        return len(tiff_pages(file))
-    source = _pdf_in(file, head)
-    if source is None:
-        return 1
-    with _document(file, source) as document:
-        return len(document)
+    with open_document(path) as document:
+        return document.count
 
 
 def page_image(path: str | os.PathLike[str], page: int = 1) -> Any:
@@ -110,27 +219,8 @@ def page_image(path: str | os.PathLike[str], page: int = 1) -> Any:
     Raises:
         DataError: the file is missing, empty, damaged or encrypted, or has no such page.
     """
-    file, head = check_file(path)
-    if is_tiff(head):
-        frames = tiff_pages(file)
-        return tiff_page(file, frames[_index(file, len(frames), page)])
-    source = _pdf_in(file, head)
-    if source is None:
-        if page != 1:
-            raise DataError(f"{file} is an image, which has page 1 only, got page {page}")
-        return load_image(file)
-    with _document(file, source) as document:
-        document.init_forms()  # or filled-in fields stay empty
-        sheet = document[_index(file, len(document), page)]
-        width, height = sheet.get_size()
-        if not (width > 0 and height > 0 and math.isfinite(width * height)):
-            raise DataError(f"{file}, page {page} has no area: {width} x {height} points")
-        scale = min(DPI / 72, math.sqrt(OCR_PIXELS / (width * height)))
-        bitmap = sheet.render(scale=scale)
-        image = bitmap.to_pil().convert("RGB").copy()  # a copy: to_pil lends PDFium's own memory
-        bitmap.close()
-        sheet.close()
-        return image
+    with open_document(path) as document:
+        return document.image(page)
 
 
 def page_text(path: str | os.PathLike[str], page: int = 1) -> TextLayer | None:
@@ -143,19 +233,8 @@ def page_text(path: str | os.PathLike[str], page: int = 1) -> TextLayer | None:
     Raises:
         DataError: the file is missing, empty, damaged or encrypted, or has no such page.
     """
-    file, head = check_file(path)
-    source = _pdf_in(file, head)
-    if source is None:
-        return None
-    with _document(file, source) as document:
-        return read_text_layer(document[_index(file, len(document), page)])
-
-
-def _index(file: Path, count: int, page: int) -> int:
-    """Place of a page that is counted from 1, in a file of `count` pages."""
-    if not 1 <= page <= count:
-        raise DataError(f"{file} has pages 1 to {count}, got page {page}")
-    return page - 1
+    with open_document(path) as document:
+        return document.text(page)
 
 
 def load_pages(path: str | os.PathLike[str]) -> Iterator[Any]:

@@ -88,14 +88,17 @@ class RichProgress:
 
     Args:
         quiet: show nothing after all.
+        transient: leave nothing on the screen when it is closed.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, transient: bool = False) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:3.0f} %"))
-        self._bars = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=quiet)
+        self._bars = Progress(
+            *columns, TimeRemainingColumn(), console=Console(stderr=True), disable=quiet, transient=transient
+        )
         self._quiet = quiet
 
     def __enter__(self) -> RichProgress:
