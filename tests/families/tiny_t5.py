@@ -54,7 +54,7 @@ for kind in ("local", "transient-global"):
 
 
 def page(rows):
-    """Words in boxes on a page of four patches. The words of a row lie in few of them; the others are appended to the source."""
+    """Words in boxes on a page of four patches; those in which no word lies are appended to the source."""
     found, generator = text(rows), torch.Generator().manual_seed(rows)
     corner = torch.rand(*found["input_ids"].shape, 2, generator=generator) * 0.9
     corner[1::2] *= 0.5
@@ -97,6 +97,7 @@ add("Pix2StructForConditionalGeneration", pix2struct, patches)
 def pop2piano():
     made = of_t5(hf.Pop2PianoConfig, hf.Pop2PianoForConditionalGeneration, composer_vocab_size=2)()
     made.generation_config.composer_to_feature_token = {"composer1": 5, "composer2": 6}
+    made.generation_config._from_model_config = False  # or it is not read again from a saved folder
     return made
 
 
