@@ -22,6 +22,7 @@ GROUPS = {  # of the API page; public names that are in none of them come last
     "Put early exit on a model": ["get_deed_model", "unwrap", "from_pretrained", "DeedConfig"],
     "Choose thresholds": [
         "calibrate",
+        "calibrate_answers",
         "estimate",
         "record_curve",
         "set_target",

@@ -100,6 +100,7 @@ def test_groups_are_not_divided_and_parts_are_reported(model, monkeypatch):
         (80, {"confidence": "high"}, ValueError, "confidence must lie"),
         (80, {"exit_threshold": 0.5}, ValueError, "leave exit_threshold out"),
         (80, {"num_beams": 2}, ValueError, "not for num_beams=2"),
+        (80, {"right": None}, ValueError, "add labels, or pass right="),
         (80, {"group": lambda row: "one"}, CalibrationError, "too few groups"),
         (80, {"batch_size": 0}, ValueError, "batch_size must be an integer of at least 1"),
         (80, {"right": lambda tokens, row: 1 / 0}, ZeroDivisionError, "division"),
@@ -109,7 +110,7 @@ def test_bad_input_leaves_the_model_as_it_was(model, count, options, error, mess
     deed.calibrate_answers(model, examples(100), risk=0.3, right=by_length, **OPTIONS)
     before = copy.deepcopy(model.deed_config.to_dict())
     with pytest.raises(error, match=message):
-        deed.calibrate_answers(model, examples(count), **{**OPTIONS, **options})
+        deed.calibrate_answers(model, examples(count), **{"right": by_length, **OPTIONS, **options})
     assert model.deed_config.to_dict() == before
 
 

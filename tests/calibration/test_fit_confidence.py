@@ -56,6 +56,19 @@ def test_confidence_of_new_answers_means_what_it_says(n):
     assert found["auroc"] > reliability(truth, new_right)["auroc"] - (0.05 if n < 300 else 0.02)
     assert reliability(seen, right)["ece"] < 0.1 and seen.shape == (n,)
     assert "source_distance" in model.features and model.weights[model.features.index("source_distance")] < -0.1
+    assert not model.products and len(model.weights) == len(model.features), "there is nothing in products"
+
+
+def test_products_are_used_where_they_help():
+    """The same log-probability means more in a short source than in a long one."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(900, len(FEATURES)))
+    odds = 2.0 * features[:, 1] * np.where(features[:, FEATURES.index("log_source")] < 0, 1, -1)
+    right = rng.random(900) < 1 / (1 + np.exp(-odds))
+    states = torch.tensor(rng.normal(size=(900, WIDTH)))
+    model, seen = fit_confidence(torch.tensor(features), states, right, range(900))
+    assert model.products and len(model.weights) == 4 * len(model.features)
+    assert reliability(seen, right)["auroc"] > 0.75
 
 
 def test_the_map_is_fitted_on_scores_of_unseen_groups():
@@ -95,7 +108,10 @@ def test_features_that_never_change_are_left_out_and_outliers_count_no_more_than
     far = features.clone()
     far[:, 1] = -1e9
     values = model(far, states * 1e6)
-    assert torch.isfinite(values).all() and (values < 0.5).all()
+    assert torch.isfinite(values).all() and (values < 0.5).float().mean() > 0.95
+    farther = features.clone()
+    farther[:, 1] = -1e12
+    assert torch.equal(values, model(farther, states * 1e9)), "what lies far outside counts as what lies at the edge"
 
 
 def test_a_map_that_would_fall_is_flat_instead():

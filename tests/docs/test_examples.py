@@ -19,6 +19,7 @@ ENTRY_POINTS = [
     "DeedMixin.exit_logits",
     "from_pretrained",
     "calibrate",
+    "calibrate_answers",
     "quantize",
     "set_target",
     "record_curve",

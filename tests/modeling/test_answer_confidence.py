@@ -27,8 +27,19 @@ def stored(width=32, **changes):
         "features": names,
         "center": [-1.0, 0.5, 0.0],
         "scale": [1.0, 0.3, 1.0],
-        "weights": [1.0, -0.5, -0.2],
+        "weights": [
+            1.0,
+            -0.5,
+            -0.2,
+            0.1,
+            -0.1,
+            0.05,
+            0.2,
+            0.3,
+            -0.15,
+        ],  # features, squares, products with the distance
         "bias": 0.3,
+        "products": True,
         "map": [0.9, 1.1, -0.1],
         "source_mean": [0.1] * width,
         "source_variance": [2.0] * width,
@@ -128,7 +139,9 @@ def test_confidence_is_the_stored_models(kind):
             ((f[INDEX["depth_max"]] - 0.5) / 0.3).clamp(-3, 3),
             far.clamp(-3, 3),
         ]
-        raw = float(z[0] * 1.0 - z[1] * 0.5 - z[2] * 0.2 + 0.3)
+        squares = 0.1 * z[0] ** 2 - 0.1 * z[1] ** 2 + 0.05 * z[2] ** 2
+        products = z[2] * (0.2 * z[0] + 0.3 * z[1] - 0.15 * z[2])
+        raw = float(z[0] * 1.0 - z[1] * 0.5 - z[2] * 0.2 + squares + products + 0.3)
         s = 1 / (1 + math.exp(-raw))
         odds = 0.9 * math.log(s) - 1.1 * math.log(1 - s) - 0.1
         assert out.confidence[r].item() == pytest.approx(1 / (1 + math.exp(-odds)))
@@ -264,13 +277,15 @@ BROKEN = [
     ({"version": None}, "has version None"),
     ({"features": ["weather"]}, "features must be some of log_tokens"),
     ({"features": []}, "features must be some of"),
-    ({"weights": [1.0]}, "weights must be a list of 3 numbers"),
-    ({"weights": [1.0, True, 0.0]}, "weights must be a list of 3 numbers"),
-    ({"weights": "abc"}, "weights must be a list of 3 numbers"),
+    ({"weights": [1.0]}, "weights must be a list of 9 numbers"),
+    ({"weights": [1.0, True, 0.0]}, "weights must be a list of 9 numbers"),
+    ({"weights": "abc"}, "weights must be a list of 9 numbers"),
     ({"map": [1.0, -1.0, 0.0]}, "map's first two not below"),
     ({"scale": [1.0, 0.0, 1.0]}, "scale and source_variance must be above 0"),
     ({"source_variance": [1.0]}, "source_variance must be a list of 32 numbers"),
     ({"source_mean": None}, "source_mean must be a list"),
+    ({"products": False}, "weights must be a list of 3 numbers"),
+    ({"products": 1}, "products must be true or false"),
     ({"bias": "high"}, "bias must be a number"),
     ({"abstain_below": None}, "abstain_below must be a number"),
     ({"settings": [1]}, "settings must be an object"),

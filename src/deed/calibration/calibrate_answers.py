@@ -80,13 +80,14 @@ def calibrate_answers(
         CalibrationError: too few examples for `risk` and `confidence`, even if none was wrong, or a model whose logits are
             not numbers.
         ValueError: a bound that is no number or out of range, beams, or an exit threshold among the options: it is the
-            model's own.
+            model's own; examples without labels where `right` is not given.
 
     Warns:
         UserWarning: no confidence keeps the promise, so that the model is never sure.
 
     Example:
         ```python
+        labeled = [{**example, "labels": example["input_ids"]} for example in held_out]  # what the right answers are
         report = deed.calibrate_answers(model, labeled, risk=0.3, max_new_tokens=8)
         out = model.generate(**inputs, answer_confidence=True, max_new_tokens=8)
         sure = out.confidence >= report["abstain_below"]  # [sequences]
@@ -95,6 +96,8 @@ def calibrate_answers(
     check_bounds(risk, confidence)
     rows = list(dataset)
     check_enough(len(rows), risk, confidence)
+    if right is None and any(row.get("labels") is None for row in rows):
+        raise ValueError("examples without labels say not what is right; add labels, or pass right=… to judge answers")
     judge = right or (lambda tokens, row: score_example(model, None, tokens, dict(row), []) == 1)
     with (
         evaluating(model),

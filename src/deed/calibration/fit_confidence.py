@@ -1,7 +1,8 @@
 """Fits the confidence of answers: a logistic regression on their features, then a map that makes its numbers mean it.
 
 The map (beta calibration, Kull et al. 2017) is fitted on scores of examples that the regression has not seen: by
-cross-fitting, whole groups at a time, since questions about one page are alike. Targets are smoothed and coefficients drawn to
+cross-fitting, whole groups at a time, since questions about one page are alike. The same scores say whether squares and
+products of features help. Targets are smoothed and coefficients drawn to
 their defaults (Platt 1999; ridge), so that a few hundred examples are enough and a set without one wrong answer fits, too.
 """
 
@@ -17,7 +18,8 @@ import torch
 from deed.modeling.answer_confidence import NAMES, AnswerConfidence, source_distance
 
 FOLDS = 5
-RIDGE = 1.0  # of coefficients on standardized features, as if one example spoke against each
+RIDGE = {False: 1.0, True: 5.0}  # of the regression's coefficients, on features alone or with products
+MAP_RIDGE = 1.0  # of the map's
 LEAST_RIGHT = 20  # right answers from which their sources are what distance is measured from; fewer: all sources
 DIGITS = 6  # significant ones of stored numbers
 
@@ -39,12 +41,15 @@ def fit_confidence(
         The model, and `[n]` the confidence in each example from models that have not seen its group.
     """
     answers, fold = np.asarray(right, dtype=bool), folds(groups, FOLDS)
-    scores = np.zeros(len(answers))
-    for k in np.unique(fold):
-        rest = torch.from_numpy(fold != k)
-        part = _regression(features[rest], states[rest], answers[fold != k])
-        scores[fold == k] = part.raw(features[~rest], states[~rest]).numpy()
-    model = _regression(features, states, answers)
+    unseen = {}  # log-odds from models that have not seen an example's group
+    for products in RIDGE:
+        unseen[products] = np.zeros(len(answers))
+        for k in np.unique(fold):
+            rest = torch.from_numpy(fold != k)
+            part = _regression(features[rest], states[rest], answers[fold != k], products)
+            unseen[products][fold == k] = part.raw(features[~rest], states[~rest]).numpy()
+    products = min(unseen, key=lambda kind: _log_loss(unseen[kind], answers))
+    model, scores = _regression(features, states, answers, products), unseen[products]
     model.map = _rounded(_beta_map(scores, answers))
     return model, model.mapped(torch.from_numpy(scores)).numpy()
 
@@ -84,7 +89,11 @@ def logistic(columns: Array, targets: Array, start: Array, ridge: Array, steps: 
     return weights
 
 
-def _regression(features: torch.Tensor, states: torch.Tensor, right: Any) -> AnswerConfidence:
+def _log_loss(scores: Array, right: Any) -> float:
+    return float((np.logaddexp(0, scores) - right * scores).mean())
+
+
+def _regression(features: torch.Tensor, states: torch.Tensor, right: Any, products: bool) -> AnswerConfidence:
     known = states.double()[torch.from_numpy(right)] if right.sum() >= LEAST_RIGHT else states.double()
     variance = known.var(0, unbiased=False)
     mean, variance = known.mean(0), variance + 1e-3 * variance.mean() + 1e-9
@@ -95,15 +104,16 @@ def _regression(features: torch.Tensor, states: torch.Tensor, right: Any) -> Ans
         features=[NAMES[i] for i in used],
         center=_rounded(center[used]),
         scale=_rounded(scale[used]),
-        weights=[0.0] * len(used),
+        weights=[],
         bias=0.0,
+        products=products,
         map=[1.0, 1.0, 0.0],
         source_mean=_rounded(mean.numpy()),
         source_variance=_rounded(variance.numpy()),
     )
-    inputs = model.standardized(features, states).numpy()
+    inputs = model.terms(features, states).numpy()
     inputs = np.column_stack([inputs, np.ones(len(inputs))])
-    ridge = np.array([RIDGE] * len(used) + [0.0])
+    ridge = np.array([RIDGE[products]] * (inputs.shape[1] - 1) + [0.0])
     *weights, bias = _rounded(logistic(inputs, _smoothed(right), np.zeros(inputs.shape[1]), ridge))
     model.weights, model.bias = weights, bias
     return model
@@ -115,7 +125,7 @@ def _beta_map(scores: Array, right: Any) -> Array:
     start, kept = np.array([1.0, 1.0, 0.0]), np.array([True, True, True])
     while True:
         found = np.zeros(3)
-        ridge = np.array([RIDGE, RIDGE, 0.0])[kept]
+        ridge = np.array([MAP_RIDGE, MAP_RIDGE, 0.0])[kept]
         found[kept] = logistic(columns[:, kept], _smoothed(right), start[kept], ridge)
         if found[:2].min() >= 0:
             return found

@@ -1,7 +1,8 @@
 """How likely an answer is to be right: the calibrated model that `deed.calibrate_answers` fits, as plain numbers, and its use.
 
 A logistic regression on the features of an answer (`answer_watch.py`) and the distance of its source from the sources that
-were answered rightly, and a map on top of it, after which "0.8" means four of five. It is kept in
+were answered rightly (where it helps, also on squares and on products with what is known of the source, so that the same
+probability may mean more on a familiar page); and a map on top of it, after which "0.8" means four of five. It is kept in
 `deed_config.answer_calibration`, saved in `config.json` with the rest, and needs nothing but PyTorch to be used. It holds
 for the exits, measure and threshold that it was fitted with, and refuses others.
 """
@@ -25,6 +26,7 @@ from .outputs import DeedGenerateOutput
 VERSION = 1
 DISTANCE = "source_distance"  # the feature that is not one of the generation's own
 NAMES = (*FEATURES, DISTANCE)
+FACTORS = ("log_source", DISTANCE)  # features that every feature is also multiplied by
 CLIP = 3.0  # standard deviations of the calibration set within which a feature counts
 NEVER_SURE = 2.0  # `abstain_below` where no confidence keeps the promise: no answer reaches it
 
@@ -36,7 +38,8 @@ class AnswerConfidence:
     Attributes:
         features: names of the features used, of `NAMES`.
         center, scale: of each feature, its mean and standard deviation on the calibration set.
-        weights, bias: of the regression on the standardized features.
+        weights, bias: of the regression on the `terms` of the standardized features.
+        products: whether those are more than the features themselves.
         map: `[a, b, c]`: a score s becomes `sigmoid(a log s - b log(1 - s) + c)`, a, b >= 0 (beta calibration, Kull et al.
             2017).
         source_mean, source_variance: `[d_model]`, of the mean encoder state of sources that were answered rightly.
@@ -58,6 +61,7 @@ class AnswerConfidence:
     abstain_below: float = NEVER_SURE
     risk: float = 0.1
     confidence: float = 0.95
+    products: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
@@ -71,8 +75,9 @@ class AnswerConfidence:
         """
         return self.mapped(self.raw(features, states))
 
-    def standardized(self, features: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """What the regression gets, `[rows, len(self.features)]` float64, within `CLIP`.
+    def terms(self, features: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """What the regression gets, `[rows, terms]` float64: standardized features within `CLIP`; with `products` also their
+        squares, and their products with those of `FACTORS`.
 
         Args:
             features: as for a call.
@@ -83,7 +88,11 @@ class AnswerConfidence:
             for v in (self.source_mean, self.source_variance, self.center, self.scale)
         )
         columns = torch.cat([features.double(), source_distance(states, mean, variance)[:, None]], 1)
-        return ((columns[:, [NAMES.index(name) for name in self.features]] - center) / scale).clamp(-CLIP, CLIP)
+        z = ((columns[:, [NAMES.index(name) for name in self.features]] - center) / scale).clamp(-CLIP, CLIP)
+        if not self.products:
+            return z
+        factors = [z[:, [self.features.index(name)]] for name in FACTORS if name in self.features]
+        return torch.cat([z, z * z, *(z * factor for factor in factors)], 1)
 
     def raw(self, features: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """The regression's log-odds `[rows]`, before the map.
@@ -92,7 +101,7 @@ class AnswerConfidence:
             features: as for a call.
             states: as for a call.
         """
-        return self.standardized(features, states) @ torch.tensor(self.weights, dtype=torch.float64) + self.bias
+        return self.terms(features, states) @ torch.tensor(self.weights, dtype=torch.float64) + self.bias
 
     def mapped(self, raw: torch.Tensor) -> torch.Tensor:
         """Log-odds to calibrated probabilities; never falling."""
@@ -125,7 +134,10 @@ class AnswerConfidence:
         names = values["features"]
         if not isinstance(names, list) or not names or any(name not in NAMES for name in names):
             raise DeedConfigError(f"answer_calibration: features must be some of {', '.join(NAMES)}; {remedy}")
-        sizes = {"center": len(names), "scale": len(names), "weights": len(names), "map": 3}
+        if not isinstance(values.get("products", False), bool):
+            raise DeedConfigError(f"answer_calibration: products must be true or false; {remedy}")
+        terms = len(names) * (2 + sum(name in names for name in FACTORS) if values.get("products") else 1)
+        sizes = {"center": len(names), "scale": len(names), "weights": terms, "map": 3}
         sizes["source_mean"] = sizes["source_variance"] = _length(values["source_mean"])
         for name, size in sizes.items():
             if not _numbers(values[name]) or _length(values[name]) != size:
