@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from deed.calibration.calibrate_answers import fit_and_certify
-from deed.calibration.selective import choose_threshold, selective_p_value, selective_risk, threshold_order
+from deed.calibration.selective import (
+    ALL,
+    accepted_thresholds,
+    choose_threshold,
+    selective_p_value,
+    selective_risk,
+    threshold_orders,
+)
 from deed.modeling.answer_confidence import NEVER_SURE
 from deed.modeling.answer_watch import FEATURES
 
@@ -33,30 +40,39 @@ def test_the_sequence_ends_at_the_first_failure():
     """0.9 passes, 0.6 does not; 0.3, which would pass again, is not looked at."""
     confidences = [0.9] * 60 + [0.6] * 20 + [0.3] * 900
     right = [True] * 60 + [False] * 20 + [True] * 900
-    chosen, tested = choose_threshold(confidences, right, [""] * 980, [0.9, 0.6, 0.3], [], 0.1, 0.95)
-    assert chosen == 0.9 and [row["threshold"] for row in tested] == [0.9, 0.6]
+    accepted, tested = accepted_thresholds(confidences, right, [0.9, 0.6, 0.3], 0.1, 0.95)
+    assert accepted == [0.9] and [row["threshold"] for row in tested] == [0.9, 0.6]
     assert [(row["given"], row["wrong"], row["accepted"]) for row in tested] == [(60, 0, True), (80, 20, False)]
+    assert choose_threshold(confidences, right, [ALL] * 980, {ALL: [0.9, 0.6, 0.3]}, 0.1, 0.95)[:2] == (0.9, [])
 
 
-def test_each_promised_part_is_tested_by_itself():
-    confidences = [0.9] * 400
-    right = [True] * 300 + [i % 4 > 0 for i in range(100)]
-    parts = ["a"] * 300 + ["b"] * 100
-    assert choose_threshold(confidences, right, parts, [0.9], [], 0.1, 0.95)[0] == 0.9
-    assert choose_threshold(confidences, right, parts, [0.9], ["a"], 0.1, 0.95)[0] == 0.9
-    assert choose_threshold(confidences, right, parts, [0.9], ["a", "b"], 0.1, 0.95)[0] is None
+def test_each_part_keeps_the_promise_by_itself_or_is_said_not_to():
+    confidences = [0.95] * 200 + [0.7] * 100 + [0.95] * 100 + [0.7] * 100
+    right = [True] * 400 + [i % 2 > 0 for i in range(100)]
+    parts = ["a"] * 300 + ["b"] * 200
+    order = [0.95, 0.7]
+    everything = {ALL: order, "a": order, "b": order}
+    assert choose_threshold(confidences, right, parts, {ALL: order}, 0.2, 0.95)[:2] == (0.7, []), "all together"
+    assert choose_threshold(confidences, right, parts, everything, 0.2, 0.95)[:2] == (0.95, ["a", "b"])
+    late = {ALL: order, "a": order, "b": [0.7]}  # b begins where it fails: it keeps none, and no other loses its own
+    assert choose_threshold(confidences, right, parts, late, 0.2, 0.95)[:2] == (0.95, ["a"]), "not below 1 - risk then"
+    assert choose_threshold(confidences, right, parts, late, 0.35, 0.95)[:2] == (0.7, ["a", "b"])
+    low = {ALL: [0.7], "a": [0.7], "b": [0.7]}
+    assert choose_threshold(confidences, right, parts, low, 0.2, 0.95)[0] is None, "0.7 would do, but not for b"
 
 
-def test_a_hopeless_part_is_not_promised_and_keeps_thresholds_high():
+def test_orders_begin_where_a_test_is_likely_to_pass():
     rng = np.random.default_rng(0)
     sure = rng.uniform(0.5, 1, 600)
     confidences = np.concatenate([sure, rng.uniform(0, 1, 200)])
     right = np.concatenate([rng.random(600) < sure, np.zeros(200, dtype=bool)])
     parts = ["pages"] * 600 + ["strange"] * 200
-    order, promised = threshold_order(confidences, right, parts, 0.3, 0.95, 1.0)
-    assert promised == ["pages"] and min(order) >= 0.7 and order == sorted(order, reverse=True)
-    alone, both = threshold_order(sure, right[:600], parts[:600], 0.3, 0.95, 1.0)
-    assert both == [] and min(alone) < 0.7, "one part has no name of its own, and no limit"
+    orders = threshold_orders(confidences, right, parts, 0.3, 0.95, 1.0)
+    assert set(orders) == {ALL, "pages", "strange"} and all(o == sorted(o, reverse=True) for o in orders.values())
+    assert orders["pages"][0] == 0.7 or orders["pages"][0] > 0.7, "likely to pass at 1 - risk: not begun below it"
+    chosen, promised, _ = choose_threshold(confidences, right, parts, orders, 0.3, 0.95)
+    assert chosen >= 0.7 and promised == ["pages"]
+    assert set(threshold_orders(sure, right[:600], parts[:600], 0.3, 0.95, 1.0)) == {ALL}, "one part is all there is"
 
 
 @settings(max_examples=60, deadline=None)
@@ -65,10 +81,11 @@ def test_more_risk_never_allows_less(seed, risk, more, n):
     rng = np.random.default_rng(seed)
     confidences = rng.random(n)
     right = rng.random(n) < np.sqrt(confidences)
-    parts = rng.choice(["a", "b"], n).tolist()
     order = sorted({round(float(c), 3) for c in confidences if c > 0.2}, reverse=True)[4:]
-    strict, loose = (choose_threshold(confidences, right, parts, order, ["a"], r, 0.9)[0] for r in (risk, risk + more))
-    assert strict is None or (loose is not None and loose <= strict)
+    strict, loose = (accepted_thresholds(confidences, right, order, r, 0.9)[0] for r in (risk, risk + more))
+    assert loose[: len(strict)] == strict
+    surer = accepted_thresholds(confidences, right, order, risk, 0.97)[0]
+    assert strict[: len(surer)] == surer
     for level, following in itertools.pairwise(order):
         a, b = (selective_risk(confidences, right, t)["coverage"] for t in (level, following))
         assert a <= b

@@ -29,7 +29,7 @@ from .fit_confidence import fit_confidence, folds
 from .learn_then_test import score_example
 from .reliability import reliability
 from .risk import check_bounds, examples_needed
-from .selective import choose_threshold, selective_risk, threshold_order
+from .selective import choose_threshold, selective_risk, threshold_orders
 from .teacher_forcing import evaluating
 
 Row = Mapping[str, Any]
@@ -273,9 +273,8 @@ def fit_and_certify(
     at, held = (np.flatnonzero(inside).tolist() for inside in (fits, ~fits))
     model, seen = fit_confidence(features[at], states[at], truth[at], [groups[i] for i in at])
     values, held_truth, held_parts = model(features[held], states[held]).numpy(), truth[held], list(names[held])
-    share = len(held) / len(at)
-    order, promised = threshold_order(seen, truth[at], list(names[at]), risk, confidence, share)
-    chosen, tested = choose_threshold(values, held_truth, held_parts, order, promised, risk, confidence)
+    orders = threshold_orders(seen, truth[at], list(names[at]), risk, confidence, len(held) / len(at))
+    chosen, promised, tested = choose_threshold(values, held_truth, held_parts, orders, risk, confidence)
     model.abstain_below, model.risk, model.confidence = NEVER_SURE if chosen is None else chosen, risk, confidence
     before = features[held, FEATURES.index("log_prob_sum")].exp().clamp(0, 1).numpy()
 

@@ -8,13 +8,14 @@ ones, until one fails (fixed-sequence testing: the order does not depend on the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .risk import binomial_cdf
 
+ALL = ""  # all parts of the data together
 GRID = 60  # thresholds at most; quantiles of the confidences of the independent set
 
 
@@ -32,85 +33,107 @@ def selective_p_value(confidences: Any, right: Any, threshold: float, risk: floa
     return binomial_cdf(wrong, int(given.sum()), risk) if given.any() else 1.0
 
 
-def threshold_order(
+def threshold_orders(
     confidences: Any, right: Any, parts: Sequence[str], risk: float, confidence: float, share: float
-) -> tuple[list[float], list[str]]:
-    """The order in which thresholds are tested, and for which parts of the data the promise can be made by itself.
+) -> dict[str, list[float]]:
+    """In which order thresholds are tested, for all examples together (`ALL`) and for each part of the data.
+
+    Each order begins at the threshold that is most likely to pass, or at a stricter one of at least 1 - `risk` that is
+    likely to, and falls from there.
 
     Args:
         confidences: `[n]` of examples that the tests will not see, from models that have not seen them.
         right: `[n]`.
-        parts: `[n]`, which part of the data (task) each is of.
+        parts: `[n]`, which part of the data (task) each is of; the same for all: there are no parts.
         risk: share of wrong answers that is allowed.
         confidence: of the promise.
         share: how many examples there will be for the tests, per example here.
-
-    Returns:
-        Thresholds, falling; and the parts that look as if they kept the promise by themselves at some threshold. A part that
-        does not (hardly one answer right at any confidence) would leave no threshold for the others, so it is left out, and
-        what stays between it and a wrong answer is confidence itself: no threshold is then below 1 - `risk`.
     """
     values, truth, names = np.asarray(confidences), np.asarray(right, dtype=bool), np.asarray(parts)
     levels = np.quantile(values, np.linspace(0, 1, GRID + 1)[:-1])
-    grid = sorted({_floor(level) for level in levels}, reverse=True)
+    grid = sorted({1 - risk, *(float(np.floor(level * 1e4) / 1e4) for level in levels)}, reverse=True)
 
-    def likely(inside: Any) -> list[float]:  # p-values that as many tests would give as there will be examples
-        found = []
+    def order(inside: Any) -> list[float]:
+        likely = []  # p-values that the tests would give if shares stayed the same
         for level in grid:
             given = inside & (values >= level)
             n, wrong = share * given.sum(), share * (given & ~truth).sum()
-            found.append(binomial_cdf(round(wrong), round(n), risk) if n >= 0.5 else 1.0)
-        return found
+            likely.append(binomial_cdf(round(wrong), round(n), risk) if n >= 0.5 else 1.0)
+        high = grid.index(1 - risk)
+        start = int(np.argmin(likely))
+        return grid[min(start, high) if likely[high] <= (1 - confidence) / 2 else start :]
 
-    everything = np.ones(len(values), dtype=bool)
-    several = sorted(set(parts)) if len(set(parts)) > 1 else []
-    by_part = {part: likely(names == part) for part in several}
-    promised = [part for part, found in by_part.items() if min(found) <= 1 - confidence]
-    if len(promised) < len(several):
-        high = [level for level in grid if level >= 1 - risk]
-        grid = high or [1 - risk]
-        by_part = {part: likely(names == part) for part in promised}
-    worst = np.max([likely(everything), *(by_part[part] for part in promised)], axis=0)
-    return grid[int(worst.argmin()) :], promised
+    orders = {ALL: order(np.ones(len(values), dtype=bool))}
+    return {**orders, **{part: order(names == part) for part in sorted(set(parts))}} if len(set(parts)) > 1 else orders
+
+
+def accepted_thresholds(
+    confidences: Any, right: Any, order: Sequence[float], risk: float, confidence: float
+) -> tuple[list[float], list[dict[str, Any]]]:
+    """The thresholds of `order` up to the first that fails.
+
+    Args:
+        confidences: `[n]` of examples that neither the model nor the order has seen.
+        right: `[n]`.
+        order: thresholds, falling; fixed before.
+        risk: share of wrong answers that is allowed.
+        confidence: of the promise.
+
+    Returns:
+        Those accepted; and for each one tested `{"threshold", "given", "wrong", "p_value", "accepted"}`.
+    """
+    values, truth = np.asarray(confidences), np.asarray(right, dtype=bool)
+    accepted, tested = [], []
+    for level in order:
+        p, given = selective_p_value(values, truth, level, risk), values >= level
+        row = {"threshold": level, "given": int(given.sum()), "wrong": int((given & ~truth).sum()), "p_value": p}
+        tested.append({**row, "accepted": p <= 1 - confidence})
+        if p > 1 - confidence:
+            break  # the promise holds only if nothing after the first failure is looked at
+        accepted.append(level)
+    return accepted, tested
 
 
 def choose_threshold(
     confidences: Any,
     right: Any,
     parts: Sequence[str],
-    order: Sequence[float],
-    promised: Sequence[str],
+    orders: Mapping[str, Sequence[float]],
     risk: float,
     confidence: float,
-) -> tuple[float | None, list[dict[str, Any]]]:
-    """The loosest threshold that keeps the promise for all examples together, and for each of the promised parts.
+) -> tuple[float | None, list[str], list[dict[str, Any]]]:
+    """The loosest threshold that keeps the promise for all examples together, and by itself for every part that can keep it.
+
+    Each promise holds with the stated confidence by its own sequence of tests; which of the accepted thresholds is taken
+    may therefore depend on all of them. Where a part can keep no promise (hardly an answer is right there at any
+    confidence), nothing but confidence itself stands between it and a wrong answer, so no threshold below 1 - `risk` is
+    taken then.
 
     Args:
-        confidences: `[n]` of examples that neither the model nor the order has seen.
+        confidences: `[n]` of examples that neither the model nor the orders have seen.
         right: `[n]`.
         parts: `[n]`.
-        order: thresholds, falling; fixed before.
-        promised: parts for which the promise holds by itself, too.
+        orders: of `threshold_orders`.
         risk: share of wrong answers that is allowed.
         confidence: of the promise.
 
     Returns:
-        The threshold, None where the first one fails already; and for each one tested `{"threshold", "given", "wrong",
-        "p_value", "accepted"}`, the p-value being the largest.
+        The threshold, None where there is none; the parts for which it keeps the promise by themselves; and the tests on all
+        examples, as `accepted_thresholds` has them.
     """
     values, truth, names = np.asarray(confidences), np.asarray(right, dtype=bool), np.asarray(parts)
-    sets = [np.ones(len(values), dtype=bool), *(names == part for part in promised)]
-    chosen, tested = None, []
-    for level in order:
-        p = max(selective_p_value(values[inside], truth[inside], level, risk) for inside in sets)
-        given = values >= level
-        accepted = p <= 1 - confidence
-        row = {"threshold": level, "given": int(given.sum()), "wrong": int((given & ~truth).sum()), "p_value": p}
-        tested.append({**row, "accepted": accepted})
-        if not accepted:
-            break  # the promise holds only if nothing after the first failure is looked at
-        chosen = level
-    return chosen, tested
+    allowed, tested = accepted_thresholds(values, truth, orders[ALL], risk, confidence)
+    promised = []
+    for part in orders:
+        if part != ALL:
+            inside = names == part
+            passed = accepted_thresholds(values[inside], truth[inside], orders[part], risk, confidence)[0]
+            if common := [level for level in allowed if level in passed]:
+                allowed = common
+                promised.append(part)
+    if len(promised) < len(orders) - 1:
+        allowed = [level for level in allowed if level >= 1 - risk]
+    return (allowed[-1] if allowed else None), promised, tested
 
 
 def selective_risk(confidences: Any, right: Any, threshold: float) -> dict[str, Any]:
@@ -133,8 +156,3 @@ def selective_risk(confidences: Any, right: Any, threshold: float) -> dict[str, 
         "given": count,
         "selective_risk": float((~truth[given]).mean()) if count else None,
     }
-
-
-def _floor(value: float) -> float:
-    """A threshold of four digits, not above the value."""
-    return float(np.floor(value * 1e4) / 1e4)
