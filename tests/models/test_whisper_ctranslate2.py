@@ -237,3 +237,25 @@ def test_ctranslate2_itself_gives_these_logits(tmp_path, kind):
         ours = model(input_features=features, decoder_input_ids=ids).logits[0, len(prompt) - 1 :].numpy()
     count = min(len(theirs), len(ours))
     assert count >= 3 and np.abs(theirs[:count] - ours[:count]).max() < 1e-3
+
+
+def test_from_pretrained_reads_such_a_folder(tmp_path):
+    import deed
+
+    model = small()
+    folder = write(tmp_path, arrays_of(model), tokens())
+    with pytest.warns(UserWarning, match="untrained.*exact=True"):
+        loaded = deed.from_pretrained(folder)
+    assert isinstance(loaded, WhisperForConditionalGeneration) and loaded.deed_config.exit_layers == [1, 2, 3]
+    torch.testing.assert_close(logits(loaded), logits(read_ctranslate2_whisper(folder)))
+    features = torch.randn(1, model.config.num_mel_bins, 40)
+    out = loaded.generate(features, max_new_tokens=4, exit_threshold=0.0, return_dict_in_generate=True)
+    assert set(out.exit_layers[0].flatten().tolist()) <= {0, 1}
+    with pytest.warns(UserWarning, match="untrained"):
+        assert deed.from_pretrained(folder, dtype="bfloat16").dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="without revision"):
+        deed.from_pretrained(folder, revision="main")
+    with pytest.raises(ValueError, match="dtype must be"):
+        deed.from_pretrained(folder, dtype="int4")
+    loaded.save_pretrained(tmp_path / "deed")
+    assert torch.equal(logits(deed.from_pretrained(tmp_path / "deed")), logits(loaded))

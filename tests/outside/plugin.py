@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 from fnmatch import fnmatch
 from typing import Any
 
@@ -13,10 +14,11 @@ import transformers
 from expected import EXPECTED
 from generation_tests import supported_classes
 
-from deed import DeedConfig, get_deed_model
+from deed import DeedConfig, StaircaseCache, get_deed_model
 from deed.modeling.model import DeedMixin
 
 CLASSES = supported_classes()
+MET: set[int] = set()  # entries of EXPECTED
 
 
 def pytest_configure() -> None:
@@ -75,23 +77,60 @@ def tokens_of(out: Any) -> torch.Tensor:
 
 
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
-    """Keep the generation tests of supported classes; mark those that are expected to fail."""
+    """Keep the generation tests of supported classes."""
     kept, dropped = [], []
     for item in items:
         (kept if is_generation_test(item) else dropped).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
     items[:] = kept
-    for item in items:
-        folder = item.path.parent.name
-        for (folders, name), reason in EXPECTED.items():
-            if fnmatch(item.originalname or item.name, name) and folder in folders.split():
-                item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+    for mixin in {mixin_of(item) for item in kept}:
+        mixin._check_caches_are_equal = functools.partialmethod(check_caches, mixin._check_caches_are_equal)
+
+
+def check_caches(self: Any, theirs: Any, one: Any, other: Any) -> None:
+    """The comparison that Transformers' test asks those for who have a cache of another kind."""
+    if not isinstance(one, StaircaseCache):
+        return theirs(self, one, other)
+    assert one.stairs.lengths == other.stairs.lengths and one.stairs.filled == other.stairs.filled
+    for kept in ("keys", "values"):
+        for layer, (a, b) in enumerate(zip(getattr(one.stairs, kept), getattr(other.stairs, kept), strict=True)):
+            for row, stair in enumerate(one.stairs.filled[layer]):
+                torch.testing.assert_close(a[row, :, :stair], b[row, :, :stair])
+    return None
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: Any, call: Any) -> Any:
+    """Count a failure that is expected as such, with its reason."""
+    report = (yield).get_result()
+    if report.when != "call" or not report.failed or call.excinfo is None:
+        return
+    statements = " ".join(str(entry.statement).strip() for entry in call.excinfo.traceback)
+    raised = f"{call.excinfo.typename}: {call.excinfo.value} in {statements}"
+    for i, entry in enumerate(EXPECTED):
+        folder = entry.folders == "*" or item.path.parent.name in entry.folders.split()
+        if folder and fnmatch(item.name, entry.test) and re.search(entry.raised, raised):
+            MET.add(i)
+            report.outcome, report.wasxfail = "skipped", entry.reason
+            return
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Name the entries that nothing met: they may have become untrue, or their models were not run."""
+    for i, entry in enumerate(EXPECTED):
+        if i not in MET:
+            terminalreporter.write_line(f"expected, but not met: {entry.test} ({entry.folders}): {entry.raised}")
+
+
+def mixin_of(item: Any) -> Any:
+    """`GenerationTesterMixin` among the bases of an item's class, or None."""
+    return next((c for c in getattr(item.cls, "__mro__", ()) if c.__name__ == "GenerationTesterMixin"), None)
 
 
 def is_generation_test(item: Any) -> bool:
     """Whether an item is one of `GenerationTesterMixin`'s, overridden or not, in a class that tests a supported class."""
-    mixin = next((c for c in getattr(item.cls, "__mro__", ()) if c.__name__ == "GenerationTesterMixin"), None)
+    mixin = mixin_of(item)
     tested = getattr(item.cls, "all_model_classes", ())
     tested = {c.__name__ for c in tested} if isinstance(tested, (tuple, list)) else set()
     return mixin is not None and bool(tested & CLASSES) and item.name in vars(mixin)

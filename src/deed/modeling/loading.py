@@ -18,6 +18,7 @@ from deed.errors import DeedConfigError, DeedLoadError
 from deed.exits.adapters import build_adapters
 from deed.exits.learned import LEARNED, add_learned
 from deed.families import family_of
+from deed.models.whisper import is_ctranslate2_whisper, read_ctranslate2_whisper
 from deed.utils.locating import PLACE, check_place, file_of
 
 from .model import get_deed_model
@@ -41,7 +42,8 @@ REFUSED = {
 
 
 def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
-    """Load a model saved by a deed model's `save_pretrained`, or a plain Transformers checkpoint.
+    """Load a model saved by a deed model's `save_pretrained`, a plain Transformers checkpoint, or a Whisper that CTranslate2
+    converted (what faster-whisper downloads).
 
     A plain one gets untrained exits, with a warning.
 
@@ -69,6 +71,11 @@ def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
     _check_arguments(kwargs)
     place = {name: kwargs[name] for name in PLACE if kwargs.get(name) is not None}
     check_place(path, place)
+    folder = Path(path, place.get("subfolder", ""))
+    if is_ctranslate2_whisper(folder):
+        model = _load_ctranslate2(folder, kwargs)
+        _warn_untrained(path)
+        return model
     config_path = file_of(path, "config.json", place)
     if config_path is None:
         raise DeedLoadError(f"{path} has no config.json; give the folder that model.save_pretrained wrote")
@@ -93,15 +100,34 @@ def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
     except (DeedConfigError, TypeError) as error:
         raise DeedLoadError(f"{where}: {error}") from None
     if exits is None:
-        warnings.warn(
-            f"{path} is a plain model: its exits are untrained, and what leaves early is less good. Train them with deed "
-            "tune, calibrate the threshold, or pass exit_threshold=2 for full depth",
-            stacklevel=2,
-        )
+        _warn_untrained(path)
     else:
         _fill_exits(model, exits, EXITS_FILE)
     model.eval()
     return (model, info) if kwargs.get("output_loading_info") else model
+
+
+def _warn_untrained(path: str | os.PathLike[str]) -> None:
+    warnings.warn(
+        f"{path} is a plain model: its exits are untrained, and what leaves early is less good. Train them with deed tune "
+        "and calibrate the threshold; or generate with exact=True for the plain model's tokens, or exit_threshold=2 for "
+        "full depth",
+        stacklevel=3,
+    )
+
+
+def _load_ctranslate2(folder: Path, kwargs: Mapping[str, Any]) -> Any:
+    """A CTranslate2 Whisper with untrained exits."""
+    others = sorted(k for k, v in kwargs.items() if v is not None and k not in ("dtype", "torch_dtype", "subfolder"))
+    if others:
+        raise ValueError(
+            f"{folder} is a CTranslate2 folder, which is loaded without {', '.join(others)}; leave them out"
+        )
+    dtype = kwargs.get("dtype") or kwargs.get("torch_dtype") or torch.float32
+    dtype = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        raise ValueError(f"dtype must be float32, float16, bfloat16 or float64, got {dtype!r}")
+    return get_deed_model(read_ctranslate2_whisper(folder, dtype))
 
 
 def load_exits_into(model: Any, folder: str | os.PathLike[str]) -> None:
