@@ -56,6 +56,12 @@ def places(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path_factory):
+    """OCR results of tests are nobody's."""
+    monkeypatch.setenv("DEED_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def read(monkeypatch):
     """Stands in for the OCR engine; records what it was given."""
@@ -248,6 +254,220 @@ def test_a_pdfs_own_text_needs_no_ocr(places, written, monkeypatch):
     found = json.loads(done.stdout)
     assert found["ocr"]["engine"] == "text layer" and found["ocr"]["words"] == 2 and found["ocr"]["ms"] is None
     assert "no OCR" in run(written, "total?", "--model", places / "model", "--ocr", "never").stdout
+
+
+@pytest.fixture(scope="module")
+def report(places):
+    """Three pages, the last a scan."""
+    import io
+
+    import pypdfium2
+    from reportlab.lib.utils import ImageReader
+    from reportlab.pdfgen import canvas
+
+    file = io.BytesIO()
+    sheet = canvas.Canvas(file, pagesize=(300, 400))
+    for text in ("An introduction", "Total: 82.50"):
+        sheet.drawString(30, 300, text)
+        sheet.showPage()
+    sheet.drawImage(ImageReader(draw_page()), 0, 0, 300, 400)
+    sheet.save()
+    (places / "report.pdf").write_bytes(file.getvalue())
+    assert len(pypdfium2.PdfDocument(file.getvalue())) == 3
+    return places / "report.pdf"
+
+
+def sure_of(monkeypatch, chances):
+    """Makes the model as sure of its answer to a page as `chances` says; the rest is as it is."""
+    from deed.cli import ask_pages
+
+    def fake(task, model, processor, rows):
+        assert len(task.collate(processor, [row[3] for row in rows])["input_ids"]) == len(rows)
+        return [(True, chances[row[0]][row[1] - 1]) for row in rows]
+
+    monkeypatch.setattr(ask_pages, "certainty", fake)
+
+
+def test_all_pages_by_the_surest_answer(places, report, read, monkeypatch):
+    sure_of(monkeypatch, [[0.3, 0.9, 0.1], [0.2, 0.1, 0.8]])
+    asked = ("total?", "date?", "--model", places / "model")
+    told = json.loads(run(report, *asked, "--page", "all", "--json").stdout)
+    assert [a["page"] for a in told["answers"]] == [2, 3] and told["page"] == "all" and told["pages"] == 3
+    for answer in told["answers"]:  # what the page alone gives
+        alone = json.loads(run(report, answer["question"], *asked[2:], "--page", answer["page"], "--json").stdout)
+        assert alone["answers"][0]["tokens"] == answer["tokens"]
+    assert told["ocr"]["engine"] == "text layer and rapidocr 0" and "(1 of 3 pages)" in told["ocr"]["reason"]
+    shown = run(report, *asked, "--page", "all", COLUMNS="50").stdout
+    assert (
+        "page 2, encoder" in shown
+        and "page 3, encoder" in shown
+        and all(len(line) <= 50 for line in shown.splitlines())
+    )
+
+
+def test_all_pages_with_the_models_own_certainty(places, report, read):
+    """Without calibration: the probability of the answer's least probable token."""
+    import torch
+
+    from deed.cli.ask_pages import certainty
+
+    task = DocumentTask("pages")
+    model, processor = task.load(places / "model")
+    rows = []
+    for page, words in enumerate(([], WORDS, WORDS * 3), 1):
+        example = deed_example("total?", words)
+        rows.append((0, page, example, task.encode(processor, example)))
+    found = certainty(task, model, processor, rows)
+    for (there, sure), row in zip(found, rows, strict=True):
+        batch = task.collate(processor, [row[3]])
+        out = model.generate(**batch, do_sample=False, num_beams=1, return_dict_in_generate=True, output_scores=True)
+        least = min(torch.softmax(s[0], -1).max().item() for s in out.scores)
+        assert sure == pytest.approx(least, rel=1e-4) and there in (True, False)
+    told = json.loads(run(report, "total?", "--model", places / "model", "--page", "all", "--json").stdout)
+    assert told["answers"][0]["page"] in (1, 2, 3)
+
+
+def deed_example(question, words):
+    from deed.data.base import Example
+
+    return Example(question, [], words, None)
+
+
+def test_no_answer_on_a_page_counts_less_than_any(places, report, read, monkeypatch):
+    from deed.cli import ask_pages
+    from deed.data.base import UNANSWERABLE
+
+    monkeypatch.setattr(DocumentTask, "answer", lambda self, p, tokens, example: UNANSWERABLE)
+    task = DocumentTask("pages")
+    model, processor = task.load(places / "model")
+    example = deed_example("total?", WORDS)
+    [(there, _)] = ask_pages.certainty(task, model, processor, [(0, 1, example, task.encode(processor, example))])
+    assert not there
+
+
+def test_a_damaged_page_is_left_out(places, report, read, monkeypatch):
+    from deed.errors import DataError
+    from deed.ocr import pages
+
+    plain = pages._Pdf.text
+
+    def broken(self, page=1):
+        if page == 2:
+            raise DataError("page 2 is damaged")
+        return plain(self, page)
+
+    monkeypatch.setattr(pages._Pdf, "text", broken)
+    told = json.loads(run(report, "total?", "--model", places / "model", "--page", "all", "--json").stdout)
+    assert any("Page 2 was left out" in note for note in told["notes"]) and told["answers"][0]["page"] in (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["page.png", "q", "--page", "two"], "--page must be a number, counted from 1, or all, got 'two'"),
+        (["page.png", "q", "--task", "vqa", "--page", "all"], "--page all is for documents"),
+        (["--task", "caption"], "--task caption needs a picture"),
+        (["page.png", "q", "--abstain-below", "-1"], "--abstain-below must be a number"),
+        (["page.png", "q", "--abstain-below", "0.5"], "this model's are not"),
+        (["missing file.png", "q"], "no such file"),
+        (["locked.pdf", "q"], "is encrypted"),
+        (["no_pages.pdf", "q"], "has no pages"),
+        (["huge.png", "q"], "megapixels"),
+        (["broken.pdf.gz", "q"], "damaged .gz file"),
+        (["empty.pdf", "q"], "is empty"),
+        (["empty.pdf", "q", "--page", "all"], "is empty"),
+        (["notes.pdf", "q"], "named .pdf, but it is text"),
+    ],
+)
+def test_bad_files_and_pages(places, read, arguments, message, tmp_path, monkeypatch):
+    import gzip
+
+    import pypdfium2
+    from PIL import Image
+    from reportlab.lib.pdfencrypt import StandardEncryption
+    from reportlab.pdfgen import canvas
+
+    sheet = canvas.Canvas(str(tmp_path / "locked.pdf"), encrypt=StandardEncryption("secret", ownerPassword="more"))
+    sheet.drawString(30, 300, "Total: 1")
+    sheet.save()
+    pypdfium2.PdfDocument.new().save(tmp_path / "no_pages.pdf")
+    if "huge.png" in arguments:
+        Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
+    (tmp_path / "broken.pdf.gz").write_bytes(gzip.compress((places / "two.pdf").read_bytes())[:300])
+    (tmp_path / "empty.pdf").write_bytes(b"")
+    (tmp_path / "notes.pdf").write_text("These are notes.")
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.chdir(tmp_path)
+    named = [places / a if (places / str(a)).exists() else a for a in arguments]
+    model = [] if "caption" in arguments else ["--model", places / "model"]
+    with pytest.raises(ValueError, match=message):
+        run(*named, *model)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_without_a_file_the_sample_invoice_is_asked(monkeypatch):
+    """And the shipped model knows its total."""
+    monkeypatch.setattr(deed.ocr, "read_page", lambda *a, **k: pytest.fail("OCR ran"))
+    done = run("What is the total?", COLUMNS="50")
+    text = " ".join(done.stdout.split())
+    assert "$125.16" in re.sub(r"[₀-₉]", "", text) and "deed's sample invoice" in text
+    reads = ask_document.what_it_reads(ask_document.CHECKPOINT)
+    assert len(reads) > 100 and reads in text and all(len(line) <= 50 for line in done.stdout.splitlines())
+    told = json.loads(run("--json").stdout)
+    assert [a["question"] for a in told["answers"]] == ask.SAMPLE_QUESTIONS and told["image"] == str(ask.SAMPLE)
+    assert told["reads"] == reads and "sample invoice" in told["notes"][0]
+    wide = " ".join(re.sub("[│╭╮╰╯─]", " ", run("--help", COLUMNS="200").stdout).split())
+    assert reads in wide
+
+
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("what is the total?", True),
+        ("list the fields", True),
+        ("total?", True),
+        ("invoice.pdf", False),
+        ("my invoice.pdf", False),
+        ("invoice", False),
+    ],
+)
+def test_what_is_a_question_and_what_a_file(text, question):
+    assert ask.looks_like_a_question(text) == question
+
+
+def test_sure_and_not_sure(places, read, monkeypatch):
+    from deed.tasks import confidence
+
+    plain = answering.timed_answer
+
+    def calibrated(*arguments):
+        tokens, told = plain(*arguments)
+        return tokens, {**told, "confidence": 0.37}
+
+    monkeypatch.setattr(answering, "timed_answer", calibrated)
+    asked = (places / "page.png", "total?", "--model", places / "model")
+    for threshold, sure, start in ((0.5, False, "not sure (37 %): "), (0.3, True, "sure (37 %): ")):
+        monkeypatch.setattr(confidence, "abstain_threshold", lambda model, given, at=threshold: at)
+        done = run(*asked)
+        assert done.exit_code == 0 and any(line.startswith(start) for line in done.stdout.splitlines())
+        [answer] = json.loads(run(*asked, "--json").stdout)["answers"]
+        assert (answer["confidence"], answer["sure"]) == (0.37, sure)
+    monkeypatch.undo()
+
+
+def test_nothing_is_claimed_where_answers_are_not_calibrated(places, read):
+    asked = (places / "page.png", "total?", "--model", places / "model")
+    [answer] = json.loads(run(*asked, "--json").stdout)["answers"]
+    assert answer["confidence"] is None and answer["sure"] is None
+    assert "How far to trust these answers is not known" in " ".join(run(*asked).stdout.split())
+
+
+def test_what_ocr_read_is_kept(places, tmp_path, monkeypatch):
+    monkeypatch.setenv("DEED_CACHE", str(tmp_path))
+    asked = (places / "page.png", "total?", "--model", places / "model", "--json")
+    first, again = (json.loads(run(*asked).stdout)["ocr"] for _ in range(2))
+    assert (first["cached"], again["cached"]) == (False, True) and first["words"] == again["words"]
+    assert json.loads(run(*asked, "--no-cache").stdout)["ocr"]["cached"] is False
 
 
 def test_ocr_reads_when_told_to_or_where_there_is_no_text(places, written, read):

@@ -70,7 +70,31 @@ def test_no_cache_and_the_default_one(fake, tmp_path, monkeypatch):
     read_words(page(), cache=True)
     assert len(list(default_cache().rglob("*.json"))) == 1
     monkeypatch.delenv("DEED_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert default_cache() == Path.home() / ".cache/deed/ocr"
+
+
+def test_where_the_cache_is_and_whether_it_can_be_used(monkeypatch, tmp_path):
+    monkeypatch.delenv("DEED_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.usable_cache() == tmp_path / "xdg" / "deed" / "ocr" and (tmp_path / "xdg" / "deed" / "ocr").is_dir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DEED_CACHE", str(tmp_path / "file"))
+    assert cache.usable_cache() is None
+
+
+def test_the_cache_is_bounded(fake, tmp_path):
+    import os
+
+    for i in range(12):
+        read_page(page([f"page {i}"]), cache=tmp_path)
+    files = sorted(tmp_path.rglob("*.json"))
+    kept = sorted([*files[:3], files[-1]])
+    for age, file in enumerate(files):
+        os.utime(file, (1000 - age, 1000 - age))
+    assert cache.load_entry(files[-1]) is not None  # the oldest, used just now
+    cache.shrink_cache(tmp_path, sum(file.stat().st_size for file in kept))
+    assert sorted(tmp_path.rglob("*.json")) == kept
 
 
 def test_a_cache_that_cannot_be_written(fake, tmp_path):

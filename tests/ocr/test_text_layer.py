@@ -188,7 +188,7 @@ def test_a_file_gives_its_text_compressed_or_not(tmp_path):
     plain, packed = page_text(tmp_path / "a.pdf"), page_text(tmp_path / "a.pdf.gz")
     assert texts(plain) == ["Invoice", "4711", "Total:", "12.50"] and plain == packed
     assert page_count(tmp_path / "a.pdf.gz") == 1
-    assert list(page_image(tmp_path / "a.pdf.gz").getdata()) == list(page_image(tmp_path / "a.pdf").getdata())
+    assert page_image(tmp_path / "a.pdf.gz").tobytes() == page_image(tmp_path / "a.pdf").tobytes()
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     assert page_text(tmp_path / "a.png") is None
 
@@ -215,3 +215,57 @@ def test_files_that_are_no_pdf_get_a_true_sentence(tmp_path):
     page_of(two_lines).pdf.save(tmp_path / "a.pdf")
     with pytest.raises(DataError, match="pages 1 to 1, got page 2"):
         page_text(tmp_path / "a.pdf", 2)
+
+
+def test_a_font_of_one_point_scaled_by_the_matrix():
+    """As many programs write it: commas stay in their line, and "11" one word."""
+
+    def draw(sheet):
+        text = sheet.beginText()
+        text.setFont("Times-Roman", 1)
+        text.setTextTransform(24, 0, 0, 24, 60, 700)
+        text.textOut("C++11, 100Kb and 'so', etc.")
+        sheet.drawText(text)
+
+    layer = read_text_layer(page_of(draw))
+    assert texts(layer) == ["C++11,", "100Kb", "and", "'so',", "etc."]
+    assert len(set(layer.line)) == 1 and layer.size[0] == pytest.approx(24 / 0.8, rel=0.2)
+
+
+def test_columns_whose_content_jumps_about():
+    def draw_in_a_bad_order(sheet):
+        sheet.setFont("Helvetica", 10)
+        for n in (5, 12, 0, 9, 15, 3, 10, 6, 1, 14, 4, 8, 2, 13, 7, 11):
+            name, x = (("l", 50), ("r", 330))[n // 8]
+            sheet.drawString(x, 700 - 14 * (n % 8), f"{name}{n % 8} is a line of words that fills it")
+
+    words = texts(read_text_layer(page_of(draw_in_a_bad_order)))
+    assert words[::9] == [f"{name}{i}" for name in "lr" for i in range(8)]
+
+
+def test_words_without_spaces_in_the_content():
+    """TeX moves on instead of writing a space."""
+
+    def draw(sheet):
+        sheet.setFont("Times-Roman", 12)
+        x = 60.0
+        for word in ("words", "of", "the", "11th", "line"):
+            sheet.drawString(x, 700, word)
+            x += sheet.stringWidth(word) + 2.4
+
+    assert texts(read_text_layer(page_of(draw))) == ["words", "of", "the", "11th", "line"]
+
+
+def test_a_document_is_opened_once(tmp_path, monkeypatch):
+    from deed.errors import DataError
+    from deed.ocr import open_document
+
+    page_of(two_lines).pdf.save(tmp_path / "a.pdf")
+    opened, plain = [], pypdfium2.PdfDocument
+    monkeypatch.setattr(pypdfium2, "PdfDocument", lambda *a: opened.append(a) or plain(*a))
+    with open_document(tmp_path / "a.pdf") as document:
+        assert texts(document.text(1)) == ["Invoice", "4711", "Total:", "12.50"]
+        assert document.image(1, dpi=72).size == (600, 800) and document.image(1).width > 1600
+        with pytest.raises(DataError, match="pages 1 to 1, got page 2"):
+            document.image(2)
+    assert len(opened) == 1

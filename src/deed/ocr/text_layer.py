@@ -25,8 +25,16 @@ GRID = 1_000_000  # device units of a page's longer side: PDFium rounds to whole
 HYPHENS = ("-", "\u00ad", "\u2010", "\x02")  # the last is what PDFium writes for a hyphen that a line break made
 BAD_SHARE = 0.1  # characters without a meaning (no Unicode mapping in the font) from which a text layer is of no use
 PICTURE_SHARE = 0.3  # of the page's area under pictures that carry no text of the layer: what they say takes OCR
-WORD_GAP = 0.3  # of the type size: characters further apart are of two words, with or without a space between them
-LINE_BREAK = 0.5  # of the type size, across the line
+WORD_GAP = 0.18  # of the type size: characters further apart are of two words, with or without a space between them
+HINTED_GAP = (
+    0.07  # the same where PDFium guesses that there is a space, which it does within "11" too if a font's 1 is slim
+)
+LINE_BREAK = 0.5  # of the type size, from base line to base line; superscripts are 0.3 to 0.4 higher
+GUTTER = 1.2  # of the type size: columns are at least so far apart
+COLUMN_LINES, COLUMN_WIDTH = (
+    4,
+    0.3,
+)  # what there is on either side of a gutter, at least: lines, and share of the page's width
 UP_JUMPS = 3  # times that the text of columns may go on further up before its order is no reading order
 
 
@@ -53,16 +61,29 @@ class TextLayer:
 
 @dataclass
 class Char:
-    """One visible character: its text, its box and its type size on the page as drawn (0..GRID), and its direction."""
+    """One visible character on the page as drawn (0..GRID).
+
+    Attributes:
+        text: the character.
+        x0, y0, x1, y1: box of its ink.
+        left, right: its room along the line, which ends where the next character's begins.
+        base: base line, across the line.
+        size: of the type.
+        turn: degrees clockwise by which it lies: 0, 90, 180, 270.
+        gap: share of the type size by which it is further right than the character before if it begins a word.
+    """
 
     text: str
     x0: float
     y0: float
     x1: float
     y1: float
+    left: float
+    right: float
+    base: float
     size: float
-    turn: int  # 0, 90, 180, 270: degrees clockwise by which the character lies
-    after_space: bool
+    turn: int
+    gap: float
 
 
 def read_text_layer(page: Any) -> TextLayer:
@@ -95,13 +116,15 @@ def _characters(page: Any, grid: tuple[int, int]) -> tuple[list[Char], int]:
     text_page = page.get_textpage()
     try:
         chars: list[Char] = []
-        bad, space = 0, True
+        bad, gap = 0, WORD_GAP
         left, right, bottom, top = (ctypes.c_double() for _ in range(4))
+        room, matrix = pdfium.FS_RECTF(), pdfium.FS_MATRIX()
+        scale = max(grid) / max(page.get_size())
         for i in range(pdfium.FPDFText_CountChars(text_page.raw)):
             code = pdfium.FPDFText_GetUnicode(text_page.raw, i)
             text = chr(code) if code < 0x110000 else "\ufffd"
-            if text.isspace() or not code or pdfium.FPDFText_IsGenerated(text_page.raw, i) == 1:
-                space = True
+            if text.isspace() or not code:
+                gap = min(gap, HINTED_GAP if pdfium.FPDFText_IsGenerated(text_page.raw, i) == 1 else -math.inf)
                 continue
             if pdfium.FPDFText_HasUnicodeMapError(text_page.raw, i) == 1 or unicodedata.category(text) in ("Co", "Cn"):
                 bad += 1
@@ -113,15 +136,22 @@ def _characters(page: Any, grid: tuple[int, int]) -> tuple[list[Char], int]:
             x1, y1 = _device(page, grid, right.value, bottom.value)
             turn = round(math.degrees(angle) / 90) % 4 * 90 if angle >= 0 else 0  # clockwise
             turn = (turn + 90 * pdfium.FPDFPage_GetRotation(page.raw)) % 360
-            size = pdfium.FPDFText_GetFontSize(text_page.raw, i)
             box = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
             if box[2] <= 0 or box[3] <= 0 or box[0] >= grid[0] or box[1] >= grid[1]:
                 continue  # outside the crop box: nobody sees it
-            scale = max(grid) / max(page.get_size())
-            # A font scaled by the text matrix says 1 point: the box knows better.
-            tall = box[3] - box[1] if turn in (0, 180) else box[2] - box[0]
-            chars.append(Char(text, *box, max(size * scale if size > 1.5 else 0.0, tall), turn, space))
-            space = False
+            size = pdfium.FPDFText_GetFontSize(text_page.raw, i) * scale
+            if pdfium.FPDFText_GetMatrix(text_page.raw, i, matrix):  # a font of 1 point, scaled by the text matrix
+                size *= math.hypot(matrix.c, matrix.d)
+            size = max(size, box[3] - box[1] if turn in (0, 180) else box[2] - box[0])
+            along = (box[0], box[2]) if turn in (0, 180) else (box[1], box[3])
+            if pdfium.FPDFText_GetLooseCharBox(text_page.raw, i, room):
+                a, b = (_device(page, grid, x, y) for x, y in ((room.left, room.top), (room.right, room.bottom)))
+                axis = 0 if turn in (0, 180) else 1
+                along = (min(a[axis], b[axis]), max(a[axis], b[axis]))
+            pdfium.FPDFText_GetCharOrigin(text_page.raw, i, left, bottom)
+            base = _device(page, grid, left.value, bottom.value)[1 if turn in (0, 180) else 0]
+            chars.append(Char(text, *box, *along, base, size, turn, gap))
+            gap = WORD_GAP
         return chars, bad
     finally:
         text_page.close()
@@ -139,13 +169,16 @@ def _turned(char: Char, turn: int, grid: tuple[int, int]) -> Char:
     """The character on the page turned back by `turn` degrees, so that it stands upright."""
     width, height = grid
     x0, y0, x1, y1 = char.x0, char.y0, char.x1, char.y1
+    left, right, base = char.left, char.right, char.base
     if turn == 90:  # its top points right: turned counter-clockwise, right becomes up
-        x0, y0, x1, y1 = y0, width - x1, y1, width - x0
+        x0, y0, x1, y1, base = y0, width - x1, y1, width - x0, width - base
     elif turn == 180:
-        x0, y0, x1, y1 = width - x1, height - y1, width - x0, height - y0
+        x0, y0, x1, y1, base = width - x1, height - y1, width - x0, height - y0, height - base
+        left, right = width - right, width - left
     elif turn == 270:
         x0, y0, x1, y1 = height - y1, x0, height - y0, x1
-    return Char(char.text, x0, y0, x1, y1, char.size, 0, char.after_space)
+        left, right = height - right, height - left
+    return Char(char.text, x0, y0, x1, y1, left, right, base, char.size, 0, char.gap)
 
 
 @dataclass
@@ -178,13 +211,13 @@ def _lines(chars: Sequence[Char]) -> Iterator[list[TextWord]]:
     for char in chars:
         size = max(char.size, before.size if before else 0.0)
         if before is not None and (
-            abs((char.y0 + char.y1) / 2 - (before.y0 + before.y1) / 2) > LINE_BREAK * size
-            or char.x0 < before.x0 - size
-            or char.x0 > before.x1 + 4 * size
+            abs(char.base - before.base) > LINE_BREAK * size
+            or char.left < before.left - size
+            or char.left > before.right + 4 * size
         ):
             yield line
             line = []
-        apart = before is None or char.after_space or char.x0 - before.x1 > WORD_GAP * size
+        apart = before is None or char.left - before.right > char.gap * size
         if not line or apart:
             line.append(TextWord([char]))
         else:
@@ -206,9 +239,18 @@ def in_reading_order(lines: list[list[TextWord]]) -> list[list[TextWord]]:
             columns, others = (columns + 1, others) if after[0] > x1 - (x1 - x0) / 2 else (columns, others + 1)
     if others == 0 or (columns and columns + others <= UP_JUMPS + 0.05 * len(lines)):
         return lines
-    order = sorted(range(len(lines)), key=lambda i: boxes[i][0][1] + boxes[i][0][3])
+    return [lines[i] for column in _columns(boxes) for i in _row_by_row(boxes, column)]
+
+
+def _row_by_row(boxes: Sequence[tuple[Box, float]], which: Sequence[int]) -> Iterator[int]:
+    """Lines row by row, each row from left to right.
+
+    Args:
+        boxes: of all lines, each with its type size.
+        which: the lines that are put in order.
+    """
     rows: list[list[int]] = []
-    for i in order:
+    for i in sorted(which, key=lambda i: boxes[i][0][1] + boxes[i][0][3]):
         (_, y0, _, y1), size = boxes[i]
         if rows:
             (_, top, _, bottom), other = boxes[rows[-1][0]]
@@ -216,7 +258,30 @@ def in_reading_order(lines: list[list[TextWord]]) -> list[list[TextWord]]:
                 rows[-1].append(i)
                 continue
         rows.append([i])
-    return [lines[i] for row in rows for i in sorted(row, key=lambda i: boxes[i][0][0])]
+    for row in rows:
+        yield from sorted(row, key=lambda i: boxes[i][0][0])
+
+
+def _columns(boxes: Sequence[tuple[Box, float]]) -> list[list[int]]:
+    """The lines of two columns, where a gutter parts the page from top to bottom; else all lines together. Gutters within
+    tables part narrow columns, or leave one side with few lines."""
+    everything = list(range(len(boxes)))
+    size = statistics.median(size for _, size in boxes)
+    left_edge, right_edge = min(box[0] for box, _ in boxes), max(box[2] for box, _ in boxes)
+    reached, widest = left_edge, (0.0, 0.0)
+    for x0, x1 in sorted((box[0], box[2]) for box, _ in boxes):
+        if x0 - reached > GUTTER * size and min(reached - left_edge, right_edge - x0) > COLUMN_WIDTH * (
+            right_edge - left_edge
+        ):
+            widest = max(widest, (x0 - reached, x0))
+        reached = max(reached, x1)
+    if not widest[0]:
+        return [everything]
+    left = [i for i in everything if boxes[i][0][0] < widest[1]]
+    right = [i for i in everything if boxes[i][0][0] >= widest[1]]
+    wide = [statistics.median(boxes[i][0][2] - boxes[i][0][0] for i in side) for side in (left, right)]
+    prose = max(wide) > COLUMN_WIDTH * (right_edge - left_edge)
+    return [left, right] if prose and min(len(left), len(right)) >= COLUMN_LINES else [everything]
 
 
 def _hull(line: Sequence[TextWord]) -> Box:
