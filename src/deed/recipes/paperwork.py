@@ -256,6 +256,8 @@ def start_paperwork(recipe: PaperworkRecipe, sources: Sources) -> tuple[Any, Any
         question="late",
         box_bias=recipe.box_bias,
     )
+    small_latr.copy_ahead(plain)
+    small_latr.match_words(plain)
     model = prepared(plain, recipe)
     model.encoder.bias_share = recipe.bias_share
     return model, small_latr.build_processor(tokenizer, recipe.max_length, "late")
