@@ -1,11 +1,12 @@
 """`deed train`: train a task's model with deep supervision; continues where a killed run stopped.
 
---task g2p (words to pronunciations, CMUdict), --task pages (questions about generated documents and easy-vqa) and --task
-scenes (referring expressions, captions and questions about generated pictures, and easy-vqa) train a small model from
-scratch. --task docvqa, textvqa, stvqa, ocrvqa, easyvqa or vqav2 fine-tunes a LaTr++ made of a T5 (--base) and a
-ViT (--vit) on the data set in --data; --objective denoise is layout-aware pre-training on its pages. --task refcoco,
-coco_captions, vqav2, snli_ve, easyvqa or ofa_tsv_… fine-tunes a saved OFA (--from). What is not given is the task's own
-recipe, whose options are listed below (deed train --task NAME --help).
+--task g2p (words to pronunciations, CMUdict), --task pages (questions about generated documents and easy-vqa), --task
+paperwork (about real PDFs, forms, generated documents and easy-vqa, several questions to a page) and --task scenes
+(referring expressions, captions and questions about generated pictures, and easy-vqa) train a small model from scratch.
+--task docvqa, textvqa, stvqa, ocrvqa, easyvqa or vqav2 fine-tunes a LaTr++ made of a T5 (--base) and a ViT (--vit) on the
+data set in --data; --objective denoise is layout-aware pre-training on its pages. --task refcoco, coco_captions, vqav2,
+snli_ve, easyvqa or ofa_tsv_… fine-tunes a saved OFA (--from). What is not given is the task's own recipe, whose options are
+listed below (deed train --task NAME --help).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def train(
     output: Annotated[Path, typer.Option(help="Run folder: checkpoints, log, and the finished model in model/.")],
     task: Annotated[
         str | None,
-        typer.Option(is_eager=True, help="g2p, pages, scenes, docvqa, refcoco … (see above). [default: g2p]"),
+        typer.Option(is_eager=True, help="g2p, pages, paperwork, scenes, docvqa … (see above). [default: g2p]"),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="The data set's folder; for g2p a dictionary file instead of the packaged one.")

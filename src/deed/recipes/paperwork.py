@@ -21,7 +21,7 @@ import torch
 from transformers import TrainerCallback
 
 from deed.constants import IGNORE_INDEX
-from deed.data.debian.packages import package_names, split_of
+from deed.data.debian.packages import fetch, package_names, split_of
 from deed.data.debian.store import PageStore, open_store
 from deed.data.synthetic.forms.kept import kept_forms
 from deed.models.latr import LatrForConditionalGeneration, LatrProcessor
@@ -203,7 +203,12 @@ class Sources:
     def pages_of(self, split: str) -> PageStore:
         """Real pages of a split."""
         names = [name for name in self.names if split_of(name) == split]
-        return open_store(self.folder / f"pages-{split}.npz", self.folder / "debian", names)
+        path, packages = self.folder / f"pages-{split}.npz", self.folder / "debian"
+        if not path.exists() and (missing := [name for name in names if not (packages / name).is_dir()]):
+            say(f"fetching {len(missing)} packages of the {split} split with apt-get")
+            failed = fetch(missing, packages)
+            say(f"{len(failed)} of them cannot be had: {', '.join(failed)}" if failed else "all are there")
+        return open_store(path, packages, names)
 
     def held_out(self) -> list[AskedPage]:
         """Pages of the validation split, always the same."""
@@ -251,6 +256,8 @@ def start_paperwork(recipe: PaperworkRecipe, sources: Sources) -> tuple[Any, Any
         question="late",
         box_bias=recipe.box_bias,
     )
+    small_latr.copy_ahead(plain)
+    small_latr.match_words(plain)
     model = prepared(plain, recipe)
     model.encoder.bias_share = recipe.bias_share
     return model, small_latr.build_processor(tokenizer, recipe.max_length, "late")

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from deed.data.debian.store import PageStore
+from deed.data.debian.wording import reworded
 from deed.models.latr.packing import pack
 
 from .paperwork_pages import (
@@ -189,7 +190,7 @@ class PaperworkBatches(Dataset):
         """Ids of a page and of the questions chosen."""
         processor, chosen = self.processor, choose(page.asked, self.recipe.questions, rng)
         words, boxes = processor.encode_page(page.words, processor.max_length)
-        questions = [processor.encode_question(question) for _, question, _ in chosen]
+        questions = [processor.encode_question(reworded(question, rng)) for _, question, _ in chosen]
         answers = [processor.encode_answer(answer) for _, _, answer in chosen]
         return {
             "words": words,

@@ -11,6 +11,7 @@ from reportlab.pdfgen import canvas
 from deed.data.debian import packages
 from deed.data.debian.pages import load_pages, read_package
 from deed.data.debian.questions import UNANSWERABLE, answer_again, questions_of
+from deed.data.debian.wording import reworded
 from deed.errors import DataError
 
 
@@ -186,3 +187,12 @@ def test_fetching_unpacks_pdfs_only(tmp_path):
 def test_fetching_takes_a_client_and_names():
     with pytest.raises(DataError, match="takes no-such-client"):
         packages.fetch(["x"], io.BytesIO, client="no-such-client")  # nothing is touched before
+
+
+def test_other_words_keep_what_is_asked_for():
+    rng = random.Random(0)
+    asked = {reworded("what is the heading of section 3.2?", rng) for _ in range(200)}
+    assert len(asked) > 8 and all("3.2" in question for question in asked)
+    assert all("Qty" in q and "Tea" in q for q in (reworded('what is the "Qty" of "Tea"?', rng) for _ in range(50)))
+    assert {reworded("why?", rng) for _ in range(100)} == {"why?", "Why?", "why"}
+    assert {reworded("what is the title?", rng, 0.0).lower().rstrip("?") for _ in range(50)} == {"what is the title"}

@@ -256,10 +256,29 @@ def _unanswerable(page: DebianPage, kinds: set[str], rng: random.Random) -> list
     figure = rng.randint(1, 40)
     if not re.search(rf"(Figure|Fig\.) {figure}\b", text):
         choices.append(f"what does the caption of figure {figure} say?")
-    choices.append(rng.choice(("what is the weather?", "what is the total?", "what is the invoice number?")))
-    if re.search(r"weather|total|invoice", text, re.IGNORECASE):
-        choices.pop()
+    foreign = [question for question, word in FOREIGN if not re.search(word, text, re.IGNORECASE)]
+    if foreign:
+        choices.append(rng.choice(foreign))
     return [Asked("unanswerable", rng.choice(choices), UNANSWERABLE)] if choices else []
+
+
+#: Questions that such pages do not answer, each with what must not be on the page for it to be so.
+FOREIGN = (
+    ("what is the weather?", "weather"),
+    ("what is the total?", "total"),
+    ("what is the invoice number?", "invoice"),
+    ("what is the phone number?", r"phone|\btel\b|\bfax\b"),
+    ("what is the due date?", r"\bdue\b|date"),
+    ("what is the date of birth?", "birth|born"),
+    ("who is the customer?", "customer"),
+    ("what is the price of the ticket?", "price|ticket"),
+    ("what color is the car?", r"\bcars?\b|colou?r"),
+    ("how much is the tax?", r"\btax"),
+    ("who won the game?", r"\bgame|\bwon\b|\bwins?\b"),
+    ("what is the capital of France?", "France|Paris"),
+    ("at what time does the train leave?", r"\btrains?\b"),
+    ("what is the salary?", "salary"),
+)
 
 
 def page_text(page: DebianPage) -> str:

@@ -131,3 +131,53 @@ def look_beside(model: LatrForConditionalGeneration, lean: float = 3.0) -> None:
     bias[1, 0] += lean  # one to the left
     if bias.shape[1] > 1:
         bias[half + 1, 1] += lean  # one to the right
+
+
+@torch.no_grad()
+def copy_ahead(model: LatrForConditionalGeneration, heads: int = 4, sharp: float = 0.25) -> None:
+    """Let some cross-attention heads of the first decoder layer start out copying: they look at the token behind the one that
+    the decoder was given last, wherever that stands on the page, and write that token.
+
+    With thousands of pieces such heads (induction heads: Olsson et al., 2022) are slow to form: their queries, keys, values and
+    outputs have to agree on what a piece is before any of them helps. Here they share random subspaces from the start: the
+    encoder's head that looks at the token before writes what it sees where these keys read it. For models of `look_beside`
+    with a tied head; all weights stay free.
+
+    Args:
+        model: fresh.
+        heads: how many, at most what the width has room for.
+        sharp: how much the match of a token outweighs the noise of others.
+    """
+    encoder: Any = model.encoder.block[0].layer[0].SelfAttention  # type: ignore[union-attr, index]
+    cross: Any = model.decoder.block[0].layer[1].EncDecAttention  # type: ignore[union-attr, index]
+    size, width = model.config.d_kv, model.config.d_model
+    basis = torch.linalg.qr(torch.randn(width, width)).Q
+    seen, told = basis[:size], basis[size : 2 * size]
+    encoder.v.weight[:size] = seen
+    encoder.o.weight[:, :size] = 2 * told.T
+    for head in range(min(heads, width // size - 2, model.config.num_heads)):
+        rows, carried = slice(head * size, (head + 1) * size), basis[(2 + head) * size : (3 + head) * size]
+        cross.q.weight[rows] = sharp * seen
+        cross.k.weight[rows] = told
+        cross.v.weight[rows] = carried
+        cross.o.weight[:, rows] = 2 * carried.T
+
+
+@torch.no_grad()
+def match_words(model: LatrForConditionalGeneration, heads: int = 2, sharp: float = 0.2) -> None:
+    """Let the last heads of the encoder's second and later layers start out looking at tokens like their own, so that a
+    question finds its words on the page.
+
+    Args:
+        model: fresh.
+        heads: how many of a layer.
+        sharp: as in `copy_ahead`.
+    """
+    size = model.config.d_kv
+    for block in list(model.encoder.block)[1:]:
+        attention: Any = block.layer[0].SelfAttention  # type: ignore[union-attr, index]
+        basis = torch.linalg.qr(torch.randn(model.config.d_model, model.config.d_model)).Q
+        for i in range(min(heads, model.config.num_heads // 2)):
+            rows = slice((model.config.num_heads - 1 - i) * size, (model.config.num_heads - i) * size)
+            attention.k.weight[rows] = basis[i * size : (i + 1) * size]
+            attention.q.weight[rows] = sharp * attention.k.weight[rows]
