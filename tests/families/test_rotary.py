@@ -9,6 +9,7 @@ import torch
 import stepping
 import tiny_rotary  # noqa: F401  (its classes)
 from deed import DeedConfigError, get_deed_model, unwrap
+from recording import DEVICE, using
 from tiny import LAYERS, TINY
 from tiny_rotary import moonshine, t5gemma
 
@@ -99,3 +100,18 @@ def test_moonshine_streaming_generates_twice_the_same_from_one_encoding():
         for _ in range(2)
     )
     assert torch.equal(outputs[0], states) and torch.equal(first, second)
+
+
+@torch.no_grad()
+def test_recorded_layers_turn_by_the_positions_of_each_step(tape):
+    """As CUDA graphs run them."""
+    tiny = TINY["MoonshineForConditionalGeneration"]
+    model = get_deed_model(tiny.build()).to(DEVICE)
+    source = {k: v.to(DEVICE) for k, v in tiny.inputs(3).items()}
+    thresholds = (0.2, 0.5, 2.0)
+    expected = [model.generate(**source, exit_threshold=t, max_new_tokens=9) for t in thresholds]
+    using(model)
+    for _ in range(2):
+        for threshold, one in zip(thresholds, expected, strict=True):
+            assert torch.equal(model.generate(**source, exit_threshold=threshold, max_new_tokens=9), one)
+    assert tape.run > tape.made > 0

@@ -73,7 +73,9 @@ def test_half_precision_and_classes_of_somebodys_own_run_by_their_forward(name):
     assert family.parts(model) is None
 
 
-def test_pix2struct_has_its_head_in_the_decoder():
+def test_pix2struct_has_its_head_in_the_decoder_and_never_scales():
     model = get_deed_model(TINY["Pix2StructForConditionalGeneration"].build())
     assert isinstance(model.deed_family, Pix2StructFamily)
     assert model.deed_family.lm_head(model) is model.decoder.lm_head
+    model.config.tie_word_embeddings = True
+    assert model.deed_family.scale(model) == 1.0
