@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from .painting import Painter
 
 DOCUMENT = "document"
+SMALL = 20_000_000  # weights; below, one thread is as fast as several
 
 
 def check_texts(task: str, texts: list[str]) -> None:
@@ -87,7 +89,7 @@ def answer_each(
     sure_from = abstain_threshold(model, abstain_below)
     threshold, source, note = pick_threshold(model.deed_config, given, folder)
     tokens, answers = [], []
-    with timed_encoder(model) as clock:
+    with few_threads(model), timed_encoder(model) as clock:
         for i, example in enumerate(examples):
             rows = [task.encode(processor, task.opened(example))]
             inputs = {k: v.to(model.device) for k, v in task.collate(processor, rows).items()}
@@ -107,6 +109,25 @@ def answer_each(
         "answers": answers,
         "notes": [note] if note else [],
     }
+
+
+@contextmanager
+def few_threads(model: Any) -> Iterator[None]:
+    """One of PyTorch's threads for a small model inside the block: its products are too short to be shared, and where other
+    programs want the processors, two threads wait for each other most of the time.
+
+    Args:
+        model: looked at for its size.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if sum(weight.numel() for weight in model.parameters()) < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def set_up(model: Any, inputs: Any, threshold: Any) -> None:

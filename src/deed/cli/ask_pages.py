@@ -7,6 +7,7 @@ from typing import Any
 
 from deed.errors import DataError
 
+from .answering import few_threads
 from .ask_document import Reader, examples_of
 
 BATCH = 8  # pages of about the same length that are answered at once
@@ -57,7 +58,7 @@ def best_pages(
         raise damaged[0][1]
     rows.sort(key=lambda row: len(row[3]["input_ids"]))
     best: dict[int, tuple[Any, int]] = {}
-    with progress.bar(f"asking {len(readings)} pages", total=len(rows)) as bar:
+    with few_threads(model), progress.bar(f"asking {len(readings)} pages", total=len(rows)) as bar:
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
             for (i, page, _, _), how_sure in zip(part, certainty(task, model, processor, part), strict=True):

@@ -8,7 +8,6 @@ and words broken at the end of a line undone, lines in the order in which they a
 from __future__ import annotations
 
 import ctypes
-import itertools
 import math
 import statistics
 import unicodedata
@@ -17,9 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .columns import Box, reading_order
 from .words import Word, unit_box
-
-Box = tuple[float, float, float, float]
 
 GRID = 1_000_000  # device units of a page's longer side: PDFium rounds to whole ones
 HYPHENS = ("-", "\u00ad", "\u2010", "\x02")  # the last is what PDFium writes for a hyphen that a line break made
@@ -30,12 +28,9 @@ HINTED_GAP = (
     0.07  # the same where PDFium guesses that there is a space, which it does within "11" too if a font's 1 is slim
 )
 LINE_BREAK = 0.5  # of the type size, from base line to base line; superscripts are 0.3 to 0.4 higher
-GUTTER = 1.2  # of the type size: columns are at least so far apart
-COLUMN_LINES, COLUMN_WIDTH = (
     4,
     0.3,
 )  # what there is on either side of a gutter, at least: lines, and share of the page's width
-UP_JUMPS = 3  # times that the text of columns may go on further up before its order is no reading order
 
 
 @dataclass(frozen=True)
@@ -228,60 +223,9 @@ def _lines(chars: Sequence[Char]) -> Iterator[list[TextWord]]:
 
 
 def in_reading_order(lines: list[list[TextWord]]) -> list[list[TextWord]]:
-    """Lines as the page's content has them, where that reads on downwards and columns start anew at the top; row by row,
-    from left to right, where it jumps about."""
-    if len(lines) < 2:
-        return lines
-    boxes = [(_hull(line), max(word.size for word in line)) for line in lines]
-    columns = others = 0
-    for ((x0, y0, x1, _), size), (after, _) in itertools.pairwise(boxes):
-        if after[1] < y0 - size:
-            columns, others = (columns + 1, others) if after[0] > x1 - (x1 - x0) / 2 else (columns, others + 1)
-    if others == 0 or (columns and columns + others <= UP_JUMPS + 0.05 * len(lines)):
-        return lines
-    return [lines[i] for column in _columns(boxes) for i in _row_by_row(boxes, column)]
-
-
-def _row_by_row(boxes: Sequence[tuple[Box, float]], which: Sequence[int]) -> Iterator[int]:
-    """Lines row by row, each row from left to right.
-
-    Args:
-        boxes: of all lines, each with its type size.
-        which: the lines that are put in order.
-    """
-    rows: list[list[int]] = []
-    for i in sorted(which, key=lambda i: boxes[i][0][1] + boxes[i][0][3]):
-        (_, y0, _, y1), size = boxes[i]
-        if rows:
-            (_, top, _, bottom), other = boxes[rows[-1][0]]
-            if abs((y0 + y1) - (top + bottom)) / 2 < min(size, other) / 2:
-                rows[-1].append(i)
-                continue
-        rows.append([i])
-    for row in rows:
-        yield from sorted(row, key=lambda i: boxes[i][0][0])
-
-
-def _columns(boxes: Sequence[tuple[Box, float]]) -> list[list[int]]:
-    """The lines of two columns, where a gutter parts the page from top to bottom; else all lines together. Gutters within
-    tables part narrow columns, or leave one side with few lines."""
-    everything = list(range(len(boxes)))
-    size = statistics.median(size for _, size in boxes)
-    left_edge, right_edge = min(box[0] for box, _ in boxes), max(box[2] for box, _ in boxes)
-    reached, widest = left_edge, (0.0, 0.0)
-    for x0, x1 in sorted((box[0], box[2]) for box, _ in boxes):
-        if x0 - reached > GUTTER * size and min(reached - left_edge, right_edge - x0) > COLUMN_WIDTH * (
-            right_edge - left_edge
-        ):
-            widest = max(widest, (x0 - reached, x0))
-        reached = max(reached, x1)
-    if not widest[0]:
-        return [everything]
-    left = [i for i in everything if boxes[i][0][0] < widest[1]]
-    right = [i for i in everything if boxes[i][0][0] >= widest[1]]
-    wide = [statistics.median(boxes[i][0][2] - boxes[i][0][0] for i in side) for side in (left, right)]
-    prose = max(wide) > COLUMN_WIDTH * (right_edge - left_edge)
-    return [left, right] if prose and min(len(left), len(right)) >= COLUMN_LINES else [everything]
+    """Lines as they are read; see `reading_order`."""
+    order = reading_order([(_hull(line), max(word.size for word in line)) for line in lines])
+    return [lines[i] for i in order]
 
 
 def _hull(line: Sequence[TextWord]) -> Box:
