@@ -294,10 +294,20 @@ def fit_and_certify(
         "tested": tested,
         "parts": {part: {"promised": part in promised, **results(np.asarray(held_parts) == part)} for part in several},
     }
+    model.report = _short(model.report)
     say(_sentence("all", model.report, model.abstain_below))
     for part, found in model.report["parts"].items():
         say(_sentence(part, found, model.abstain_below) + ("" if found["promised"] else "; not promised by itself"))
     return model
+
+
+def _short(value: Any) -> Any:
+    """Numbers of six significant digits, also inside: the report is kept in the model's `config.json`."""
+    if isinstance(value, dict):
+        return {name: _short(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_short(inner) for inner in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _sentence(name: str, found: dict[str, Any], threshold: float) -> str:
