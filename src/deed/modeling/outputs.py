@@ -30,8 +30,8 @@ def with_exit_losses(base: type) -> type:
 @dataclass
 class DeedGenerateOutput(GenerateEncoderDecoderOutput):
     """`GenerateEncoderDecoderOutput` and `exit_layers`, `[sequences, new tokens]` long: the depth that produced each
-    token, 0 after a row has finished (Whisper: a list of such, one per inner generation); after `exact=True` also `accepted`, `[sequences]` long: how many tokens of each are
-    drafts that the last layer agreed with.
+    token, 0 after a row has finished (of Whisper a list of such, one per inner generation); after `exact=True` also
+    `accepted`, `[sequences]` long: how many tokens of each are drafts that the last layer agreed with.
 
     Where `answer_confidence` was asked for: `answer_features` `[sequences, features]` float64, by the names
     `modeling.answer_watch.FEATURES`; `source_states` `[sequences, d_model]` float64, the mean of the encoder's output; and
