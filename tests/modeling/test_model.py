@@ -501,3 +501,44 @@ def test_options_of_a_configuration_count_like_arguments(kind):
     model.generate(**batch(), generation_config=own)
     given = GenerationConfig(max_new_tokens=3, use_cache=False, return_dict_in_generate=True)
     assert model.generate(**batch(), generation_config=given).past_key_values is None
+
+
+def test_a_class_whose_output_has_fields_of_its_own_keeps_them():
+    """LED's global attentions are no field of `Seq2SeqLMOutput`."""
+    from transformers import LEDConfig, LEDForConditionalGeneration
+
+    config = LEDConfig(
+        vocab_size=40,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        attention_window=4,
+        max_encoder_position_embeddings=32,
+        max_decoder_position_embeddings=32,
+    )
+    torch.manual_seed(0)
+    model = get_deed_model(LEDForConditionalGeneration(config).eval())
+    model.set_attn_implementation("eager")
+    inputs = {**batch(2, 8), "labels": torch.randint(3, 40, (2, 5))}
+    inputs["global_attention_mask"] = torch.eye(8, dtype=torch.long)[:2]
+    out = model(**inputs, output_attentions=True)
+    assert out.exit_losses.shape == (2,) and out["exit_losses"] is out.exit_losses
+    assert out.encoder_global_attentions is not None and torch.isfinite(out.loss)
+
+
+def test_a_step_has_no_attentions(kind):
+    model = deed_model(kind)
+    first = model.generate(**batch(), max_new_tokens=2, return_dict_in_generate=True)
+    encoded = model.get_encoder()(**batch())
+    for name in ("output_attentions", "output_hidden_states"):
+        with pytest.raises(ValueError, match=f"leaves layers out: {name} needs forward"):
+            model(
+                encoder_outputs=encoded,
+                decoder_input_ids=first.sequences[:, -1:],
+                past_key_values=first.past_key_values,
+                **{name: True},
+            )

@@ -270,6 +270,28 @@ def test_token_timestamps_are_those_of_full_depth_whatever_the_depth_of_the_toke
     torch.testing.assert_close(theirs["token_timestamps"], ours["token_timestamps"])
 
 
+@pytest.mark.parametrize(
+    "case",
+    [f"short: {name}" for name in ("language and task", "timestamps", "prompt", "token timestamps")]
+    + [f"long: {name}" for name in ("dict", "condition on previous", "prompt for all")],
+)
+def test_exact_equals_the_base_piece_by_piece(case):
+    form, name = case.split(": ")
+    options = {"max_new_tokens": 10, "language": "en", **(SHORT if form == "short" else LONG)[name]}
+    inputs = {"input_features": sound()}
+    if form == "long":
+        options, inputs = {"return_timestamps": True, **options}, ragged()
+    base, model = plain_whisper(), get_deed_model(plain_whisper())
+    theirs = base.generate(**inputs, **options)
+    ours = model.generate(**inputs, **options, exit_threshold=0.15, exact=True)
+    tokens, found = (out if isinstance(out, torch.Tensor) else out["sequences"] for out in (theirs, ours))
+    assert torch.equal(tokens, found)
+    timed = {**options, "return_dict_in_generate": True}
+    out = model.generate(**inputs, **timed, exit_threshold=0.15, exact=True)
+    depths = torch.cat([d.flatten() for d in out["exit_layers"]])
+    assert int(depths[depths > 0].min()) < 5, "nothing was drafted"
+
+
 def test_exit_layers_of_a_segment_are_those_of_its_row():
     model = deed_whisper()
     options = {"max_new_tokens": 10, "language": "en", "return_timestamps": True, "return_dict_in_generate": True}

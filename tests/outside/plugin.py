@@ -54,6 +54,10 @@ def hold_against_the_base() -> None:
         out = ours(self, *args, **kwargs)
         if theirs is not None:
             found = tokens_of(out)
+            if theirs.shape != found.shape or not torch.equal(theirs, found):
+                # A first call may draw numbers that a later one does not: BigBird makes its encoder anew for short inputs.
+                torch.set_rng_state(state)
+                theirs = plain_tokens(self, args, kwargs)
             assert theirs.shape == found.shape and torch.equal(theirs, found), (
                 f"tokens differ from the plain model's: {found.tolist()} instead of {theirs.tolist()}"
             )
@@ -106,7 +110,7 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Any:
     report = (yield).get_result()
     if report.when != "call" or not report.failed or call.excinfo is None:
         return
-    statements = " ".join(str(entry.statement).strip() for entry in call.excinfo.traceback)
+    statements = " ".join(map(statement_of, call.excinfo.traceback))
     raised = f"{call.excinfo.typename}: {call.excinfo.value} in {statements}"
     for i, entry in enumerate(EXPECTED):
         folder = entry.folders == "*" or item.path.parent.name in entry.folders.split()
@@ -114,6 +118,14 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Any:
             MET.add(i)
             report.outcome, report.wasxfail = "skipped", entry.reason
             return
+
+
+def statement_of(entry: Any) -> str:
+    """The statement of a traceback's entry, or nothing where there is no source (compiled code)."""
+    try:
+        return str(entry.statement).strip()
+    except AssertionError:
+        return ""
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

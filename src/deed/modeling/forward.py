@@ -12,7 +12,7 @@ from deed.engine.cache import StaircaseCache
 from deed.engine.step import decode_step
 
 from .loss import check_allowed, combine, normalizer, token_loss_sum
-from .outputs import DeedSeq2SeqLMOutput
+from .outputs import DeedSeq2SeqLMOutput, with_exit_losses
 
 # What `forward` takes beside the base class's own, for the loss: what its sums are divided by; per label the tokens it is
 # chosen from (`loss.token_loss_sum`), as in a trie of answers; and the share of probability that goes to the others of them
@@ -76,7 +76,8 @@ def deed_forward(self: Any, base: type, args: tuple[Any, ...], kwargs: dict[str,
     losses.append(last / divisor)
     exit_losses = torch.stack([x.to(losses[-1].device) for x in losses])
     loss = combine(exit_losses, kind)
-    result = DeedSeq2SeqLMOutput(**{**out, "loss": loss, "exit_losses": exit_losses})
+    made: Any = type(out)
+    result = with_exit_losses(made)(**{**out, "loss": loss, "exit_losses": exit_losses})
     wants_dict = return_dict if return_dict is not None else getattr(self.config, "return_dict", True)
     return result if wants_dict else result.to_tuple()
 
@@ -131,6 +132,9 @@ def _decode_forward(self: Any, kwargs: dict[str, Any]) -> Any:
     unused = sorted(k for k, v in kwargs.items() if v is not None and k not in known)
     if unused:
         raise ValueError(f"decoding with early exit does not take {', '.join(unused)}")
+    for name in ("output_attentions", "output_hidden_states"):
+        if kwargs.get(name):
+            raise ValueError(f"a step with a StaircaseCache leaves layers out: {name} needs forward() without a cache")
     cache = kwargs["past_key_values"]
     if cache.state is None:  # no generate() around: whoever calls forward() step by step
         cache.begin(self, encoder_outputs, encoder_mask=kwargs.get("attention_mask"))

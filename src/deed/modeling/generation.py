@@ -380,7 +380,8 @@ class EarlyExitGeneration:
                 )
             next_sequence_length = input_ids.shape[1] - past
         new = input_ids if next_sequence_length is None else input_ids[:, -next_sequence_length:]
-        dropped = ("is_first_iteration", "labels")  # Seq2SeqTrainer hands its labels to generate()
+        # Seq2SeqTrainer hands its labels to generate(); Whisper's asks for attentions that come at the end (whisper.py).
+        dropped = ("is_first_iteration", "labels", "output_attentions", "output_hidden_states")
         return {**{k: v for k, v in kwargs.items() if k not in dropped}, "decoder_input_ids": new}
 
     def _update_model_kwargs_for_generation(

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
         MT5ForConditionalGeneration,
         PreTrainedModel,
         T5ForConditionalGeneration,
+        WhisperForConditionalGeneration,
     )
     from typing_extensions import Self
 
-    from .typed import DeedBart, DeedMT5, DeedPreTrainedModel, DeedT5
+    from .typed import DeedBart, DeedMT5, DeedPreTrainedModel, DeedT5, DeedWhisper
 
 
 @overload
@@ -43,6 +44,8 @@ def get_deed_model(model: T5ForConditionalGeneration, config: DeedConfig | None 
 def get_deed_model(model: MT5ForConditionalGeneration, config: DeedConfig | None = None) -> DeedMT5: ...  # type: ignore[overload-overlap]
 @overload
 def get_deed_model(model: BartForConditionalGeneration, config: DeedConfig | None = None) -> DeedBart: ...  # type: ignore[overload-overlap]
+@overload
+def get_deed_model(model: WhisperForConditionalGeneration, config: DeedConfig | None = None) -> DeedWhisper: ...  # type: ignore[overload-overlap]
 @overload
 def get_deed_model(model: PreTrainedModel, config: DeedConfig | None = None) -> DeedPreTrainedModel: ...
 def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
@@ -98,6 +101,8 @@ def unwrap(model: DeedT5) -> T5ForConditionalGeneration: ...
 def unwrap(model: DeedMT5) -> MT5ForConditionalGeneration: ...
 @overload
 def unwrap(model: DeedBart) -> BartForConditionalGeneration: ...
+@overload
+def unwrap(model: DeedWhisper) -> WhisperForConditionalGeneration: ...
 @overload
 def unwrap(model: DeedPreTrainedModel) -> PreTrainedModel: ...
 def unwrap(model: Any) -> Any:

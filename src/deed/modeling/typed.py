@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         MT5ForConditionalGeneration,
         PreTrainedModel,
         T5ForConditionalGeneration,
+        WhisperForConditionalGeneration,
     )
 
     from .model import DeedMixin
@@ -30,3 +31,6 @@ if TYPE_CHECKING:
 
     class DeedBart(DeedPreTrainedModel, BartForConditionalGeneration):  # type: ignore[misc]
         """A BART with early exit."""
+
+    class DeedWhisper(DeedPreTrainedModel, WhisperForConditionalGeneration):  # type: ignore[misc]
+        """A Whisper with early exit."""
