@@ -90,11 +90,12 @@ class Oracle:
             want = self.depths(step, z.shape[1])
             index = torch.tensor([next(i for i, d in enumerate(layers) if d >= w) for w in want])
         else:
-            base = m.deed_base
-            hidden = base.forward(
-                m, **copy.deepcopy(inputs), decoder_input_ids=ids, output_hidden_states=True, use_cache=False
-            ).decoder_hidden_states
-            at_exits = torch.stack([h[:, -1] for h in hidden])
+            at_exits = None
+            if self.measure is state_similarity:
+                hidden = m.deed_base.forward(
+                    m, **copy.deepcopy(inputs), decoder_input_ids=ids, output_hidden_states=True, use_cache=False
+                ).decoder_hidden_states
+                at_exits = torch.stack([h[:, -1] for h in hidden])
             seen = z if self.allowed is None else z.masked_fill(~self.allowed(ids), -math.inf)
             confidence = self.measure(seen, at_exits)
             if self.measure is state_similarity:

@@ -47,6 +47,8 @@ def randomize(model: Any, post_norm: bool, seed: int = 0) -> None:
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
+            if not p.requires_grad:  # sinusoidal tables, which are not saved either
+                continue
             if p.ndim > 1:
                 p.normal_(0, 0.15 if post_norm else 0.3)
                 if "embed_positions" in name or "relative" in name:  # or one token would follow itself for ever
@@ -260,6 +262,16 @@ def causal(name: str, **options: Any) -> Any:
         "TrOCRForCausalLM": (hf.TrOCRConfig, hf.TrOCRForCausalLM),
     }[name]
     make = seq2seq(config, model, is_decoder=True, add_cross_attention=True, is_encoder_decoder=False, **options)
+    if name != "TrOCRForCausalLM":  # plain generate() makes a cache of as many layers as the encoder would have
+        make = seq2seq(
+            config,
+            model,
+            is_decoder=True,
+            add_cross_attention=True,
+            is_encoder_decoder=False,
+            encoder_layers=LAYERS + 1,
+            **options,
+        )
     return make()
 
 
@@ -300,6 +312,18 @@ add(
     True,
     suppress_tokens=[PAD],
 )
+
+
+def audio(rows: int, length: int = 96) -> dict[str, torch.Tensor]:
+    """Ragged sound."""
+    generator = torch.Generator().manual_seed(rows)
+    mask = torch.ones(rows, length, dtype=torch.long)
+    for r in range(1, rows):
+        mask[r, length - (r * 31) % length :] = 0
+    return {
+        "input_values": torch.randn(rows, length, generator=generator, dtype=torch.float64) * mask,
+        "attention_mask": mask,
+    }
 
 
 # -- T5-like and rotary: files of their own, which add theirs ----------------------------------------------------------

@@ -26,6 +26,8 @@ class DecoderFamily:
         has_cross_bias: whether there is a `cross_bias`.
         positions_from_mask: positions count what a `decoder_attention_mask` keeps, instead of all tokens (Whisper).
         passes: encoder inputs that the model's `generate()` hands over at every step; decoding ignores them.
+        hides_padding: in training, the model hides padding among the tokens that it shifts labels to.
+        unused: beginnings of the names of tensors that play no part in generation, so that a checkpoint may lack them.
     """
 
     has_bias = False
@@ -33,6 +35,8 @@ class DecoderFamily:
     has_cross_bias = False
     positions_from_mask = False
     passes: tuple[str, ...] = ()
+    hides_padding = False
+    unused: tuple[str, ...] = ()
 
     def resolve(self, model: Any) -> DecoderFamily:
         """The family that drives this model. Asked once, when early exit is put on a model; a class that holds one of

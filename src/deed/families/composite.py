@@ -26,17 +26,35 @@ SeenMask = Callable[[Any, torch.Tensor, "torch.Tensor | None"], "torch.Tensor | 
 
 
 def as_given(model: Any, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Text: a token is a state."""
+    """Text: a token is a state.
+
+    Args:
+        model: the composite model.
+        states: the encoder's, `[rows, source, width]`.
+        mask: of the encoder's input, `[rows, length]`, 1 keeps, or None.
+    """
     return mask
 
 
 def none(model: Any, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Pictures have no padding."""
+    """Pictures have no padding.
+
+    Args:
+        model: the composite model.
+        states: the encoder's, `[rows, source, width]`.
+        mask: of the encoder's input, `[rows, length]`, 1 keeps, or None.
+    """
     return None
 
 
 def shortened(model: Any, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Sound: the encoder makes fewer states than its input has samples."""
+    """Sound: the encoder makes fewer states than its input has samples.
+
+    Args:
+        model: the composite model.
+        states: the encoder's, `[rows, source, width]`.
+        mask: of the encoder's input, `[rows, length]`, 1 keeps, or None.
+    """
     return None if mask is None else model.encoder._get_feature_vector_attention_mask(states.shape[1], mask)
 
 
@@ -48,6 +66,7 @@ class _Inside(DecoderFamily):
     """
 
     seen_mask: SeenMask
+    unused = ("encoder.pooler.",)  # of BERT, ViT …; Microsoft's TrOCR checkpoints have none
 
     def source(
         self, model: Any, encoder_outputs: Any, mask: torch.Tensor | None
@@ -93,10 +112,11 @@ class CompositeFamily(DecoderFamily):
 
     Args:
         seen_mask: which mask of the source its decoders see.
+        hides_padding: see `DecoderFamily`.
     """
 
-    def __init__(self, seen_mask: SeenMask) -> None:
-        self.seen_mask = seen_mask
+    def __init__(self, seen_mask: SeenMask, hides_padding: bool = False) -> None:
+        self.seen_mask, self.hides_padding = seen_mask, hides_padding
 
     def resolve(self, model: Any) -> DecoderFamily:
         """The family of the decoder inside.
@@ -119,10 +139,10 @@ class CompositeFamily(DecoderFamily):
                 "with is_decoder=True and add_cross_attention=True"
             )
         family = make()
-        family.seen_mask = self.seen_mask
+        family.seen_mask, family.hides_padding = self.seen_mask, self.hides_padding
         return family
 
 
-register_family("EncoderDecoderModel")(CompositeFamily(as_given))
+register_family("EncoderDecoderModel")(CompositeFamily(as_given, hides_padding=True))
 register_family("VisionEncoderDecoderModel")(CompositeFamily(none))
 register_family("SpeechEncoderDecoderModel")(CompositeFamily(shortened))

@@ -63,10 +63,10 @@ class GPT2Family(DecoderFamily):
                 return None
             if own.reorder_and_upcast_attn and self.attention(model) == "eager":
                 return None
-            split = [functools.partial(_third, own.c_attn, i) for i in range(3)]
-            self_attn = _attention(block.ln_1, own, split, _bare(own.c_attn))
-            keys_and_values = [functools.partial(_half, cross.c_attn, i) for i in range(2)]
-            cross_attn = _attention(block.ln_cross_attn, cross, [_bare(cross.q_attn), *keys_and_values])
+            q, k, v = (functools.partial(_share, own.c_attn, 3, i) for i in range(3))
+            self_attn = _attention(block.ln_1, own, (q, k, v), _bare(own.c_attn))
+            k, v = (functools.partial(_share, cross.c_attn, 2, i) for i in range(2))
+            cross_attn = _attention(block.ln_cross_attn, cross, (_bare(cross.q_attn), k, v))
             up, act, down = _bare(block.mlp.c_fc), direct(block.mlp.act), _bare(block.mlp.c_proj)
             found.append(LayerParts(self_attn, cross_attn, direct_norm(block.ln_2), _feed_forward(up, act, down)))
         return found
@@ -95,17 +95,17 @@ class GPT2Family(DecoderFamily):
         return model.decoder.lm_head.weight, None, 1.0
 
 
-def _attention(norm: Any, attention: Any, split: list[Module], qkv: Module | None = None) -> AttentionParts:
-    heads, head_dim, out = attention.num_heads, attention.head_dim, _bare(attention.c_proj)
-    return AttentionParts(direct_norm(norm), *split, out, heads, head_dim, attention.scaling, qkv)
+def _attention(
+    norm: Any, attention: Any, projections: tuple[Module, Module, Module], qkv: Module | None = None
+) -> AttentionParts:
+    (q, k, v), out = projections, _bare(attention.c_proj)
+    heads, head_dim, scale = attention.num_heads, attention.head_dim, attention.scaling
+    return AttentionParts(direct_norm(norm), q, k, v, out, heads, head_dim, scale, qkv)
 
 
-def _third(joined: Module, i: int, x: torch.Tensor) -> torch.Tensor:
-    return joined(x).chunk(3, -1)[i]
-
-
-def _half(joined: Module, i: int, x: torch.Tensor) -> torch.Tensor:
-    return joined(x).chunk(2, -1)[i]
+def _share(joined: Module, count: int, i: int, x: torch.Tensor) -> torch.Tensor:
+    """One of the `count` projections that are joined in a module."""
+    return joined(x).chunk(count, -1)[i]
 
 
 def _feed_forward(up: Module, act: Module, down: Module) -> Module:

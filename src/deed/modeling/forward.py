@@ -52,7 +52,9 @@ def deed_forward(self: Any, base: type, args: tuple[Any, ...], kwargs: dict[str,
     kwargs["use_cache"] = False
     if kwargs.get("decoder_input_ids") is None and kwargs.get("decoder_inputs_embeds") is None:
         if hasattr(self, "prepare_decoder_input_ids_from_labels"):
-            kwargs["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(labels)
+            shifted = kwargs["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(labels)
+            if self.deed_family.hides_padding and kwargs.get("decoder_attention_mask") is None:
+                kwargs["decoder_attention_mask"] = (shifted != self.config.pad_token_id).to(shifted.dtype)
         else:  # the base shifts them itself; its loss is not used
             kwargs["labels"] = labels
     out, states = exit_states(self, base_forward, kwargs)

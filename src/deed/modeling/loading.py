@@ -160,14 +160,23 @@ def _load_base(
     names = [("missing_keys", "misses tensors of the model")]
     if ours:  # of a plain checkpoint, others may be left over, of which Transformers warns
         names.append(("unexpected_keys", "has tensors that are not of the model"))
+    unused = _unused(base)
     for name, says in names:
-        if info.get(name):
-            found = sorted(map(str, info[name]))
+        found = sorted(key for key in map(str, info.get(name) or ()) if not key.startswith(unused))
+        if found:
             raise DeedLoadError(
                 f"the base model in {path} cannot be loaded: it {says} that config.json describes, {found[:4]}"
                 f"{f' and {len(found) - 4} more' if len(found) > 4 else ''}; save the model again"
             )
     return base, info
+
+
+def _unused(base: Any) -> tuple[str, ...]:
+    """What the model's family says that generation does not use."""
+    try:
+        return family_of(base).unused
+    except (DeedConfigError, TypeError):  # said later, when the model gets its exits
+        return ()
 
 
 def _count_tensors(path: str | os.PathLike[str], place: Mapping[str, Any], variant: str | None) -> int:
