@@ -35,7 +35,6 @@ from .exact_replay import Replay
 from .exact_tuning import LONGEST, WARM, Tuner, bin_of, borrow, give_back
 from .sampling import Stopping
 
-
 NEAR = 4  # two values are a near tie up to so many times the dtype's rounding
 
 
@@ -215,7 +214,8 @@ class Decoding:
 
     def finished(self, row: Row) -> bool:
         """Whether a row needs no more tokens. Without an end token rows go on until the last of them has ended."""
-        if row.ended is None or self.stop.by_token:
+        longest = self.stop.max_length is not None and row.verified >= self.stop.max_length
+        if row.ended is None or self.stop.by_token or longest:
             return row.ended is not None
         return all(r.ended is not None for r in self.rows) and row.verified >= max(r.ended or 0 for r in self.rows)
 

@@ -28,6 +28,7 @@ BINS = 16  # ranges of confidence: each halves what is missing to 1 by a factor 
 KEPT = 24  # measurements that a median is of, cycles that the rate is of
 RENEWED = 8  # verifying passes after which costs are looked at anew
 PROBED = 32  # of so many verifying passes one is preceded by a draft where drafts do not pay
+PRIOR = 2.0  # verdicts that a confidence counts as before there are any
 FORGET = 2048  # verdicts of an exit after which old ones count half
 
 
@@ -109,7 +110,7 @@ class Tuner:
             self.agreed.append(
                 [4 * m for m in middles]
             )  # as if a confidence were the chance, until counts say otherwise
-            self.seen.append([4.0] * BINS)
+            self.seen.append([PRIOR] * BINS)
             self.above.append([3.0, 4.0] if e + 1 < len(self.exits) else [0.0, 1.0])
 
     @property
