@@ -10,7 +10,7 @@ from functools import partial
 
 from .runtimes import ctranslate2, onnxruntime
 from .shapes import SHIPPED, NotAvailable, Workload
-from .subjects import BASELINE, EXIT_CHECKS, PRECISIONS, Subject, compiled, deed, transformers
+from .subjects import BASELINE, EXIT_CHECKS, PRECISIONS, Subject, assisted, compiled, deed, transformers
 
 MEANS = (2, 3, 4, 6)  # of 12 layers; of other decoders the same share, but at least 1
 CHECK_MEAN = 3  # the cost of an exit check is taken at this one
@@ -58,6 +58,7 @@ def catalogue(patterns: Sequence[str] = (), compile_limit: float = 120.0) -> dic
         BASELINE: Maker(transformers),
         "transformers static": Maker(partial(transformers, cache_implementation="static"), optional=True),
         "transformers compiled": Maker(partial(compiled, limit=compile_limit), optional=True),
+        "transformers assisted": Maker(assisted, optional=True),
         "ctranslate2 fp32": Maker(partial(ctranslate2, compute_type="float32"), optional=True),
         "ctranslate2 int8": Maker(partial(ctranslate2, compute_type="int8"), optional=True),
         "onnxruntime fp32": Maker(onnxruntime, optional=True),
@@ -67,6 +68,7 @@ def catalogue(patterns: Sequence[str] = (), compile_limit: float = 120.0) -> dic
         add = partial(partial, deed, precision=precision)
         quantized = precision != "fp32"
         found[f"deed {precision} full"] = Maker(add(), optional=quantized)
+        found[f"deed {precision} exact"] = Maker(add(exact=True), optional=quantized)
         found[f"deed {precision} depth 1 not asked"] = Maker(add(depth=1), optional=quantized)
         mixed = 0 < len(PRECISIONS[precision]) < 2  # measured for what exit checks cost, not for all else again
         for mean in (CHECK_MEAN,) if mixed else MEANS:

@@ -94,6 +94,45 @@ def compiled(workload: Workload, limit: float) -> Subject:
     return subject
 
 
+def assisted(workload: Workload, depth: int = 1) -> Subject:
+    """Transformers' assisted decoding, its assistant the model's own encoder and first decoder layers.
+
+    Args:
+        workload: of one row: there is none for more.
+        depth: layers of the assistant's decoder.
+
+    Raises:
+        NotAvailable: more than one row.
+    """
+    if workload.rows > 1:
+        raise NotAvailable("Transformers' assisted decoding takes one row")
+    assistant = copied(workload.base)
+    del workload.model.deed_family.layers(assistant)[depth:]
+    for name in ("num_decoder_layers", "decoder_layers"):  # what its cache is made for
+        if name in vars(assistant.config):
+            setattr(assistant.config, name, depth)
+
+    def answer(new_tokens: int) -> Any:
+        return workload.base.generate(
+            **workload.inputs,
+            assistant_model=assistant,
+            do_sample=False,
+            max_new_tokens=new_tokens,
+            eos_token_id=NO_END,
+        )
+
+    @torch.no_grad()
+    def run() -> Timing:
+        start = now(workload.base.device)
+        answer(1)
+        middle = now(workload.base.device)
+        tokens = answer(workload.new_tokens)
+        first, whole = middle - start, now(workload.base.device) - middle
+        return Timing(first * 1e3, (whole - first) * 1e3 / (workload.new_tokens - 1), tokens[:, 1:])
+
+    return Subject("transformers assisted", run, partial(check_baseline, workload), with_encoder=True)
+
+
 def timed_generate(workload: Workload, model: Any, options: dict[str, Any]) -> Timing:
     """`generate()` to one token and to all of them.
 
@@ -163,8 +202,9 @@ def deed(
     depth: int | None = None,
     recorded: str | None = None,
     exit_check: str | None = None,
+    exact: bool = False,
 ) -> Subject:
-    """deed at full depth, or at forced depths.
+    """deed at full depth, at forced depths, or exactly.
 
     Args:
         precision: of `PRECISIONS`.
@@ -172,6 +212,7 @@ def deed(
         depth: always this one.
         recorded: the depths of real answers by this shipped model.
         exit_check: of `EXIT_CHECKS`, done at every exit passed; None: none is done.
+        exact: drafts by the model's own threshold, verified by the last layer.
     """
     model = workload.model if precision == "fp32" else quantized(workload, PRECISIONS[precision])
     rows, steps, n_layers = workload.rows, workload.new_tokens, workload.n_layers
@@ -182,8 +223,10 @@ def deed(
         schedule = [[depth] * steps] * rows
     elif recorded is not None:
         schedule = replayed(*recorded_answers(recorded), n_layers, rows, steps)
-    if schedule is None:
-        options: dict[str, Any] = {"exit_threshold": NEVER_EXIT}
+    if exact:
+        options: dict[str, Any] = {"exact": True}
+    elif schedule is None:
+        options = {"exit_threshold": NEVER_EXIT}
     else:
         options = {"exit_policy": FixedSchedule(schedule, ask=exit_check is not None)}
     if exit_check is not None:

@@ -35,6 +35,8 @@ from .exact_replay import Replay
 from .exact_tuning import LONGEST, WARM, Tuner, bin_of, borrow, give_back
 from .sampling import Stopping
 
+NEAR = 4  # two values are a near tie up to so many times the dtype's rounding
+
 
 class Exact(NamedTuple):
     """What `decode_exactly` decoded.
@@ -169,7 +171,7 @@ class Decoding:
         state = cache.state
         assert state is not None
         self.model, self.cache, self.state, self.config, self.streamer = model, cache, state, config, streamer
-        self.device, self.plan = input_ids.device, state.plan
+        self.device, self.dtype, self.plan = input_ids.device, state.encoder_hidden.dtype, state.plan
         self.n_layers, self.prompt = len(state.plan.layers), input_ids.shape[1]
         self.rows = [Row(ids, len(ids)) for ids in input_ids.tolist()]
         self.new_ids = new_ids.tolist()
@@ -190,6 +192,7 @@ class Decoding:
         self.key = (len(self.rows), measure, bool(self.replay), config.do_sample)
         self.tuner: Tuner = borrow(model, self.key, exits)
         self.streamed = self.prompt
+        self.decoding = len(self.rows)  # rows that have not finished
         self.passes = self.rolled_back = self.near_ties = 0
         state.steps = [0] * len(self.rows)
 
@@ -197,14 +200,10 @@ class Decoding:
 
     def run(self) -> Exact:
         """Decode until every row has finished."""
-        began = time.perf_counter()
         while True:
             while drafting := self.who_drafts():
                 self.draft(drafting)
-            final = self.verify()
-            now = time.perf_counter()
-            self.tuner.cycle(final, now - began)
-            began = now
+            self.verify()
             self.stream()
             if all(self.finished(row) for row in self.rows):
                 break
@@ -215,7 +214,8 @@ class Decoding:
 
     def finished(self, row: Row) -> bool:
         """Whether a row needs no more tokens. Without an end token rows go on until the last of them has ended."""
-        if row.ended is None or self.stop.by_token:
+        longest = self.stop.max_length is not None and row.verified >= self.stop.max_length
+        if row.ended is None or self.stop.by_token or longest:
             return row.ended is not None
         return all(r.ended is not None for r in self.rows) and row.verified >= max(r.ended or 0 for r in self.rows)
 
@@ -236,7 +236,7 @@ class Decoding:
         if not self.tuner.warm:
             return [r for r in able if self.rows[r].drafts < WARM]
         able = [r for r in able if self.rows[r].chain * self.rows[r].trust > 0.1]
-        pays = self.tuner.drafts_on([self.rows[r].chain * self.rows[r].trust for r in able])
+        pays = self.tuner.drafts_on([self.rows[r].chain * self.rows[r].trust for r in able], self.decoding)
         for r in able:
             self.rows[r].stopped = not pays and self.rows[r].drafts == 0
         return able if pays else []
@@ -268,7 +268,7 @@ class Decoding:
         history = needs_history(self.state.policy)
         for r in draft_pass(self.cache, rows, self.asked, self.ask, self.decoder_mask, allowed, history):
             self.rows[r].waits = True
-        self.tuner.draft.add(self.deepest, time.perf_counter() - began)
+        self.tuner.drafted(self.decoding, self.deepest, time.perf_counter() - began)
 
     def ask(self, query: ExitQuery, rows: list[int]) -> tuple[list[bool], torch.Tensor | None, bool]:
         """See `exact_pass.Ask`."""
@@ -278,9 +278,9 @@ class Decoding:
             confidence = policy.confidence(query)  # type: ignore[attr-defined]
             values = confidence.tolist()
             chances = [self.tuner.chance(query.exit_index, c) for c in values]
-            if self.tuner.warm:
+            if self.tuner.warm and self.tuner.draft:
                 pairs = [(row.chain * row.trust, p) for row, p in zip(known, chances, strict=True)]
-                exits, go_on = self.tuner.goes_up(query.exit_index, pairs)
+                exits, go_on = self.tuner.goes_up(query.exit_index, pairs, self.decoding)
             else:
                 exits = (confidence >= policy.at(query)).tolist()  # type: ignore[attr-defined]
             logits, exiting = query.logits, list(range(len(rows)))
@@ -321,23 +321,23 @@ class Decoding:
 
     def choose(self, logits: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
         """Tokens `[cells]` that logits `[cells, vocab]` give after the prefixes."""
-        return self.chosen(self.processed(logits, prefixes, rows), prefixes, rows)
+        return self.values(self.processed(logits, prefixes, rows), prefixes, rows).argmax(-1)
 
     def processed(self, logits: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
         """Processed scores, float32 as in Transformers' loop."""
         return self.replay(prefixes, rows, logits.to(torch.float32))
 
-    def chosen(self, scores: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
-        """The tokens of processed scores."""
+    def values(self, scores: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
+        """What of processed scores is largest at the token to take."""
         if self.noise is None:
-            return scores.argmax(-1)
+            return scores
         steps = [len(prefix) - self.prompt for prefix in prefixes]
-        return (scores.softmax(-1) / self.noise.at(steps, rows)).argmax(-1)
+        return scores.softmax(-1) / self.noise.at(steps, rows)
 
     # -- verifying ------------------------------------------------------------------------------------------------
 
-    def verify(self) -> int:
-        """The verifying pass for all rows that have not finished; how many tokens became final."""
+    def verify(self) -> None:
+        """The verifying pass for all rows that have not finished."""
         began = time.perf_counter()
         stairs = self.cache.stairs
         rows = [r for r, row in enumerate(self.rows) if not self.finished(row)]
@@ -351,22 +351,24 @@ class Decoding:
         owners = [r for r, _ in cells]
         prefixes = [self.rows[r].tokens[: self.rows[r].verified + j] for r, j in cells]
         scores = self.processed(logits, prefixes, owners)
-        tokens = self.chosen(scores, prefixes, owners).tolist()
+        values = self.values(scores, prefixes, owners)
+        best = values.argmax(-1)
+        tokens, near = best.tolist(), near_ties(values, best, self.dtype).tolist()
         self.passes += 1
         self.state.checked_rows += len(cells)
-        final, at = 0, 0
+        at = 0
         gone = [0] * stairs.n_rows
         for r, n in zip(rows, wanted, strict=True):
             row = self.rows[r]
             before = row.verified
             self.judge(r, tokens[at : at + n], scores[at : at + n], logits[at : at + n])
-            final += row.verified - before
+            self.near_ties += sum(near[at : at + row.verified - before])
             gone[r] = max(0, stairs.lengths[r] - (row.verified - 1))
             at += n
         self.rolled_back += sum(gone)
         stairs.rollback(gone)
-        self.tuner.verify.add(max(wanted), time.perf_counter() - began)
-        return final
+        self.tuner.verified(len(rows), max(wanted), time.perf_counter() - began)
+        self.decoding = sum(not self.finished(row) for row in self.rows)
 
     def judge(self, r: int, verdicts: list[int], scores: torch.Tensor, logits: torch.Tensor) -> None:
         """Take the last layer's verdicts on a row, up to and with the first that differs.
@@ -473,6 +475,20 @@ class Decoding:
             "near_ties": self.near_ties,
             "rows_without_drafts": sum(row.stopped for row in self.rows),
         }
+
+
+def near_ties(values: torch.Tensor, best: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`[cells]` bool: where the second largest value is within rounding of the largest: a pass over other positions, or other
+    rows, may find them the other way round.
+
+    Args:
+        values: `[cells, vocab]`.
+        best: `[cells]`, where each is largest.
+        dtype: the model's.
+    """
+    at = best[:, None]
+    top, second = values.gather(1, at)[:, 0], values.scatter(1, at, -torch.inf).amax(-1)
+    return top - second <= NEAR * torch.finfo(dtype).eps * top.abs()
 
 
 class Noise:

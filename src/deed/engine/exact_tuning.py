@@ -1,14 +1,16 @@
 """How far to draft: which exits to trust, and when to verify. Decides time alone, never a token.
 
 Everything is measured while decoding. *Costs*: running medians of a drafting pass by its depth and of a verifying pass by
-its width. *Chances*: for each exit and range of confidence, how often the last layer agreed with the exit's token; every
-verified position tells so for all exits that were asked there, whether or not the token was drafted from them. *Rate*: tokens
-that became final per second.
+its width, for a batch of one row, of two or three, of four to seven … *Chances*: for each exit and range of confidence, how often the last layer
+agreed with the exit's token; every verified position tells so for all exits that were asked there, whether or not the token
+was drafted from them.
 
-One more drafting pass pays while the tokens it is expected to bring (the chance that a row's whole run of drafts stands, and
-the next one too, summed over the rows) per second that it takes exceed the rate; otherwise it is time to verify. This is the
-marginal value theorem for a renewal process, and needs no draft length as a parameter: the length follows. A row goes up to
-the next exit where the better chance there is worth a layer's time at the same rate.
+From costs and from the share of drafts that stand follows, for every draft length, how many tokens become final per second;
+the best of these is the *rate* to beat. One more drafting pass pays while the tokens it is expected to bring (the chance that
+a row's whole run of drafts stands, and the next one too, summed over the rows) per second that it takes reach that rate:
+the marginal value theorem for a renewal process. So a row's confident run is long, and an unsure draft ends it. A row goes
+up to the next exit where the better chance there is worth a layer's time at the same rate. Where no length is faster than
+full depth, nothing is drafted.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ import math
 import statistics
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 LONGEST = 16  # drafts of a row before it is verified
 WARM = 4  # cycles before what was measured decides; drafts of a row until then
 BINS = 16  # ranges of confidence: each halves what is missing to 1 by a factor of root 2
 KEPT = 24  # measurements that a median is of, cycles that the rate is of
+RENEWED = 8  # verifying passes after which costs are looked at anew
+PROBED = 32  # of so many verifying passes one is preceded by a draft where drafts do not pay
+PRIOR = 2.0  # verdicts that a confidence counts as before there are any
 FORGET = 2048  # verdicts of an exit after which old ones count half
 
 
@@ -34,35 +39,44 @@ def bin_of(confidence: float) -> int:
     return max(0, min(BINS - 1, int(-2 * math.log2(1 - confidence))))
 
 
-@dataclass
 class Cost:
-    """Running medians of seconds, by a number (a depth, a width)."""
+    """Running medians of a pass's seconds by a number (its depth, its width), and the line through them."""
 
-    seconds: dict[int, deque[float]] = field(default_factory=dict)
-    newest: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    def __init__(self) -> None:
+        self.seconds: dict[int, deque[float]] = {}
+        self.newest: deque[int] = deque(maxlen=KEPT)
 
     def add(self, key: int, seconds: float) -> None:
         """Take in a measurement."""
         self.seconds.setdefault(key, deque(maxlen=KEPT)).append(seconds)
-        self.newest.append(seconds)
+        self.newest.append(key)
 
-    @property
-    def usual(self) -> float:
-        """The median of the newest, whatever their key; 0 before any was measured."""
-        return statistics.median(self.newest) if self.newest else 0.0
+    def line(self) -> tuple[float, float]:
+        """Seconds at 0 and per 1: least squares through the medians, each counting as often as it was measured; neither is
+        negative."""
+        points = [(k, statistics.median(s), len(s)) for k, s in self.seconds.items()]
+        total = sum(w for *_, w in points)
+        x, y = (sum(p[i] * p[2] for p in points) / total for i in (0, 1))
+        spread = sum(w * (k - x) ** 2 for k, _, w in points)
+        slope = sum(w * (k - x) * (s - y) for k, s, w in points) / spread if spread else 0.0
+        slope = min(max(slope, 0.0), y / x)
+        return y - slope * x, slope
 
-    def at(self, key: int) -> float | None:
-        """The median at the nearest key that was measured; None before any was."""
-        if not self.seconds:
-            return None
-        return statistics.median(self.seconds[min(self.seconds, key=lambda k: (abs(k - key), k))])
 
-    def per_step(self) -> float:
-        """By how much the median rises with the key, between the lowest and the highest measured."""
-        low, high = min(self.seconds, default=0), max(self.seconds, default=0)
-        if low == high:
-            return 0.0
-        return max(0.0, statistics.median(self.seconds[high]) - statistics.median(self.seconds[low])) / (high - low)
+class Plan(NamedTuple):
+    """What follows from the costs at a number of rows.
+
+    Attributes:
+        length: the draft length that makes the most tokens final per second; 0: none.
+        rate: how many of one row that is.
+        draft: seconds of a drafting pass, `layer` of one more layer in it, `verify` of a verifying pass.
+    """
+
+    length: int
+    rate: float
+    draft: float
+    layer: float
+    verify: float
 
 
 @dataclass
@@ -73,22 +87,22 @@ class Tuner:
         exits: depths of the exits, the last not among them.
 
     Attributes:
-        draft, verify: costs by depth and by positions of the widest row.
+        draft, verify: costs by depth and by positions of the widest row, by `size` of the batch.
         agreed, seen: `[exit][bin]`, verdicts.
         above: `[exit]`, of the rows that went on from there: verdicts on the next exit's token, agreed and all.
-        cycles: tokens and seconds of the newest cycles, a cycle ending with its verification.
+        cycles: how many verifications there were.
     """
 
     exits: list[int]
-    draft: Cost = field(default_factory=Cost)
-    verify: Cost = field(default_factory=Cost)
+    draft: dict[int, Cost] = field(default_factory=dict)
+    verify: dict[int, Cost] = field(default_factory=dict)
     agreed: list[list[float]] = field(default_factory=list)
     seen: list[list[float]] = field(default_factory=list)
     above: list[list[float]] = field(default_factory=list)
-    cycles: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=KEPT))
-    count: int = 0
-    accepted: float = 3.0
-    judged: float = 4.0
+    cycles: int = 0
+    accepted: float = 7.0
+    judged: float = 8.0
+    plans: dict[int, Plan] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for e in range(len(self.exits)):
@@ -96,19 +110,45 @@ class Tuner:
             self.agreed.append(
                 [4 * m for m in middles]
             )  # as if a confidence were the chance, until counts say otherwise
-            self.seen.append([4.0] * BINS)
+            self.seen.append([PRIOR] * BINS)
             self.above.append([3.0, 4.0] if e + 1 < len(self.exits) else [0.0, 1.0])
 
     @property
     def warm(self) -> bool:
         """Whether enough was measured to decide by it."""
-        return self.count >= WARM
+        return self.cycles >= WARM
 
     @property
-    def rate(self) -> float:
-        """Tokens per second."""
-        seconds = sum(s for _, s in self.cycles)
-        return sum(n for n, _ in self.cycles) / seconds if seconds else 0.0
+    def share(self) -> float:
+        """The share of drafts that stand."""
+        return self.accepted / self.judged
+
+    def drafted(self, rows: int, depth: int, seconds: float) -> None:
+        """Take in a drafting pass."""
+        self.draft.setdefault(size(rows), Cost()).add(depth, seconds)
+
+    def verified(self, rows: int, width: int, seconds: float) -> None:
+        """Take in a verifying pass: its rows, and the positions of the widest."""
+        self.verify.setdefault(size(rows), Cost()).add(width, seconds)
+        self.cycles += 1
+        if self.cycles % RENEWED == 0:
+            self.plans.clear()
+
+    def plan(self, rows: int) -> Plan:
+        """What pays while so many rows are decoding."""
+        at = size(rows)
+        if at not in self.plans:
+            fixed, wider = _nearest(self.verify, at).line()
+            drafts = _nearest(self.draft, at)
+            start, layer = drafts.line()
+            once = start + layer * statistics.median(drafts.newest)
+            tokens, rates = 0.0, []
+            for k in range(LONGEST + 1):
+                tokens += self.share**k
+                rates.append(tokens / (k * once + fixed + (k + 1) * wider))
+            best = max(range(LONGEST + 1), key=rates.__getitem__)
+            self.plans[at] = Plan(best, rates[best], once, layer, fixed + wider)
+        return self.plans[at]
 
     def chance(self, exit_index: int, confidence: float) -> float:
         """How likely the last layer agrees with a token of this exit."""
@@ -141,32 +181,45 @@ class Tuner:
             self.accepted /= 2
             self.judged /= 2
 
-    def cycle(self, tokens: int, seconds: float) -> None:
-        """Take in a finished cycle."""
-        self.cycles.append((tokens, seconds))
-        self.count += 1
-
-    def drafts_on(self, chains: list[float]) -> bool:
+    def drafts_on(self, chains: list[float], rows: int) -> bool:
         """Whether another drafting pass pays.
 
         Args:
             chains: of each row that would take part, the chance that all of its drafts so far stand.
+            rows: how many are decoding.
         """
-        return sum(chains) * self.accepted / self.judged >= self.draft.usual * self.rate
+        if not chains or not self.draft:
+            return bool(chains)
+        plan = self.plan(rows)
+        if not plan.length:  # now and then a short run finds out whether that still holds
+            return self.cycles % PROBED == 0 and max(chains) == 1.0
+        return sum(chains) * self.share >= plan.draft * plan.rate * rows
 
-    def goes_up(self, exit_index: int, rows: list[tuple[float, float]]) -> tuple[list[bool], bool]:
+    def goes_up(self, exit_index: int, rows: list[tuple[float, float]], decoding: int) -> tuple[list[bool], bool]:
         """Which rows exit, and whether the others go up to the next exit; those that do not exit otherwise wait.
 
         Args:
             exit_index: where they are.
             rows: of each the chance that its drafts so far stand, and that of this exit's token.
+            decoding: how many rows are decoding.
         """
-        good, of = self.above[exit_index]
-        length = sum(n for n, _ in self.cycles) / len(self.cycles) / len(rows) if self.cycles else 1.0
-        gains = [max(0.0, good / of - p) * chain * length for chain, p in rows]
-        if sum(gains) <= self.draft.per_step() * self.rate:
+        plan, (good, of) = self.plan(decoding), self.above[exit_index]
+        # A run that ends early costs, in tokens, its part of a verifying pass; half of the run is still to come.
+        worth = plan.verify * plan.rate / 2
+        gains = [max(0.0, good / of - p) * chain * worth for chain, p in rows]
+        if sum(gains) <= plan.layer * plan.rate * decoding:
             return [True] * len(rows), False
         return [gain == 0 for gain in gains], True
+
+
+def size(rows: int) -> int:
+    """Batches of like size cost alike: 1 for one row, 2 for two or three, 3 for four to seven …"""
+    return rows.bit_length()
+
+
+def _nearest(costs: dict[int, Cost], at: int) -> Cost:
+    """The cost at the size nearest to this one."""
+    return costs[min(costs, key=lambda n: (abs(n - at), n))]
 
 
 _learned: WeakKeyDictionary[Any, dict[Any, Tuner]] = WeakKeyDictionary()

@@ -249,10 +249,10 @@ class EarlyExitGeneration:
         has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
         state = self._begin(cache, kwargs, logits_processor, has_eos, stopping_criteria)
         if self._is_exact():
-            if synced_gpus or not generation_config.use_cache or not self._steps_directly():
+            if synced_gpus or not self._steps_directly():
                 raise ValueError(
-                    "exact=True decodes in a loop of its own: it goes without synced_gpus, use_cache=False, hooks on the "
-                    "model and classes that prepare their steps themselves"
+                    "exact=True decodes in a loop of its own: it goes without synced_gpus, hooks on the model and classes "
+                    "that prepare their steps themselves"
                 )
             exactly = decode_exactly(
                 self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs
