@@ -138,10 +138,10 @@ def copy_ahead(model: LatrForConditionalGeneration, heads: int = 4, sharp: float
     """Let some cross-attention heads of the first decoder layer start out copying: they look at the token behind the one that
     the decoder was given last, wherever that stands on the page, and write that token.
 
-    With thousands of pieces such heads (induction heads: Olsson et al., 2022) are slow to form: their queries, keys, values and
-    outputs have to agree on what a piece is before any of them helps. Here they share random subspaces from the start: the
-    encoder's head that looks at the token before writes what it sees where these keys read it. For models of `look_beside`
-    with a tied head; all weights stay free.
+    With thousands of pieces such heads (induction heads: Olsson et al., 2022) are slow to form: their queries, keys, values
+    and outputs have to agree on what a piece is before any of them helps. Here they share random subspaces from the start:
+    the encoder's head that looks at the token before writes what it sees where these keys read it. For models of
+    `look_beside` with a tied head; all weights stay free.
 
     Args:
         model: fresh.
