@@ -10,7 +10,8 @@ Box = tuple[float, float, float, float]
 
 UP_JUMPS = 3  # times that the text of columns may go on further up before its order is no reading order
 GUTTER = 1.2  # of the type size: columns are at least so far apart
-COLUMN_LINES, COLUMN_WIDTH = (
+COLUMN_LINES = 4  # there are on either side of a gutter, at least
+COLUMN_WIDTH = 0.3  # and how wide either side is, share of the page's width
 
 
 def reading_order(boxes: Sequence[tuple[Box, float]]) -> list[int]:

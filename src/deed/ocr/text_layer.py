@@ -28,9 +28,6 @@ HINTED_GAP = (
     0.07  # the same where PDFium guesses that there is a space, which it does within "11" too if a font's 1 is slim
 )
 LINE_BREAK = 0.5  # of the type size, from base line to base line; superscripts are 0.3 to 0.4 higher
-    4,
-    0.3,
-)  # what there is on either side of a gutter, at least: lines, and share of the page's width
 
 
 @dataclass(frozen=True)
