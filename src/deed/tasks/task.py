@@ -253,8 +253,8 @@ _G2P, _DOCUMENT, _DEBIAN, _PICTURE = (
 _BUILT_IN: dict[str, dict[str, str]] = {
     "g2p": {"t5": _G2P},
     "pages": {"latr": _DOCUMENT},
-    "debian": {"latr": _DEBIAN},
     **{name: {t: {"latr": _DOCUMENT, "ofa": _PICTURE}[t] for t in reader.models} for name, reader in READERS.items()},
+    "debian": {"latr": _DEBIAN},
     "scenes": {},
     **{f"scenes-{asks}": {"ofa": _PICTURE} for asks in ("refer", "caption", "vqa")},
 }
