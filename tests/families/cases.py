@@ -9,6 +9,7 @@ import torch
 from ofa_models import ofa_batch, plain_ofa
 from tiny_composite import COMPOSITES
 from tiny_rotary import BUILDERS as ROTARY
+from tiny_seamless import SEAMLESS
 from tiny_t5 import BUILDERS as T5_LIKE
 from tiny_t5 import SHAPE, shaken, text
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
@@ -102,7 +103,7 @@ def _cases() -> dict[str, Case]:
     }
     for name, builder in {**T5_LIKE, **ROTARY}.items():
         made["T5ForConditionalGeneration (v1.1)" if name == "T5ForConditionalGeneration" else name] = (builder, {})
-    for name, tiny in {**TINY, **COMPOSITES}.items():
+    for name, tiny in {**TINY, **COMPOSITES, **SEAMLESS}.items():
         cls, _, variant = name.partition("-") if " (" not in name else (name, "", "")
         made[f"{cls} ({variant})" if variant else name] = (_of_tiny(tiny), tiny.options)
     return {name: Case(name, make, options) for name, (make, options) in sorted(made.items())}
