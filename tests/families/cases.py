@@ -8,11 +8,7 @@ from typing import Any
 import torch
 from ofa_models import ofa_batch, plain_ofa
 from tiny_composite import COMPOSITES
-from tiny_rotary import BUILDERS as ROTARY
 from tiny_seamless import SEAMLESS
-from tiny_t5 import BUILDERS as T5_LIKE
-from tiny_t5 import SHAPE, shaken, text
-from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 from deed import get_deed_model
 from latr import page_batch, plain_latr
@@ -71,17 +67,6 @@ class Case:
         return torch.randint(3, VOCAB, (ROWS, 5), generator=torch.Generator().manual_seed(2))
 
 
-def t5(seed=0):
-    torch.manual_seed(seed)
-    config = T5Config(**SHAPE, tie_word_embeddings=True, scale_decoder_outputs=True)
-    return shaken(T5ForConditionalGeneration(config), 4.0), text()
-
-
-def mt5(seed=0):
-    torch.manual_seed(seed)
-    return shaken(MT5ForConditionalGeneration(MT5Config(**SHAPE))), text()
-
-
 def latr(seed=0):
     return plain_latr(seed, enc=5), page_batch(ROWS)
 
@@ -96,13 +81,9 @@ def _of_tiny(tiny: Any) -> Callable[[], Any]:
 
 def _cases() -> dict[str, Case]:
     made: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
-        "T5ForConditionalGeneration (v1.0)": (t5, {}),
-        "MT5ForConditionalGeneration": (mt5, {}),
         "LatrForConditionalGeneration": (latr, {}),
         "OFAForConditionalGeneration": (ofa, {}),
     }
-    for name, builder in {**T5_LIKE, **ROTARY}.items():
-        made["T5ForConditionalGeneration (v1.1)" if name == "T5ForConditionalGeneration" else name] = (builder, {})
     for name, tiny in {**TINY, **COMPOSITES, **SEAMLESS}.items():
         cls, _, variant = name.partition("-") if " (" not in name else (name, "", "")
         made[f"{cls} ({variant})" if variant else name] = (_of_tiny(tiny), tiny.options)
