@@ -60,12 +60,13 @@ def test_files(checkout: Path, folders: list[str], classes: set[str]) -> list[Pa
 def main(arguments: list[str] | None = None) -> int:
     """Run them; pytest's exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    own, _, passed_on = " ".join(arguments).partition(" -- ")
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    own, passed_on = arguments[:at], arguments[at + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, help="a source checkout of Transformers")
     parser.add_argument("folders", nargs="*", help="of its tests/models; none: all that have a supported class")
     parser.add_argument("--list", action="store_true", help="only name the files")
-    options = parser.parse_args(own.split())
+    options = parser.parse_args(own)
     checkout = options.checkout.resolve()
     files = [str(path.relative_to(checkout)) for path in test_files(checkout, options.folders, supported_classes())]
     if options.list or not files:
@@ -86,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         *files,
     ]
     return subprocess.run(
-        [*command, *passed_on.split()], cwd=checkout, env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+        [*command, *passed_on], cwd=checkout, env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
     ).returncode
 
 
