@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from ofa_models import ofa_batch, plain_ofa
 from tiny_composite import COMPOSITES
+from tiny_seamless import SEAMLESS
 
 from deed import get_deed_model
 from latr import page_batch, plain_latr
@@ -83,7 +84,7 @@ def _cases() -> dict[str, Case]:
         "LatrForConditionalGeneration": (latr, {}),
         "OFAForConditionalGeneration": (ofa, {}),
     }
-    for name, tiny in {**TINY, **COMPOSITES}.items():
+    for name, tiny in {**TINY, **COMPOSITES, **SEAMLESS}.items():
         cls, _, variant = name.partition("-") if " (" not in name else (name, "", "")
         made[f"{cls} ({variant})" if variant else name] = (_of_tiny(tiny), tiny.options)
     return {name: Case(name, make, options) for name, (make, options) in sorted(made.items())}

@@ -149,11 +149,16 @@ class BartLikeFamily(DecoderFamily):
                     joined(_attention(layer.self_attn_layer_norm, layer.self_attn)),
                     _attention(norm, cross),
                     direct_norm(getattr(layer, build.feed_norm)),
-                    _feed_forward(direct(layer.fc1), direct(layer.activation_fn), direct(layer.fc2)),
+                    self.feed_forward(layer),
                     post_norm=build.post_norm,
                 )
             )
         return found
+
+    def feed_forward(self, layer: Any) -> Module:
+        """A layer's feed-forward as a function."""
+        up, act, down = direct(layer.fc1), direct(layer.activation_fn), direct(layer.fc2)
+        return lambda x: down(act(up(x)))
 
     def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """By its `k_proj` and `v_proj`."""
@@ -241,10 +246,6 @@ def _attention(norm: Any, attention: Any) -> AttentionParts:
     q, k, v, out = (direct(x) for x in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj))
     heads, head_dim = attention.num_heads, attention.head_dim
     return AttentionParts(direct_norm(norm), q, k, v, out, heads, head_dim, attention.scaling)
-
-
-def _feed_forward(up: Module, act: Module, down: Module) -> Module:
-    return lambda x: down(act(up(x)))
 
 
 BART = Build(post_norm=True, embed_norm="sum", bias=True)

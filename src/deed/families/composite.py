@@ -133,12 +133,13 @@ class CompositeFamily(DecoderFamily):
                 f"those that have one are {', '.join(sorted(INSIDE))} (docs/families.md says how to add one)"
             )
             raise TypeError(f"{type(model).__name__}: {inside}: {why}")
-        if not getattr(model.decoder.config, "add_cross_attention", True):
-            raise DeedConfigError(
-                f"the decoder inside {type(model).__name__} has no cross-attention, so it does not see the source; build it "
-                "with is_decoder=True and add_cross_attention=True"
-            )
         family = make()
+        layer = family.layers(model)[0]
+        if not any(hasattr(layer, name) for name in ("crossattention", "encoder_attn")):
+            raise DeedConfigError(
+                f"the decoder inside {type(model).__name__} has no cross-attention, so it does not see the source; make it "
+                "from a configuration with is_decoder=True and add_cross_attention=True"
+            )
         family.seen_mask, family.hides_padding = self.seen_mask, self.hides_padding
         return family
 
