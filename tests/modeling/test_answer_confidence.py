@@ -240,6 +240,7 @@ def test_confidence_problem_says_what_is_missing():
     assert "not calibrated" in confidence_problem(model, {})
     model.deed_config.answer_calibration = stored()
     assert confidence_problem(model, {}) == "" and "beams" in confidence_problem(model, {"num_beams": 4})
+    assert "exact" in confidence_problem(model, {"exact": True})
 
 
 @settings(max_examples=200, deadline=None)
