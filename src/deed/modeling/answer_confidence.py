@@ -221,6 +221,8 @@ def confidence_problem(model: Any, options: Mapping[str, Any]) -> str:
         return "this model's answers are not calibrated (deed calibrate FOLDER --answers)"
     if options.get("num_beams", 1) > 1:
         return "confidence is not known of answers found by beams"
+    if options.get("exact"):
+        return "confidence is of answers that leave early, not of exact ones"
     check = next((options[k] for k in ("exit_check", "asking") if options.get(k) is not None), config.exit_check)
     over = options.get("confidence_over") or config.confidence_over
     now = exit_settings(config, options.get("exit_threshold"), options.get("exit_policy"), check, over)
