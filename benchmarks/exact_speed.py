@@ -3,8 +3,8 @@
     python benchmarks/exact_speed.py [--models g2p latr ofa] [--batches 1 8] [--examples 64] [--out FILE]
 
 Real examples of each model's test split, answered as its task answers them, in turns: at full depth, exactly, and at the
-calibrated threshold. The decoding loop is timed, without the encoder and what Transformers prepares. Every ratio is of one batch's two times; printed are the medians. On a
-busy machine, --clock cpu with --threads 1 counts the process's own seconds.
+calibrated threshold. The decoding loop is timed, without the encoder and what Transformers prepares. Every ratio is of one
+batch's two times; printed are the medians. On a busy machine, --clock cpu with --threads 1 counts the process's own seconds.
 """
 
 from __future__ import annotations
@@ -130,11 +130,13 @@ def main() -> None:
                 print(
                     f"{task} batch {batch}: decoder {ratio['median']:.2f} times faster than full depth "
                     f"({ratio['p25']:.2f} to {ratio['p75']:.2f}; whole {whole['median']:.2f}; "
-                    f"summed {found['total_ratio']:.2f}; not exact {found['early_total_ratio']:.2f}), {found['ms_per_token_full']:.2f} -> "
+                    f"summed {found['total_ratio']:.2f}; not exact {found['early_total_ratio']:.2f}), "
+                    f"{found['ms_per_token_full']:.2f} -> "
                     f"{found['ms_per_token_exact']:.2f} ms a token; {found['accepted']:.1%} of drafts stand, at depth "
                     f"{found['draft_depth']:.2f}, {found['drafted_share']:.1%} of tokens, "
                     f"{found['tokens_per_verification']:.2f} tokens a verification, "
-                    f"{found['tokens_per_answer']:.1f} an answer; near ties {found['near_ties']}; equal {found['equal_batches']}/{found['batches']}",
+                    f"{found['tokens_per_answer']:.1f} an answer; near ties {found['near_ties']}; "
+                    f"equal {found['equal_batches']}/{found['batches']}",
                     flush=True,
                 )
     if options.out:
