@@ -85,6 +85,23 @@ def test_in_float32(kind, rows):
         both(deed_model(kind, seed=seed, dtype=torch.float32), batch(rows, seed=seed), exit_threshold=0.4)
 
 
+def test_near_ties_in_bfloat16_are_counted():
+    """Where tokens differ from full depth's in bfloat16, there was a near tie; float64 has none."""
+    ties = differ = 0
+    for seed in range(6):
+        model, inputs = deed_model("t5_tied", seed=seed, dtype=torch.bfloat16), batch(6, seed=seed)
+        options = {"max_new_tokens": 20, "min_new_tokens": 20, "return_dict_in_generate": True}
+        expected = model.generate(**inputs, **options, exit_threshold=NEVER_EXIT)
+        got = model.generate(**inputs, **options, exit_threshold=0.4, exact=True)
+        near = got.past_key_values.stats()["near_ties"]
+        different = not torch.equal(got.sequences, expected.sequences)
+        assert near or not different
+        ties, differ = ties + near, differ + different
+        _, double = both(deed_model("t5_tied", seed=seed), inputs, exit_threshold=0.4)
+        assert double.past_key_values.stats()["near_ties"] == 0
+    assert ties > 0
+
+
 @pytest.mark.parametrize("mode", ["greedy", "sampling", "processors"])
 def test_ofa(mode):
     model = ofa_model()

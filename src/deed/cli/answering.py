@@ -66,6 +66,7 @@ def answer_each(
     examples: Sequence[Any],
     given: float | None,
     abstain_below: float | None = None,
+    exact: bool = False,
 ) -> tuple[list[list[int]], dict[str, Any]]:
     """Answer one example after the other.
 
@@ -77,6 +78,7 @@ def answer_each(
         examples: with what is asked.
         given: the threshold; None: the model's own.
         abstain_below: an answer is sure from this confidence on; None: what calibration chose.
+        exact: every token is full depth's, see `generate(exact=True)`.
 
     Returns:
         Per example the generated ids; and what `--json` prints, without what only one task tells.
@@ -95,7 +97,7 @@ def answer_each(
             inputs = {k: v.to(model.device) for k, v in task.collate(processor, rows).items()}
             if i == 0:
                 set_up(model, inputs, threshold)
-            ids, told = timed_answer(model, processor.tokenizer, inputs, threshold, clock)
+            ids, told = timed_answer(model, processor.tokenizer, inputs, threshold, clock, exact)
             tokens.append(ids)
             confidence = told.get("confidence")
             told["sure"] = None if confidence is None or sure_from is None else confidence >= sure_from
@@ -149,7 +151,7 @@ def at_once(input_ids: Any, scores: Any, **kwargs: Any) -> Any:
 
 
 def timed_answer(
-    model: Any, tokenizer: Any, inputs: Any, threshold: Any, clock: Any
+    model: Any, tokenizer: Any, inputs: Any, threshold: Any, clock: Any, exact: bool = False
 ) -> tuple[list[int], dict[str, Any]]:
     """One greedy answer: its ids, end token included, and what `--json` tells of them.
 
@@ -159,13 +161,14 @@ def timed_answer(
         threshold: exit threshold.
         inputs: of one row, on the model's device.
         clock: of `timed_encoder(model)`.
+        exact: see `answer_each`.
     """
     from deed.constants import GREEDY
     from deed.report import text_pieces
     from deed.tasks.confidence import asks_for_confidence
     from deed.utils.timing import now
 
-    options = asks_for_confidence(model, {**GREEDY, "exit_threshold": threshold})
+    options = asks_for_confidence(model, {**GREEDY, "exit_threshold": threshold, "exact": exact})
 
     clock.take()
     start = now(model.device)

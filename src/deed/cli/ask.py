@@ -12,6 +12,7 @@ import typer
 from .answering import DOCUMENT, check_texts, closing_lines, confidence_line, times_line
 from .ask_document import ALWAYS, AUTO, CHECKPOINT, NEVER, NO_OCR, SAMPLE, Reader, ask_document, what_it_reads
 from .ask_picture import TASKS, ask_picture, output_path, show_picture
+from .options import Exact
 
 EXAMPLE = (
     'Example: deed ask "what is the total?" asks about a sample invoice; deed ask invoice.pdf --page all "what is the '
@@ -55,6 +56,7 @@ def ask(
         float | None,
         typer.Option(help="Call answers below this confidence not sure.", show_default="what calibration chose"),
     ] = None,
+    exact: Exact = False,
     ocr: Annotated[
         str | None,
         typer.Option(
@@ -83,7 +85,7 @@ def ask(
     Args:
         image, page: what is asked about.
         questions, task: what is asked.
-        model, threshold, abstain_below, ocr, cache: how it is answered.
+        model, threshold, abstain_below, exact, ocr, cache: how it is answered.
         output: where boxes are drawn.
         as_json: print the answers as JSON.
     """
@@ -110,11 +112,11 @@ def ask(
     with open_document(file) as document, RichProgress(hidden, transient=True) as progress:
         if task == DOCUMENT:
             reader = Reader(document, ocr or AUTO, usable_cache() if cache else None)
-            results = ask_document(reader, number, texts, model, threshold, abstain_below, progress)
+            results = ask_document(reader, number, texts, model, threshold, abstain_below, progress, exact)
         else:
             picture = document.image(number or 1)
             with progress.bar("looking at the picture"):
-                results = ask_picture(picture, task, texts, model, target, threshold, abstain_below)
+                results = ask_picture(picture, task, texts, model, target, threshold, abstain_below, exact)
     results = {"image": str(file), "page": number or ALL, **results}
     if file == SAMPLE:
         results["notes"] = [f"No file was given, so this was deed's sample invoice: {file}", *results["notes"]]

@@ -72,6 +72,7 @@ def ask_document(
     threshold: float | None,
     abstain_below: float | None,
     progress: Any,
+    exact: bool = False,
 ) -> dict[str, Any]:
     """Read a page, or all of them, and answer.
 
@@ -83,6 +84,7 @@ def ask_document(
         threshold: None: the model's own.
         abstain_below: an answer is sure from this confidence on; None: what calibration chose.
         progress: is told what is being done.
+        exact: every token is full depth's.
 
     Returns:
         What `--json` prints, but for the file's name.
@@ -117,7 +119,7 @@ def ask_document(
         raise ValueError("this model looks at words only; leave --ocr none out")
 
     def answer(seen: dict[str, Any], asked: list[str]) -> dict[str, Any]:
-        return answers(task, model, processor, folder, seen, asked, threshold, abstain_below)
+        return answers(task, model, processor, folder, seen, asked, threshold, abstain_below, exact)
 
     start = time.perf_counter()
     if seen is not None:
@@ -154,11 +156,12 @@ def answers(
     questions: list[str],
     given: float | None,
     abstain_below: float | None = None,
+    exact: bool = False,
 ) -> dict[str, Any]:
     """Answers to questions about one page, each with its text, its fields where it is a JSON object, and how it was made.
 
     Args:
-        task, model, processor, folder, given, abstain_below: as for `answer_each`.
+        task, model, processor, folder, given, abstain_below, exact: as for `answer_each`.
         seen: of `Reader.read`.
         questions: as asked.
 
@@ -168,7 +171,7 @@ def answers(
     from deed.report.places import is_json
 
     examples, fits = examples_of(processor, seen, questions)
-    tokens, results = answer_each(task, model, processor, folder, examples, given, abstain_below)
+    tokens, results = answer_each(task, model, processor, folder, examples, given, abstain_below, exact)
     found = []
     for i, told in enumerate(results["answers"]):
         text = task.answer(processor, tokens[i], examples[i])

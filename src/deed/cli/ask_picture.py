@@ -58,6 +58,7 @@ def ask_picture(
     target: Path | None,
     threshold: float | None,
     abstain_below: float | None,
+    exact: bool = False,
 ) -> dict[str, Any]:
     """Answer about a picture, and draw what was found.
 
@@ -69,6 +70,7 @@ def ask_picture(
         threshold: None: the model's own.
         target: where the picture with the boxes goes; None for tasks that have none. Not written where no box was found.
         abstain_below: an answer is sure from this confidence on; None: what calibration chose.
+        exact: every token is full depth's.
 
     Returns:
         What `--json` prints, but for the file's name.
@@ -88,7 +90,7 @@ def ask_picture(
     model, processor = kind.load(folder)
     if task == "refer" and processor.n_bins < 2:
         raise ValueError(f"the tokenizer in {folder} has no location bins, in which a model says where a box is")
-    results = answers(kind, model, processor, folder, picture, texts, threshold, abstain_below)
+    results = answers(kind, model, processor, folder, picture, texts, threshold, abstain_below, exact)
     if target is not None:
         found = [a for a in results["answers"] if a["box"]]
         if found:
@@ -106,11 +108,12 @@ def answers(
     texts: list[str],
     given: float | None,
     abstain_below: float | None = None,
+    exact: bool = False,
 ) -> dict[str, Any]:
     """What `--json` prints, but for the files' names; of `refer` each answer has a `box`, px of the picture, or None.
 
     Args:
-        task, model, processor, folder, given, abstain_below: as for `answer_each`.
+        task, model, processor, folder, given, abstain_below, exact: as for `answer_each`.
         picture: what is asked about.
         texts: questions, or expressions; none for captions.
 
@@ -123,7 +126,7 @@ def answers(
     asked = [in_one_line(text) for text in texts]
     check_lengths(processor, task.asks, asked, model.config.max_position_embeddings)
     examples = [Example(text, [], image=picture) for text in asked or [""]]
-    tokens, results = answer_each(task, model, processor, folder, examples, given, abstain_below)
+    tokens, results = answer_each(task, model, processor, folder, examples, given, abstain_below, exact)
     found = []
     for i, told in enumerate(results["answers"]):
         told["pieces"][0] = told["pieces"][0].lstrip(" ")  # OFA's answers begin with a space

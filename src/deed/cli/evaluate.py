@@ -12,7 +12,7 @@ import typer
 from deed.constants import NEVER_EXIT
 from deed.utils.saved_model import read_saved_model
 
-from .options import Count, Data, Json, SkipMissing
+from .options import Count, Data, Exact, Json, SkipMissing
 from .shared import check_abstain_below
 
 EXAMPLE = "Example: deed evaluate runs/g2p/model --split test"
@@ -49,6 +49,7 @@ def evaluate(
             show_default="what deed calibrate --answers chose",
         ),
     ] = None,
+    exact: Exact = False,
     as_json: Json = False,
 ) -> None:
     """Registered with the module's docstring as its help.
@@ -58,6 +59,7 @@ def evaluate(
         task, data, split, count: on which examples.
         threshold: where it is scored, beside full depth.
         skip_missing: leave out examples whose picture is missing.
+        exact: verify every token that leaves early by the last layer.
         original_settings: decode as the model's authors do.
         abstain_below: what is sure, for coverage and selective risk.
         as_json: print the result as JSON.
@@ -81,6 +83,8 @@ def evaluate(
         for each in tasks:
             each.skip_missing = skip_missing
             options = each.original_options(loaded, processor) if original_settings else {}
+            if exact:
+                options = {**options, "exact": True}
             with progress.bar(each.name) as bar:
 
                 def read(n: int, bar: Bar = bar) -> None:

@@ -13,6 +13,13 @@ HeldOutSplit = Annotated[str | None, typer.Option(help="Split.", show_default="c
 Count = Annotated[
     int | None, typer.Option(min=1, help="Use only so many examples of each task.", show_default="all; 1000 of scenes")
 ]
+Exact = Annotated[
+    bool,
+    typer.Option(
+        "--exact",
+        help="Give exactly the answers of full depth: tokens that leave early are verified by the last layer.",
+    ),
+]
 SkipMissing = Annotated[
     bool, typer.Option("--skip-missing", help="Leave out examples whose picture is missing, and say how many.")
 ]

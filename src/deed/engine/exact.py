@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -30,12 +29,12 @@ from deed.policies.query import ExitQuery
 
 from . import exact_replay
 from .cache import StaircaseCache
-from .exact_pass import draft_pass, feed, verify_pass
+from .exact_choice import Noise, near_ties
+from .exact_pass import draft_pass, feed, fill_source, verify_pass
 from .exact_replay import Replay
+from .exact_row import Row
 from .exact_tuning import LONGEST, WARM, Tuner, bin_of, borrow, give_back
 from .sampling import Stopping
-
-NEAR = 4  # two values are a near tie up to so many times the dtype's rounding
 
 
 class Exact(NamedTuple):
@@ -102,45 +101,6 @@ def decode_exactly(
     return decoding.run()
 
 
-@dataclass
-class Row:
-    """One row of the batch.
-
-    Attributes:
-        tokens: prompt, verified tokens, drafts.
-        verified: how many of them are no drafts.
-        depths: of the new tokens.
-        asked: of every position that is not verified yet, `(exit, bin, token)` of the exits asked there.
-        chain: the chance that all drafts stand.
-        waits: its newest position has exited nowhere: only the verifying pass gives its token.
-        ended: how many tokens it had when a stopping criterion ended it; None before.
-    """
-
-    tokens: list[int]
-    verified: int
-    depths: list[int] = field(default_factory=list)
-    asked: list[list[tuple[int, int, int]]] = field(default_factory=list)
-    chain: float = 1.0
-    waits: bool = False
-    ended: int | None = None
-    drafted: int = 0
-    accepted: int = 0
-    expected: float = 0.0
-    stopped: bool = False
-    scores: list[torch.Tensor] = field(default_factory=list)
-    logits: list[torch.Tensor] = field(default_factory=list)
-
-    @property
-    def drafts(self) -> int:
-        """Tokens that are not verified yet."""
-        return len(self.tokens) - self.verified
-
-    @property
-    def trust(self) -> float:
-        """How this row's drafts fare beside what was expected of them."""
-        return min(1.0, (self.accepted + 4) / (self.expected + 4))
-
-
 class Decoding:
     """One exact generation; `run` does it.
 
@@ -193,6 +153,7 @@ class Decoding:
         self.tuner: Tuner = borrow(model, self.key, exits)
         self.streamed = self.prompt
         self.decoding = len(self.rows)  # rows that have not finished
+        self.began = self.since = 0.0
         self.passes = self.rolled_back = self.near_ties = 0
         state.steps = [0] * len(self.rows)
 
@@ -244,8 +205,11 @@ class Decoding:
     def feed(self, rows: list[int]) -> None:
         """Hand the rows' newest tokens to the cache; at first the prompts."""
         if self.new_ids:
-            feed(self.cache, self.new_ids, list(range(len(self.rows))), self.decoder_mask)
+            rows = list(range(len(self.rows)))
+            feed(self.cache, self.new_ids, rows, self.decoder_mask)
+            fill_source(self.cache, rows)
             self.new_ids = []
+            self.began = self.since = time.perf_counter()  # what a generation begins with is not a pass's cost
             return
         if self.decoder_mask is not None:
             length = self.cache.stairs.length + 1
@@ -258,7 +222,7 @@ class Decoding:
 
     def draft(self, rows: list[int]) -> None:
         """One drafting pass: every one of the rows gets a draft, or waits."""
-        began = time.perf_counter()
+        self.began = time.perf_counter()
         self.feed(rows)
         for r in rows:
             self.rows[r].asked.append([])
@@ -268,21 +232,22 @@ class Decoding:
         history = needs_history(self.state.policy)
         for r in draft_pass(self.cache, rows, self.asked, self.ask, self.decoder_mask, allowed, history):
             self.rows[r].waits = True
-        self.tuner.drafted(self.decoding, self.deepest, time.perf_counter() - began)
+        self.tuner.drafted(self.decoding, self.deepest, time.perf_counter() - self.began)
 
     def ask(self, query: ExitQuery, rows: list[int]) -> tuple[list[bool], torch.Tensor | None, bool]:
         """See `exact_pass.Ask`."""
         self.deepest, policy, go_on = query.depth, self.state.policy, True
         known = [self.rows[r] for r in rows]
         if self.tuned:
-            confidence = policy.confidence(query)  # type: ignore[attr-defined]
-            values = confidence.tolist()
+            # Whatever the policy's measure: the largest probability tells best whether the last layer will agree.
+            probability, best = query.masked_logits.softmax(-1).max(-1)
+            values = probability.tolist()
             chances = [self.tuner.chance(query.exit_index, c) for c in values]
             if self.tuner.warm and self.tuner.draft:
                 pairs = [(row.chain * row.trust, p) for row, p in zip(known, chances, strict=True)]
                 exits, go_on = self.tuner.goes_up(query.exit_index, pairs, self.decoding)
             else:
-                exits = (confidence >= policy.at(query)).tolist()  # type: ignore[attr-defined]
+                exits = policy.leaves(query).tolist()
             logits, exiting = query.logits, list(range(len(rows)))
             if self.replay:  # takes too long to learn from what is not drafted
                 exiting = [i for i, leaves in enumerate(exits) if leaves]
@@ -299,8 +264,10 @@ class Decoding:
         self.state.checked_rows += query.computed * len(rows)
         if not exiting:
             return exits, query.masked_logits.argmax(-1) if query.computed else None, go_on
-        prefixes = [known[i].tokens for i in exiting]
-        tokens = self.choose(logits, prefixes, [rows[i] for i in exiting])
+        if self.tuned and self.noise is None and not self.replay and query.allowed is None:
+            tokens = best
+        else:
+            tokens = self.choose(logits, [known[i].tokens for i in exiting], [rows[i] for i in exiting])
         for i, token in zip(exiting, tokens.tolist(), strict=True):
             row = known[i]
             row.asked[-1].append((query.exit_index, bins[i], token))
@@ -320,15 +287,33 @@ class Decoding:
         return open_tokens | ~open_tokens.any(-1, keepdim=True)
 
     def choose(self, logits: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
-        """Tokens `[cells]` that logits `[cells, vocab]` give after the prefixes."""
+        """Tokens `[cells]` that logits give.
+
+        Args:
+            logits: `[cells, vocab]`.
+            prefixes: the tokens before each cell.
+            rows: whose they are.
+        """
         return self.values(self.processed(logits, prefixes, rows), prefixes, rows).argmax(-1)
 
     def processed(self, logits: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
-        """Processed scores, float32 as in Transformers' loop."""
+        """Processed scores, float32 as in Transformers' loop.
+
+        Args:
+            logits: `[cells, vocab]`.
+            prefixes: the tokens before each cell.
+            rows: whose they are.
+        """
         return self.replay(prefixes, rows, logits.to(torch.float32))
 
     def values(self, scores: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
-        """What of processed scores is largest at the token to take."""
+        """What is largest at the token to take.
+
+        Args:
+            scores: `[cells, vocab]`, processed.
+            prefixes: the tokens before each cell.
+            rows: whose they are.
+        """
         if self.noise is None:
             return scores
         steps = [len(prefix) - self.prompt for prefix in prefixes]
@@ -338,13 +323,14 @@ class Decoding:
 
     def verify(self) -> None:
         """The verifying pass for all rows that have not finished."""
-        began = time.perf_counter()
+        self.began = time.perf_counter()
         stairs = self.cache.stairs
         rows = [r for r, row in enumerate(self.rows) if not self.finished(row)]
         # The newest token's own features give one more; nothing follows an end.
         new = [r for r in rows if not self.rows[r].waits and not self.at_end(self.rows[r])]
         if self.new_ids or new:
             self.feed(new)
+        before = sum(self.rows[r].verified for r in rows)
         wanted = [stairs.lengths[r] - self.rows[r].verified + 1 for r in rows]
         logits = verify_pass(self.cache, rows, wanted, self.decoder_mask)
         cells = [(r, j) for r, n in zip(rows, wanted, strict=True) for j in range(n)]
@@ -360,14 +346,16 @@ class Decoding:
         gone = [0] * stairs.n_rows
         for r, n in zip(rows, wanted, strict=True):
             row = self.rows[r]
-            before = row.verified
+            known = row.verified
             self.judge(r, tokens[at : at + n], scores[at : at + n], logits[at : at + n])
-            self.near_ties += sum(near[at : at + row.verified - before])
+            self.near_ties += sum(near[at : at + row.verified - known])
             gone[r] = max(0, stairs.lengths[r] - (row.verified - 1))
             at += n
         self.rolled_back += sum(gone)
         stairs.rollback(gone)
-        self.tuner.verified(len(rows), max(wanted), time.perf_counter() - began)
+        now, final = time.perf_counter(), sum(self.rows[r].verified for r in rows) - before
+        self.tuner.verified(len(rows), max(wanted), now - self.began, final, now - self.since)
+        self.since = now
         self.decoding = sum(not self.finished(row) for row in self.rows)
 
     def judge(self, r: int, verdicts: list[int], scores: torch.Tensor, logits: torch.Tensor) -> None:
@@ -475,55 +463,3 @@ class Decoding:
             "near_ties": self.near_ties,
             "rows_without_drafts": sum(row.stopped for row in self.rows),
         }
-
-
-def near_ties(values: torch.Tensor, best: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`[cells]` bool: where the second largest value is within rounding of the largest: a pass over other positions, or other
-    rows, may find them the other way round.
-
-    Args:
-        values: `[cells, vocab]`.
-        best: `[cells]`, where each is largest.
-        dtype: the model's.
-    """
-    at = best[:, None]
-    top, second = values.gather(1, at)[:, 0], values.scatter(1, at, -torch.inf).amax(-1)
-    return top - second <= NEAR * torch.finfo(dtype).eps * top.abs()
-
-
-class Noise:
-    """The numbers that sampling draws, `[rows, vocab]` for a step, in the order in which `torch.multinomial` would.
-
-    Args:
-        n_rows: rows of the batch.
-        vocab: size of the vocabulary.
-        device: of the scores.
-    """
-
-    def __init__(self, n_rows: int, vocab: int, device: torch.device) -> None:
-        self.shape, self.device = (n_rows, vocab), device
-        self.drawn: dict[int, torch.Tensor] = {}
-        self.states: list[torch.Tensor] = []  # of the generator, before each step's numbers
-
-    def at(self, steps: list[int], rows: list[int]) -> torch.Tensor:
-        """`[cells, vocab]`: the numbers of these rows at these steps."""
-        while len(self.states) <= max(steps):
-            self.states.append(self._state())
-            self.drawn[len(self.states) - 1] = torch.empty(self.shape, device=self.device).exponential_()
-        return torch.stack([self.drawn[step][r] for step, r in zip(steps, rows, strict=True)])
-
-    def _state(self) -> torch.Tensor:
-        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
-
-    def forget(self, step: int) -> None:
-        """No numbers of earlier steps will be asked for."""
-        for old in [s for s in self.drawn if s < step]:
-            del self.drawn[old]
-
-    def leave(self, steps: int) -> None:
-        """Leave the generator as decoding step by step would: numbers drawn for steps beyond were not needed."""
-        if steps < len(self.states):
-            if self.device.type == "cuda":
-                torch.cuda.set_rng_state(self.states[steps], self.device)
-            else:
-                torch.set_rng_state(self.states[steps])

@@ -44,6 +44,15 @@ def feed(
 
 
 @torch.inference_mode()
+def fill_source(cache: StaircaseCache, rows: list[int]) -> None:
+    """Compute the rows' keys and values of the source at every layer: all of them will be needed."""
+    state, stairs = cache.state, cache.stairs
+    assert state is not None and stairs.hidden is not None
+    for i, layer in enumerate(state.plan.layers):
+        cache.fill_cross(Block(i, rows, stairs.n_rows, [0] * len(rows), 0, 1, stairs.hidden), layer)
+
+
+@torch.inference_mode()
 def draft_pass(
     cache: StaircaseCache,
     rows: list[int],

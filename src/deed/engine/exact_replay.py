@@ -20,7 +20,8 @@ ROW_ALONE = frozenset(
     TopPLogitsWarper TopKLogitsWarper TopHLogitsWarper MinPLogitsWarper TypicalLogitsWarper EpsilonLogitsWarper EtaLogitsWarper
     NoRepeatNGramLogitsProcessor SequenceBiasLogitsProcessor NoBadWordsLogitsProcessor ForcedBOSTokenLogitsProcessor
     ForcedEOSTokenLogitsProcessor InfNanRemoveLogitsProcessor LogitNormalization SuppressTokensLogitsProcessor
-    SuppressTokensAtBeginLogitsProcessor ExponentialDecayLengthPenalty WhisperTimeStampLogitsProcessor WatermarkLogitsProcessor""".split()
+    SuppressTokensAtBeginLogitsProcessor ExponentialDecayLengthPenalty WhisperTimeStampLogitsProcessor
+    WatermarkLogitsProcessor""".split()
 )
 # … those that look up something by the row's number …
 BY_NUMBER = frozenset(

@@ -1,16 +1,17 @@
 """How far to draft: which exits to trust, and when to verify. Decides time alone, never a token.
 
 Everything is measured while decoding. *Costs*: running medians of a drafting pass by its depth and of a verifying pass by
-its width, for a batch of one row, of two or three, of four to seven … *Chances*: for each exit and range of confidence, how often the last layer
-agreed with the exit's token; every verified position tells so for all exits that were asked there, whether or not the token
-was drafted from them.
+its width, for a batch of one row, of two or three, of four to seven … *Chances*: for each exit and range of confidence, how
+often the last layer agreed with the exit's token; every verified position tells so for all exits that were asked there,
+whether or not the token was drafted from them.
 
-From costs and from the share of drafts that stand follows, for every draft length, how many tokens become final per second;
-the best of these is the *rate* to beat. One more drafting pass pays while the tokens it is expected to bring (the chance that
-a row's whole run of drafts stands, and the next one too, summed over the rows) per second that it takes reach that rate:
-the marginal value theorem for a renewal process. So a row's confident run is long, and an unsure draft ends it. A row goes
-up to the next exit where the better chance there is worth a layer's time at the same rate. Where no length is faster than
-full depth, nothing is drafted.
+*Rate*: tokens that became final per second.
+
+One more drafting pass pays while the tokens it is expected to bring (the chance that a row's whole run of drafts stands, and
+the next one too, summed over the rows) per second that it takes reach the rate: the marginal value theorem for a renewal
+process. So a row's confident run is long, and an unsure draft ends it. A row goes up to the next exit where the better chance
+there is worth a layer's time at the same rate. Where costs and the share of drafts that stand say that no draft length is
+faster than full depth, nothing is drafted.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ LONGEST = 16  # drafts of a row before it is verified
 WARM = 4  # cycles before what was measured decides; drafts of a row until then
 BINS = 16  # ranges of confidence: each halves what is missing to 1 by a factor of root 2
 KEPT = 24  # measurements that a median is of, cycles that the rate is of
+FADING = 0.95  # what a cycle's tokens and seconds count for in the rate, one cycle later
 RENEWED = 8  # verifying passes after which costs are looked at anew
 PROBED = 32  # of so many verifying passes one is preceded by a draft where drafts do not pay
 PRIOR = 2.0  # verdicts that a confidence counts as before there are any
@@ -44,12 +46,10 @@ class Cost:
 
     def __init__(self) -> None:
         self.seconds: dict[int, deque[float]] = {}
-        self.newest: deque[int] = deque(maxlen=KEPT)
 
     def add(self, key: int, seconds: float) -> None:
         """Take in a measurement."""
         self.seconds.setdefault(key, deque(maxlen=KEPT)).append(seconds)
-        self.newest.append(key)
 
     def line(self) -> tuple[float, float]:
         """Seconds at 0 and per 1: least squares through the medians, each counting as often as it was measured; neither is
@@ -68,12 +68,10 @@ class Plan(NamedTuple):
 
     Attributes:
         length: the draft length that makes the most tokens final per second; 0: none.
-        rate: how many of one row that is.
         draft: seconds of a drafting pass, `layer` of one more layer in it, `verify` of a verifying pass.
     """
 
     length: int
-    rate: float
     draft: float
     layer: float
     verify: float
@@ -90,6 +88,7 @@ class Tuner:
         draft, verify: costs by depth and by positions of the widest row, by `size` of the batch.
         agreed, seen: `[exit][bin]`, verdicts.
         above: `[exit]`, of the rows that went on from there: verdicts on the next exit's token, agreed and all.
+        final: tokens of one row that became final, and seconds, by `size` of the batch; older ones count less.
         cycles: how many verifications there were.
     """
 
@@ -102,6 +101,7 @@ class Tuner:
     cycles: int = 0
     accepted: float = 7.0
     judged: float = 8.0
+    final: dict[int, tuple[float, float]] = field(default_factory=dict)
     plans: dict[int, Plan] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -124,15 +124,36 @@ class Tuner:
         return self.accepted / self.judged
 
     def drafted(self, rows: int, depth: int, seconds: float) -> None:
-        """Take in a drafting pass."""
+        """Take in a drafting pass.
+
+        Args:
+            rows: how many were decoding.
+            depth: how deep it went.
+            seconds: how long it took.
+        """
         self.draft.setdefault(size(rows), Cost()).add(depth, seconds)
 
-    def verified(self, rows: int, width: int, seconds: float) -> None:
-        """Take in a verifying pass: its rows, and the positions of the widest."""
+    def verified(self, rows: int, width: int, seconds: float, tokens: int, since: float) -> None:
+        """Take in a verifying pass.
+
+        Args:
+            rows: how many it had.
+            width: positions of the row with the most.
+            seconds: how long it took.
+            tokens: how many became final.
+            since: seconds since the pass before it, drafting included.
+        """
+        final, spent = self.final.get(size(rows), (0.0, 0.0))
+        self.final[size(rows)] = FADING * final + tokens / rows, FADING * spent + since
         self.verify.setdefault(size(rows), Cost()).add(width, seconds)
         self.cycles += 1
         if self.cycles % RENEWED == 0:
             self.plans.clear()
+
+    def rate(self, rows: int) -> float:
+        """Tokens of one row that become final per second while so many are decoding."""
+        at = min(self.final, key=lambda n: (abs(n - size(rows)), n))
+        return self.final[at][0] / self.final[at][1]
 
     def plan(self, rows: int) -> Plan:
         """What pays while so many rows are decoding."""
@@ -141,13 +162,13 @@ class Tuner:
             fixed, wider = _nearest(self.verify, at).line()
             drafts = _nearest(self.draft, at)
             start, layer = drafts.line()
-            once = start + layer * statistics.median(drafts.newest)
+            once = start + layer * self.exits[0]
             tokens, rates = 0.0, []
             for k in range(LONGEST + 1):
                 tokens += self.share**k
                 rates.append(tokens / (k * once + fixed + (k + 1) * wider))
             best = max(range(LONGEST + 1), key=rates.__getitem__)
-            self.plans[at] = Plan(best, rates[best], once, layer, fixed + wider)
+            self.plans[at] = Plan(best, once, layer, fixed + wider)
         return self.plans[at]
 
     def chance(self, exit_index: int, confidence: float) -> float:
@@ -193,7 +214,7 @@ class Tuner:
         plan = self.plan(rows)
         if not plan.length:  # now and then a short run finds out whether that still holds
             return self.cycles % PROBED == 0 and max(chains) == 1.0
-        return sum(chains) * self.share >= plan.draft * plan.rate * rows
+        return sum(chains) * self.share >= plan.draft * self.rate(rows) * rows
 
     def goes_up(self, exit_index: int, rows: list[tuple[float, float]], decoding: int) -> tuple[list[bool], bool]:
         """Which rows exit, and whether the others go up to the next exit; those that do not exit otherwise wait.
@@ -205,9 +226,10 @@ class Tuner:
         """
         plan, (good, of) = self.plan(decoding), self.above[exit_index]
         # A run that ends early costs, in tokens, its part of a verifying pass; half of the run is still to come.
-        worth = plan.verify * plan.rate / 2
+        rate = self.rate(decoding)
+        worth = plan.verify * rate / 2
         gains = [max(0.0, good / of - p) * chain * worth for chain, p in rows]
-        if sum(gains) <= plan.layer * plan.rate * decoding:
+        if sum(gains) <= plan.layer * rate * decoding:
             return [True] * len(rows), False
         return [gain == 0 for gain in gains], True
 
@@ -237,5 +259,11 @@ def borrow(model: Any, key: Any, exits: list[int]) -> Tuner:
 
 
 def give_back(model: Any, key: Any, tuner: Tuner) -> None:
-    """Keep what was learned for the next generation."""
+    """Keep what was learned for the next generation.
+
+    Args:
+        model: a deed model.
+        key: as for `borrow`.
+        tuner: what `borrow` gave.
+    """
     _learned.setdefault(model, {})[key, tuple(tuner.exits)] = tuner

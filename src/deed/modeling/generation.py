@@ -99,7 +99,7 @@ class EarlyExitGeneration:
         over = confidence_over or self.deed_config.confidence_over
         if over not in ("all", "allowed"):
             raise ValueError(f"confidence_over must be 'all' or 'allowed', got {over!r}")
-        if exit_threshold is None and exit_policy is None:
+        if exit_threshold is None and exit_policy is None and not exact:
             self._check_promise(exit_check, over)
         self._check_generate(args, kwargs)
         cache = kwargs.get("past_key_values")

@@ -1,0 +1,59 @@
+"""How exact decoding chooses tokens: the numbers that sampling draws, and where two tokens are as good as tied."""
+
+from __future__ import annotations
+
+import torch
+
+NEAR = 4  # two values are a near tie up to so many times the dtype's rounding
+
+
+def near_ties(values: torch.Tensor, best: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`[cells]` bool: where the second largest value is within rounding of the largest: a pass over other positions, or other
+    rows, may find them the other way round.
+
+    Args:
+        values: `[cells, vocab]`.
+        best: `[cells]`, where each is largest.
+        dtype: the model's.
+    """
+    at = best[:, None]
+    top, second = values.gather(1, at)[:, 0], values.scatter(1, at, -torch.inf).amax(-1)
+    return top - second <= NEAR * torch.finfo(dtype).eps * top.abs()
+
+
+class Noise:
+    """The numbers that sampling draws, `[rows, vocab]` for a step, in the order in which `torch.multinomial` would.
+
+    Args:
+        n_rows: rows of the batch.
+        vocab: size of the vocabulary.
+        device: of the scores.
+    """
+
+    def __init__(self, n_rows: int, vocab: int, device: torch.device) -> None:
+        self.shape, self.device = (n_rows, vocab), device
+        self.drawn: dict[int, torch.Tensor] = {}
+        self.states: list[torch.Tensor] = []  # of the generator, before each step's numbers
+
+    def at(self, steps: list[int], rows: list[int]) -> torch.Tensor:
+        """`[cells, vocab]`: the numbers of these rows at these steps."""
+        while len(self.states) <= max(steps):
+            self.states.append(self._state())
+            self.drawn[len(self.states) - 1] = torch.empty(self.shape, device=self.device).exponential_()
+        return torch.stack([self.drawn[step][r] for step, r in zip(steps, rows, strict=True)])
+
+    def _state(self) -> torch.Tensor:
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
+
+    def forget(self, step: int) -> None:
+        """No numbers of earlier steps will be asked for."""
+        for old in [s for s in self.drawn if s < step]:
+            del self.drawn[old]
+
+    def leave(self, steps: int) -> None:
+        """Leave the generator as decoding step by step would: numbers drawn for steps beyond were not needed."""
+        if steps < len(self.states):
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(self.states[steps], self.device)
+            else:
+                torch.set_rng_state(self.states[steps])
