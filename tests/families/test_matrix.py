@@ -66,7 +66,7 @@ def agrees(model, case, reference, **options):
 
 @functools.cache
 def thresholds_of(name):
-    """Two at which rows leave at different depths: one for all exits, and one for each. They lie in the middle of the widest
+    """Two at which rows leave at different depths: one for all exits, and one for each. They lie in the middle of a
     gap near a quantile of what the exits are sure of in the model's own answers, so that rounding decides nothing."""
     case, model = CASES[name], CASES[name].shared
     answers = generated(model, case, exit_threshold=2.0).sequences[:, :-1]
@@ -74,9 +74,8 @@ def thresholds_of(name):
 
     def gap(values, q):
         ordered = values.sort().values
-        at = int(q * (len(ordered) - 2))
-        near = range(max(0, at - 1), min(len(ordered) - 1, at + 2))
-        i = max(near, key=lambda i: ordered[i + 1] - ordered[i])
+        wide = [i for i in range(len(ordered) - 1) if ordered[i + 1] - ordered[i] > 1e-4]
+        i = min(wide, key=lambda i: abs(i - q * len(ordered)))
         return float(ordered[i : i + 2].mean())
 
     return [gap(surest.flatten(), 0.75), [gap(exit, 0.6) for exit in surest]]

@@ -42,6 +42,9 @@ class Tiny:
 TINY: dict[str, Tiny] = {}
 
 
+POSITIONS = ("embed_positions", "relative", "position_embeddings", "wpe")
+
+
 def randomize(model: Any, post_norm: bool, seed: int = 0) -> None:
     """Weights that make exits disagree; norms and biases too, whose initial 1 and 0 would hide mistakes."""
     torch.manual_seed(seed)
@@ -51,9 +54,9 @@ def randomize(model: Any, post_norm: bool, seed: int = 0) -> None:
                 continue
             if p.ndim > 1:
                 p.normal_(0, 0.15 if post_norm else 0.3)
-                if "embed_positions" in name or "relative" in name:  # or one token would follow itself for ever
+                if any(part in name for part in POSITIONS):  # or one token would follow itself for ever
                     p.mul_(3.0)
-            elif "norm" in name and name.endswith("weight"):
+            elif any(part in name.lower() for part in ("norm", "ln_")) and name.endswith("weight"):
                 p.uniform_(0.5, 1.5)
                 if "RMSNorm" in type(model.get_submodule(name.rpartition(".")[0])).__name__:
                     p.sub_(1.0)  # Gemma's multiply by 1 + weight

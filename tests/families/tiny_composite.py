@@ -93,7 +93,7 @@ def composite(kind: str, decoder: str, width: int = 24) -> Tiny:
         return model
 
     # A generated padding token has no position of its own in RoBERTa's.
-    return Tiny(make, inputs, post_norm=decoder not in ("GPT-2", "mBART"), options={"suppress_tokens": [PAD]})
+    return Tiny(make, inputs, options={"suppress_tokens": [PAD]})
 
 
 COMPOSITES = {
