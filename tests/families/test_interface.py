@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cases import CASES
 from transformers import BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -120,3 +121,20 @@ def test_modules_that_count_from_a_number_on():
     assert torch.equal(by_starts(place, ids, positions)[..., 0], positions.float())
     assert calls == [(1, 0), (1, 2), (2, 5)]
     assert torch.equal(by_starts(place, ids, positions[:1])[..., 0], positions[:1].expand(4, -1).float())
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("EncoderDecoderModel (BERT)", lambda inputs: {"token_type_ids": torch.zeros_like(inputs["input_ids"])}),
+        ("VisionEncoderDecoderModel (BERT)", lambda inputs: {"interpolate_pos_encoding": True}),
+    ],
+)
+def test_what_the_encoder_was_given_is_let_pass(name, given):
+    case = CASES[name]
+    more = given(case.inputs)
+    options = {"max_new_tokens": 5, "do_sample": False, **case.options}
+    expected = case.shared_plain.generate(**case.inputs, **more, **options)
+    assert torch.equal(case.shared.generate(**case.inputs, **more, exit_threshold=2.0, **options), expected)
+    with pytest.raises(ValueError, match=r"does not take|not used"):
+        case.shared.generate(**case.inputs, no_such_input=1, **options)

@@ -91,7 +91,11 @@ def test_a_token_before_the_text():
 def test_one_pair():
     marian, model = Words("a", source_lang="en", target_lang="de"), model_of("marian")
     languages = languages_of(model, marian)
-    assert prompt_of(languages, model, marian, "en", "de") == ("", {})
+    assert (
+        prompt_of(languages, model, marian, "en", "de")
+        == prompt_of(languages, model, marian, "eng", "deu")
+        == ("", {})
+    )
     with pytest.raises(ValueError, match="from en to de"):
         prompt_of(languages, model, marian, "en", "fr")
 

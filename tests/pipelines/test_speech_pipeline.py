@@ -167,6 +167,17 @@ def test_other_models_get_pieces():
     assert whole["depth"] >= 1
 
 
+def test_what_cannot_be_done(whisper):
+    model, processor = whisper
+    pipe = deed.pipeline("transcribe", model, processor=processor, language="en")
+    with pytest.raises(ValueError, match="cannot be streamed"):
+        pipe.stream(noise(1.0))
+    with pytest.raises(ValueError, match="True or False"):
+        pipe(noise(1.0), return_timestamps="word")
+    with pytest.raises(TypeError, match="needs a processor with a feature extractor"):
+        deed.pipeline("transcribe", model, processor=processor.tokenizer)
+
+
 @given(st.integers(0, 5000), st.integers(30, 900), st.integers(0, 3))
 def test_pieces_are_the_whole_and_none_is_too_long(size, longest, seed):
     samples = np.random.default_rng(seed).standard_normal(size)

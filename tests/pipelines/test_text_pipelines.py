@@ -68,6 +68,27 @@ def test_streaming_gives_the_same_text(bart, words):
     assert len(pieces) > 1
 
 
+def test_beams_of_the_models_own_settings_give_way(bart, words):
+    model = get_deed_model(plain_model("bart").eval(), DeedConfig(threshold=0.5))
+    model.generation_config.num_beams = 4
+    vars(model.generation_config).update(min_new_tokens=4, suppress_tokens=[0, 1, 3])
+    greedy, _ = by_hand(model, words, "w1 w2 w3", max_new_tokens=7, num_beams=1, exit_threshold=2.0)
+    pipe = deed.pipeline("text2text", model, processor=words, max_new_tokens=7, exact=True)
+    assert pipe("w1 w2 w3")["generated_text"] == greedy
+    assert "".join(pipe.stream("w1 w2 w3")).strip() == greedy
+    with pytest.raises(ValueError, match="beams are known at their end"):
+        list(pipe.stream("w1", num_beams=2))
+    with pytest.raises(ValueError, match="reduce=True needs"):
+        list(deed.pipeline("summarize", model, processor=words).stream("w1", reduce=True))
+
+
+def test_paragraphs_stay_in_a_stream(bart, words):
+    pipe = deed.pipeline("translate", bart, processor=words, max_new_tokens=5)
+    text = "w1 w2\n\nw3 w4"
+    streamed = [line.strip() for line in "".join(pipe.stream(text)).split("\n")]
+    assert streamed == pipe(text)["translation_text"].split("\n")
+
+
 def test_leaving_a_stream_stops_generation(bart, words):
     pipe = deed.pipeline("text2text", bart, processor=words, max_new_tokens=60)
     stream = pipe.stream("w1 w2 w3")
@@ -145,9 +166,12 @@ def test_nllb_is_told_both_languages():
     pipe.model.generate = lambda **kwargs: seen.append(kwargs) or generate(**kwargs)
     pipe("ab c", src_lang="fr")
     pipe("ab c", src_lang="en", tgt_lang="fr")
+    pipe("ab c", src_lang="fr")
+    pipe("ab c")  # a call's language does not stay
     del pipe.model.generate
-    assert [k["forced_bos_token_id"] for k in seen] == [german, french]
-    assert [k["input_ids"][0, 0].item() for k in seen] == [french, tok.convert_tokens_to_ids("eng_Latn")]
+    english = tok.convert_tokens_to_ids("eng_Latn")
+    assert [k["forced_bos_token_id"] for k in seen] == [german, french, german, german]
+    assert [k["input_ids"][0, 0].item() for k in seen] == [french, english, french, english]
     with pytest.raises(ValueError, match="'tlh'"):
         deed.pipeline("translate", model, processor=tok, tgt_lang="tlh")
 
@@ -188,4 +212,8 @@ def test_from_a_folder(bart, words, tmp_path):
     bart.save_pretrained(tmp_path)
     words.save_pretrained(tmp_path)
     pipe = deed.pipeline("text2text", tmp_path, max_new_tokens=4, model_kwargs={"dtype": torch.float64})
-    assert pipe("w1 w2") == deed.pipeline("text2text", bart, processor=words, max_new_tokens=4)("w1 w2")
+    expected = deed.pipeline("text2text", bart, processor=words, max_new_tokens=4)("w1 w2")
+    assert pipe("w1 w2") == expected
+    below = {"dtype": torch.float64, "subfolder": tmp_path.name}
+    assert deed.pipeline("text2text", tmp_path.parent, max_new_tokens=4, model_kwargs=below)("w1 w2") == expected
+    assert deed.pipeline("text2text", bart, processor=str(tmp_path), max_new_tokens=4)("w1 w2") == expected

@@ -50,6 +50,9 @@ def test_bytes_arrays_and_mappings(tmp_path):
     assert np.allclose(load_audio(np.stack([samples, samples])), samples)
     assert np.allclose(load_audio({"array": samples, "sampling_rate": 16_000}), samples)
     assert np.allclose(load_audio((samples * 32768).round().astype(np.int16)), samples, atol=1e-4)
+    stereo = np.stack([samples, samples])
+    for whole in ((stereo * 32768).round().astype(np.int16), ((stereo * 128) + 128).round().astype(np.uint8).T):
+        assert np.allclose(load_audio(whole), samples, atol=0.01)
     half = load_audio({"raw": tone()[0], "sampling_rate": RATE})
     assert len(half) == pytest.approx(SECONDS * 16_000, abs=200)
 

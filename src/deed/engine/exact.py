@@ -76,11 +76,9 @@ def decode_exactly(
         model_kwargs: as `_sample` gets them: `past_key_values` (a `StaircaseCache` whose generation has begun), masks.
 
     Raises:
-        ValueError: a logits processor that remembers earlier steps, or a cache whose rows differ in length.
+        ValueError: a logits processor that remembers earlier steps.
     """
     cache: StaircaseCache = model_kwargs["past_key_values"]
-    if cache.stairs.ragged:
-        raise ValueError("past_key_values has rows of different length and cannot be continued: start without it")
     mask = model_kwargs.get("decoder_attention_mask")
     known = mask.shape[1] if mask is not None else getattr(generation_config, "_mask_length", -1)
     missing = None  # as in Transformers' `_prefill`: these are all tokens, or only those that the cache has not seen
@@ -234,7 +232,7 @@ class Decoding:
             self.rows[r].waits = True
         self.tuner.drafted(self.decoding, self.deepest, time.perf_counter() - self.began)
 
-    def ask(self, query: ExitQuery, rows: list[int]) -> tuple[list[bool], torch.Tensor | None, bool]:
+    def ask(self, query: ExitQuery, rows: list[int]) -> tuple[list[bool], bool]:
         """See `exact_pass.Ask`."""
         self.deepest, policy, go_on = query.depth, self.state.policy, True
         known = [self.rows[r] for r in rows]
@@ -263,7 +261,7 @@ class Decoding:
             chances, bins = [self.tuner.chance(query.exit_index, 0.5)] * len(rows), [bin_of(0.5)] * len(rows)
         self.state.checked_rows += query.computed * len(rows)
         if not exiting:
-            return exits, query.masked_logits.argmax(-1) if query.computed else None, go_on
+            return exits, go_on
         if self.tuned and self.noise is None and not self.replay and query.allowed is None:
             tokens = best
         else:
@@ -277,7 +275,7 @@ class Decoding:
                 row.chain *= chances[i]
                 row.expected += chances[i]
                 row.drafted += 1
-        return exits, tokens if len(exiting) == len(rows) else None, go_on
+        return exits, go_on
 
     def allowed(self, rows: list[int]) -> torch.Tensor | None:
         """`[r, vocab]` bool: tokens that the constraints leave open."""

@@ -18,9 +18,9 @@ from .block import Block
 from .cache import StaircaseCache
 from .step import exit_query, run_layer
 
-# Of the rows at an exit (their numbers), which exit and which tokens all of them would take; whether the others go on to
-# the next layer (else they wait there for the verifying pass).
-Ask = Callable[[ExitQuery, "list[int]"], "tuple[list[bool], torch.Tensor | None, bool]"]
+# Of the rows at an exit (their numbers), which exit; whether the others go on to the next layer (else they wait there for the
+# verifying pass).
+Ask = Callable[[ExitQuery, "list[int]"], "tuple[list[bool], bool]"]
 
 
 @torch.inference_mode()
@@ -87,12 +87,13 @@ def draft_pass(
             continue
         query = exit_query(state, block, output, depth, None, previous_tokens)
         query.allowed = None if allowed is None else allowed(rows)
-        exits, tokens, go_on = ask(query, rows)
+        exits, go_on = ask(query, rows)
         stairs.widen(block, output)
         staying = [i for i, leaves in enumerate(exits) if not leaves]
-        if history and staying and tokens is not None:
-            at = torch.tensor(staying, device=tokens.device)
-            previous_tokens = [t[at] for t in [*previous_tokens, tokens]]
+        if history and staying:
+            said = query.masked_logits.argmax(-1)  # as in a step, whatever processors make of it
+            at = torch.tensor(staying, device=said.device)
+            previous_tokens = [t[at] for t in [*previous_tokens, said]]
         rows = [rows[i] for i in staying]
         if not rows or not go_on:
             break

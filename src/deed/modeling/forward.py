@@ -132,6 +132,8 @@ def _decode_forward(self: Any, kwargs: dict[str, Any]) -> Any:
         raise ValueError("decoding with a StaircaseCache needs decoder_input_ids (embeddings are not supported)")
     known = {*_DECODE_INPUTS, *self.deed_family.passes}
     unused = sorted(k for k, v in kwargs.items() if v is not None and k not in known)
+    if unused:  # what the encoder was given comes along (token types, options of a ViT): it has been read
+        unused = sorted(set(unused) - set(inspect.signature(self.get_encoder().forward).parameters))
     if unused:
         raise ValueError(f"decoding with early exit does not take {', '.join(unused)}")
     for name in ("output_attentions", "output_hidden_states"):

@@ -338,6 +338,8 @@ class EarlyExitGeneration:
         may_skip: bool,
         criteria: Any,
     ) -> GenerationState:
+        if cache.stairs.ragged:  # as exact decoding leaves it
+            raise ValueError("past_key_values has rows of different length and cannot be continued: start without it")
         return cache.begin(
             self,
             model_kwargs["encoder_outputs"],

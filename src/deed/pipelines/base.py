@@ -21,7 +21,7 @@ class Generated:
 
     Attributes:
         tokens: new ones, up to and with the end token.
-        depths: the exit depth of each; empty where the model's own `generate()` does not tell (long audio).
+        depths: the exit depth of each; empty where the model's own `generate()` does not tell (Whisper).
         more: what a task keeps beside them.
     """
 
@@ -105,7 +105,7 @@ class Pipeline:
 
         Args:
             inputs: of the task's kind; a list gives a list.
-            progress: shows how far it is; None: bars on a terminal, where there is more than one piece.
+            progress: shows how far it is; None: bars on a terminal, where there is more than one batch.
             call: the task's own options (`call_options`) and those of `generate()`.
 
         Returns:
@@ -139,8 +139,8 @@ class Pipeline:
         if given.get("num_return_sequences", 1) != 1:
             raise ValueError("a pipeline gives one result per input; leave num_return_sequences out")
         options = {**self.task_options(mine), **given}
-        if options.get("exact") and options.get("num_beams", 1) > 1 and "num_beams" not in given:
-            options["num_beams"] = 1  # the model's own setting; exact decoding is greedy or sampled
+        if options.get("exact") and "num_beams" not in given:
+            options["num_beams"] = 1  # whatever the model's own setting is: exact decoding is greedy or sampled
         return mine, options
 
     @torch.no_grad()
@@ -186,13 +186,20 @@ class Pipeline:
     def stream(self, item: Any, **call: Any) -> Iterator[str]:
         """The answer to one input as it is generated, in pieces of text; joined they are the whole.
 
-        With `exact=True` only verified tokens are given out. Leaving the loop early stops generation.
+        Without beams, which are known at their end only. With `exact=True` only verified tokens are given out. Leaving the
+        loop early stops generation.
 
         Args:
             item: one input.
             call: as for a call.
+
+        Raises:
+            ValueError: beams, or an option that needs the whole answer.
         """
         mine, options = self._split(call)
+        if {**self.options, **call}.get("num_beams", 1) > 1:
+            raise ValueError("beams are known at their end only; leave num_beams out, or call the pipeline")
+        options["num_beams"] = 1
         for i, row in enumerate(self.pieces(item, mine)):
             if i:
                 yield self.between
@@ -212,7 +219,8 @@ class Pipeline:
         def work() -> None:
             try:
                 inputs = self._on_device(self.collate([row]))
-                self.model.generate(**inputs, **options, streamer=streamer, stopping_criteria=[stopping])
+                criteria = [*options.get("stopping_criteria", ()), stopping]
+                self.model.generate(**inputs, **{**options, "streamer": streamer, "stopping_criteria": criteria})
             except BaseException as error:
                 failure.append(error)
                 streamer.end()

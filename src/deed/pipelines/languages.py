@@ -102,7 +102,7 @@ def prompt_of(
     if not kind:
         pair = (getattr(tokenizer, "source_lang", None), getattr(tokenizer, "target_lang", None))
         for given, own in zip((source, target), pair, strict=True):
-            if given is not None and own is not None and given != own:
+            if given is not None and own is not None and not _same(given, own):
                 raise ValueError(f"this model translates from {pair[0]} to {pair[1]}, not {source} to {target}")
         return "", {}
     if kind == "t5":
@@ -119,6 +119,15 @@ def prompt_of(
             raise ValueError(f"this model needs to be told the language wanted, tgt_lang= one of {_some(languages)}")
         return "", {}
     return "", {"forced_bos_token_id": languages.tokens[languages.code(target)]}
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names are of the same language."""
+    matching = need("langcodes", INSTALL)
+    try:
+        return bool(one == other or matching.tag_distance(one.replace("_", "-"), other.replace("_", "-")) <= NEAR)
+    except matching.LanguageTagError:
+        return False
 
 
 def _t5_prefix(languages: Languages, model: Any, source: str | None, target: str | None) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from deed.modeling.loading import from_pretrained
 from deed.modeling.model import DeedMixin, get_deed_model
+from deed.utils.locating import PLACE
 
 from .base import Pipeline
 
@@ -56,7 +58,7 @@ def pipeline(
         model: a folder, a Hub name, or a model. A plain one gets exits, which are untrained: use `exact=True` then, or train
             them (`deed tune`); a plain model given as an object is changed in place, `deed.unwrap` undoes it. None: the model
             shipped with deed, for pictures and documents.
-        processor: processor or tokenizer; needed with a model given as an object.
+        processor: processor or tokenizer, or a folder or Hub name of it; needed with a model given as an object.
         threshold: exit threshold; None: the model's own.
         exact: the tokens of full depth, by verified drafts; see docs/exact.md.
         batch_size: pieces generated at once.
@@ -87,7 +89,7 @@ def pipeline(
         model = _CHECKPOINTS / _SHIPPED[name]
     if isinstance(model, str | os.PathLike):
         place = model
-        processor = processor if processor is not None else _processor_of(place)
+        processor = processor if processor is not None else _processor_of(place, model_kwargs or {})
         with warnings.catch_warnings():
             # The warning that exits are untrained is of no concern where none is taken, or each is verified.
             if exact or (isinstance(threshold, float | int) and threshold > 1):
@@ -95,6 +97,8 @@ def pipeline(
             model = from_pretrained(place, **(model_kwargs or {}))
     elif model_kwargs:
         raise ValueError("model_kwargs are for loading; the model given is loaded already")
+    if isinstance(processor, str | os.PathLike):
+        processor = _processor_of(processor, model_kwargs or {})
     if processor is None:
         raise TypeError("a model given as an object needs processor= (its processor or tokenizer)")
     if not isinstance(model, DeedMixin):
@@ -124,12 +128,18 @@ def _task(task: str) -> tuple[str, dict[str, str]]:
     return name, {}
 
 
-def _processor_of(place: str | os.PathLike[str]) -> Any:
-    """Processor or tokenizer of a folder or a Hub name."""
+def _processor_of(place: str | os.PathLike[str], arguments: Mapping[str, Any]) -> Any:
+    """Processor or tokenizer of a folder or a Hub name.
+
+    Args:
+        place: the folder or name.
+        arguments: of `deed.from_pretrained`; those that say where to look hold here as well.
+    """
+    where = {name: arguments[name] for name in PLACE if arguments.get(name) is not None}
     if Path(place).is_dir():
         from deed.tasks.loading import load_processor
 
-        return load_processor(Path(place))
+        return load_processor(Path(place) / where.get("subfolder", ""))
     from transformers import AutoProcessor
 
-    return AutoProcessor.from_pretrained(place)
+    return AutoProcessor.from_pretrained(place, **where)

@@ -13,6 +13,7 @@ from deed.utils.audio import load_audio
 
 from .base import Generated, Pipeline, Row
 
+SHORTEST = 0.1  # seconds: shorter pieces are filled up with silence, or convolutions have nothing to slide over
 QUIET = 0.1  # seconds: the length of sound whose loudness says where to cut
 
 
@@ -31,6 +32,11 @@ class TranscriptionPipeline(Pipeline):
     def __init__(self, *args: Any, chunk_seconds: float = 28.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.extractor = getattr(self.processor, "feature_extractor", self.processor)
+        if not hasattr(self.extractor, "sampling_rate"):
+            raise TypeError(
+                f"transcribing needs a processor with a feature extractor, got {type(self.processor).__name__}; its folder "
+                "has no preprocessor_config.json, or only the tokenizer was given"
+            )
         self.rate = int(self.extractor.sampling_rate)
         if not chunk_seconds > 2 * QUIET:
             raise ValueError(f"chunk_seconds must be above {2 * QUIET}, got {chunk_seconds}")
@@ -52,12 +58,18 @@ class TranscriptionPipeline(Pipeline):
             options |= {"truncation": False, "padding": "longest"}
         elif not self.is_whisper:
             options |= {"padding": True}
+            least = int(SHORTEST * self.rate)
+            samples = [np.pad(part, (0, max(0, least - len(part)))) for part in samples]
         return dict(self.extractor(samples, **options))
 
     def generate_batch(self, inputs: Mapping[str, torch.Tensor], options: Mapping[str, Any]) -> list[Generated]:
         """By Whisper's own `generate()`, which returns tokens, and segments with their times where asked."""
         if not self.is_whisper:
             return super().generate_batch(inputs, options)
+        if options.get("return_timestamps") not in (None, False, True):
+            raise ValueError(
+                "return_timestamps is True or False; times of words are return_token_timestamps of generate()"
+            )
         inputs = self._on_device(inputs)
         long = inputs["input_features"].shape[-1] > self.extractor.nb_max_frames
         wanted = {**options, "return_timestamps": options.get("return_timestamps") or long, "return_segments": True}
@@ -67,6 +79,18 @@ class TranscriptionPipeline(Pipeline):
             kept = [token for token in tokens if token != pad]
             rows.append(Generated(kept, [], segments if options.get("return_timestamps") else None))
         return rows
+
+    def stream(self, item: Any, **call: Any) -> Iterator[str]:
+        """As `Pipeline.stream`.
+
+        Raises:
+            ValueError: Whisper, which may take back what it has transcribed and try again at another temperature.
+        """
+        if self.is_whisper:
+            raise ValueError(
+                "Whisper transcribes again what came out badly, so it cannot be streamed; call the pipeline"
+            )
+        return super().stream(item, **call)
 
     def result(self, item: Any, found: Sequence[Generated], call: Mapping[str, Any]) -> dict[str, Any]:
         """`{"text"}`, and `"chunks"` with their timestamps in seconds where Whisper was asked for them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .base import Generated, Pipeline, Row
@@ -56,7 +56,7 @@ class TextPipeline(Pipeline):
         with self._encoding:
             prefix = self.before(call)
             texts = self.parts(item, prefix)
-            encoded = self.tokenizer([prefix + text for text in texts]) if texts else {}
+            encoded = self.tokenizer([prefix + text for text in texts], verbose=False) if texts else {}
         return [{name: encoded[name][i] for name in self._names if name in encoded} for i in range(len(texts))]
 
     def parts(self, text: str, prefix: str) -> list[str]:
@@ -79,7 +79,7 @@ class TextPipeline(Pipeline):
         return cut(text, room, self._count)
 
     def _count(self, text: str) -> int:
-        return len(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return len(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
     def result(self, item: str, found: Sequence[Generated], call: Mapping[str, Any]) -> dict[str, Any]:
         """`{key: text}`.
@@ -116,6 +116,16 @@ class SummaryPipeline(TextPipeline):
         result = super().__call__(inputs, **call)
         return self._reduced(inputs, result, call) if reduce else result
 
+    def stream(self, item: Any, **call: Any) -> Iterator[str]:
+        """As `Pipeline.stream`; a summary of summaries cannot be streamed.
+
+        Raises:
+            ValueError: `reduce=True`.
+        """
+        if call.pop("reduce", False):
+            raise ValueError("reduce=True needs the whole summary before it is summarized again; call the pipeline")
+        return super().stream(item, **call)
+
     def _reduced(self, text: str, result: dict[str, Any], call: Mapping[str, Any]) -> dict[str, Any]:
         while len(self.parts(text, self.prefix)) > 1:
             shorter = result[self.key]
@@ -144,10 +154,15 @@ class TranslationPipeline(TextPipeline):
     def __init__(self, *args: Any, src_lang: str | None = None, tgt_lang: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.languages = languages_of(self.model, self.tokenizer)
-        self.pair = {"src_lang": src_lang, "tgt_lang": tgt_lang}
-        for language in (src_lang, tgt_lang):  # said at once where one is unknown
-            if language is not None and self.languages.kind:
-                self.languages.code(language)
+        own = getattr(self.tokenizer, "src_lang", None)  # a call's language does not stay for the next
+        self.pair = {
+            "src_lang": src_lang if src_lang is not None or not self.languages.kind else own,
+            "tgt_lang": tgt_lang,
+        }
+        if tgt_lang is not None or not self.languages.kind:
+            self.prompt({})  # says at once where a language is unknown
+        elif src_lang is not None:
+            self.languages.code(src_lang)
 
     def prompt(self, call: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """What stands before a text, and options of `generate()`; tells the tokenizer the source. See `prompt_of`."""
@@ -167,6 +182,13 @@ class TranslationPipeline(TextPipeline):
         """Paragraphs, long ones in pieces; what only separates paragraphs is put back by `result`."""
         lines = [line for line in text.split("\n") if line.strip()]
         return [piece for line in lines for piece in super(TranslationPipeline, self).parts(line, prefix)]
+
+    def stream(self, item: str, **call: Any) -> Iterator[str]:
+        """As `Pipeline.stream`, paragraph by paragraph."""
+        for i, line in enumerate(item.split("\n")):
+            if i:
+                yield "\n"
+            yield from super().stream(line, **call)
 
     def result(self, item: str, found: Sequence[Generated], call: Mapping[str, Any]) -> dict[str, Any]:
         """`{"translation_text"}`, with the paragraphs of the source.

@@ -58,13 +58,15 @@ def load_audio(source: Any, rate: int = RATE, max_seconds: float = MAX_SECONDS) 
 
 def _mono(samples: Any) -> np.ndarray:
     values = np.asarray(samples)
+    if values.dtype == np.uint8:  # as in 8-bit wav files, silence is 128
+        values = (values.astype(np.float32) - 128) / 128
+    elif np.issubdtype(values.dtype, np.integer):
+        values = values / -float(np.iinfo(values.dtype).min or -1)
     if values.ndim == 2:
         # [channels, samples], or the other way round where there are more rows than a recording has channels
         values = values.mean(0 if values.shape[0] <= values.shape[1] else 1)
     if values.ndim != 1 or not values.size:
         raise DataError(f"sound must be [samples] or [channels, samples] and not empty, got {list(values.shape)}")
-    if np.issubdtype(values.dtype, np.integer):
-        values = values / float(np.iinfo(values.dtype).max + 1)
     values = values.astype(np.float32)
     if not np.isfinite(values).all():
         raise DataError("the sound holds numbers that are not finite")
