@@ -25,6 +25,9 @@ def test_exact_is_full_depth(name, dtype):
         got = model.generate(**source, exit_threshold=0.0, exact=True, **options)
         assert torch.equal(got["sequences"], expected["sequences"])
         depths = got["exit_layers"]
+        if isinstance(depths, list):
+            assert [len(each) for each in got["accepted"]] == [len(each) for each in depths]
+            assert all(stats["verifying_passes"] for stats in got["stats"])
         for each in depths if isinstance(depths, list) else [depths]:  # Whisper: of every inner generation
             drafted += int((each < model.deed_config.exit_layers[-1]).sum())
     assert drafted >= 2

@@ -119,7 +119,7 @@ class EarlyExitGeneration:
             return generate_watched(self, super().generate, cache, settings, args, kwargs)  # type: ignore[misc]
         with running(Request(self, policy, over, exact)) as request:
             out = super().generate(*args, **kwargs)  # type: ignore[misc]
-        return whisper.with_depths(out, request.exit_layers) if whisper.splits_outputs(self) else out
+        return whisper.with_depths(out, request) if whisper.splits_outputs(self) else out
 
     def _check_promise(self, exit_check: Any, over: str) -> None:
         """Warn, once for each set of settings, where the calibrated threshold is used with others than it was chosen with."""
@@ -323,6 +323,9 @@ class EarlyExitGeneration:
         request = current(self)
         if request is not None:
             request.exit_layers.append(fields["exit_layers"])
+            if fields.get("accepted") is not None:
+                request.accepted.append(fields["accepted"])
+                request.stats.append(model_kwargs["past_key_values"].stats())
         if not generation_config.use_cache or whisper.splits_outputs(self):
             fields["past_key_values"] = None
         if getattr(generation_config, "return_token_timestamps", False):

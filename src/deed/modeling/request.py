@@ -31,6 +31,7 @@ class Request:
 
     Attributes:
         exit_layers: of the inner generations so far, each `[sequences, new tokens]`.
+        accepted, stats: of those with `exact=True`, drafts that stood `[sequences]`, and what `stats()` of the cache says.
     """
 
     model: Any
@@ -38,6 +39,8 @@ class Request:
     confidence_over: str
     exact: bool = False
     exit_layers: list[torch.Tensor] = field(default_factory=list)
+    accepted: list[torch.Tensor] = field(default_factory=list)
+    stats: list[dict[str, int]] = field(default_factory=list)
 
     def new_cache(self) -> StaircaseCache:
         """A cache for one inner generation."""

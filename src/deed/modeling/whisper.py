@@ -13,17 +13,27 @@ from typing import Any
 import torch
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
+from .request import Request
+
 
 def splits_outputs(model: Any) -> bool:
     """Whether the model's `generate()` runs several generations and splits what they return by row."""
     return isinstance(model, WhisperGenerationMixin)
 
 
-def with_depths(out: Any, exit_layers: list[torch.Tensor]) -> Any:
-    """What `generate()` returned, with the depths of all its generations as `exit_layers`; tokens alone as they are, and
-    segments whose generations gave tokens alone."""
-    if exit_layers and not isinstance(out, torch.Tensor):
-        out["exit_layers"] = exit_layers
+def with_depths(out: Any, request: Request) -> Any:
+    """What `generate()` returned, with the depths of all its generations as `exit_layers`, and after `exact=True` their
+    `accepted` drafts and `stats`; tokens alone as they are, and segments whose generations gave tokens alone.
+
+    Args:
+        out: of Whisper's own `generate()`.
+        request: the call.
+    """
+    if isinstance(out, torch.Tensor) or not request.exit_layers:
+        return out
+    out["exit_layers"] = request.exit_layers
+    if request.accepted:
+        out["accepted"], out["stats"] = request.accepted, request.stats
     return out
 
 
