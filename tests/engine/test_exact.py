@@ -246,14 +246,19 @@ def test_tokens_do_not_depend_on_the_tuning(kind, seed, rows, threshold, longest
 
 
 def test_drafting_stops_where_it_does_not_pay(monkeypatch):
-    """Drafts that cost as much as full depth: after a few cycles there are none, and `stats` says so."""
+    """Drafts that cost as much as full depth: after a few cycles there are none, and `stats` says so, until later."""
     clock = iter(range(10**6))
     monkeypatch.setattr(exact_module.time, "perf_counter", lambda: float(next(clock)))
     model = deed_model("t5_tied")
-    model.generate(**batch(4), max_new_tokens=20, min_new_tokens=20, exit_threshold=0.0, exact=True)
-    _, got = both(model, batch(4), max_new_tokens=20, min_new_tokens=20, exit_threshold=0.0)
-    stats = got.past_key_values.stats()
-    assert stats["rows_without_drafts"] == 4 and stats["drafted_tokens"] < 10
+
+    def stats(tokens):
+        options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "exit_threshold": 0.0}
+        return both(model, batch(4), **options)[1].past_key_values.stats()
+
+    first, second, later = stats(20), stats(3), stats(60)
+    assert first["drafted_tokens"] > 10 and first["rows_without_drafts"] == 4
+    assert second["drafted_tokens"] == 0 and second["rows_without_drafts"] == 4
+    assert 0 < later["drafted_tokens"] < 200
 
 
 def test_long_runs_where_drafts_are_cheap_and_stand(monkeypatch):

@@ -241,7 +241,7 @@ class Decoding:
             probability, best = query.masked_logits.softmax(-1).max(-1)
             values = probability.tolist()
             chances = [self.tuner.chance(query.exit_index, c) for c in values]
-            if self.tuner.warm and self.tuner.draft:
+            if self.tuner.warm:
                 pairs = [(row.chain * row.trust, p) for row, p in zip(known, chances, strict=True)]
                 exits, go_on = self.tuner.goes_up(query.exit_index, pairs, self.decoding)
             else:

@@ -29,7 +29,8 @@ BINS = 16  # ranges of confidence: each halves what is missing to 1 by a factor 
 KEPT = 24  # measurements that a median is of, cycles that the rate is of
 FADING = 0.95  # what a cycle's tokens and seconds count for in the rate, one cycle later
 RENEWED = 8  # verifying passes after which costs are looked at anew
-PROBED = 32  # of so many verifying passes one is preceded by a draft where drafts do not pay
+MARGIN = 1.05  # by how much full depth has to be faster for drafting to stop
+PAUSE, LONG_PAUSE = 16, 256  # verifying passes until it is tried again: at first, and at most
 PRIOR = 2.0  # verdicts that a confidence counts as before there are any
 FORGET = 2048  # verdicts of an exit after which old ones count half
 
@@ -90,6 +91,8 @@ class Tuner:
         above: `[exit]`, of the rows that went on from there: verdicts on the next exit's token, agreed and all.
         final: tokens of one row that became final, and seconds, by `size` of the batch; older ones count less.
         cycles: how many verifications there were.
+        tried_until: up to that one, the exit policy decides and costs are measured.
+        stopped_at: from where on drafts did not pay; `pause`: for how many cycles none are tried.
     """
 
     exits: list[int]
@@ -99,6 +102,9 @@ class Tuner:
     seen: list[list[float]] = field(default_factory=list)
     above: list[list[float]] = field(default_factory=list)
     cycles: int = 0
+    tried_until: int = WARM
+    stopped_at: int | None = None
+    pause: int = PAUSE
     accepted: float = 7.0
     judged: float = 8.0
     final: dict[int, tuple[float, float]] = field(default_factory=dict)
@@ -115,8 +121,8 @@ class Tuner:
 
     @property
     def warm(self) -> bool:
-        """Whether enough was measured to decide by it."""
-        return self.cycles >= WARM
+        """Whether enough was measured, and lately enough, to decide by it."""
+        return self.cycles >= self.tried_until
 
     @property
     def share(self) -> float:
@@ -147,27 +153,39 @@ class Tuner:
         self.final[size(rows)] = FADING * final + tokens / rows, FADING * spent + since
         self.verify.setdefault(size(rows), Cost()).add(width, seconds)
         self.cycles += 1
-        if self.cycles % RENEWED == 0:
+        if self.cycles % RENEWED == 0 or self.cycles == self.tried_until:
             self.plans.clear()
+        if not self.plan(rows).length and self.warm:
+            if self.stopped_at is None:
+                self.stopped_at = self.cycles
+            elif self.cycles - self.stopped_at >= self.pause:
+                self.tried_until, self.stopped_at, self.pause = (
+                    self.cycles + WARM,
+                    None,
+                    min(2 * self.pause, LONG_PAUSE),
+                )
+        elif self.warm:
+            self.stopped_at, self.pause = None, PAUSE
 
     def rate(self, rows: int) -> float:
         """Tokens of one row that become final per second while so many are decoding."""
         at = min(self.final, key=lambda n: (abs(n - size(rows)), n))
-        return self.final[at][0] / self.final[at][1]
+        return self.final[at][0] / max(self.final[at][1], 1e-9)
 
     def plan(self, rows: int) -> Plan:
         """What pays while so many rows are decoding."""
         at = size(rows)
         if at not in self.plans:
             fixed, wider = _nearest(self.verify, at).line()
-            drafts = _nearest(self.draft, at)
-            start, layer = drafts.line()
-            once = start + layer * self.exits[0]
+            start, layer = _nearest(self.draft, at).line() if self.draft else (0.0, 0.0)
+            once = start + layer * min(self.exits, default=0)
             tokens, rates = 0.0, []
             for k in range(LONGEST + 1):
                 tokens += self.share**k
-                rates.append(tokens / (k * once + fixed + (k + 1) * wider))
-            best = max(range(LONGEST + 1), key=rates.__getitem__)
+                rates.append(tokens / max(k * once + fixed + (k + 1) * wider, 1e-9))
+            best = max(range(1, LONGEST + 1), key=rates.__getitem__)
+            if not self.draft or rates[0] > MARGIN * rates[best]:
+                best = 0
             self.plans[at] = Plan(best, once, layer, fixed + wider)
         return self.plans[at]
 
@@ -209,11 +227,9 @@ class Tuner:
             chains: of each row that would take part, the chance that all of its drafts so far stand.
             rows: how many are decoding.
         """
-        if not chains or not self.draft:
-            return bool(chains)
         plan = self.plan(rows)
-        if not plan.length:  # now and then a short run finds out whether that still holds
-            return self.cycles % PROBED == 0 and max(chains) == 1.0
+        if not plan.length or not chains:
+            return False
         return sum(chains) * self.share >= plan.draft * self.rate(rows) * rows
 
     def goes_up(self, exit_index: int, rows: list[tuple[float, float]], decoding: int) -> tuple[list[bool], bool]:
