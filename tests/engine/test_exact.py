@@ -206,6 +206,11 @@ class Dice(Tuner):
 
     rng = None
 
+    def drafted(self, *measured):
+        """Learns nothing: what is decided must not depend on time here."""
+
+    verified = drafted
+
     @property
     def warm(self):
         return self.rng.random() < 0.9
@@ -453,7 +458,7 @@ def all_rows_rolled_back_alike(patch):
 
 
 def a_verdict_late(patch):
-    newest = exact_module.verify_pass.__wrapped__.__globals__["_newest"]
+    newest = exact_module.verify_pass.__globals__["_newest"]
     module = "deed.engine.exact_pass._newest"
     patch.setattr(module, lambda block, output, wanted: newest(block, output, wanted).roll(1, 0))
 

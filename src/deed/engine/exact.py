@@ -159,13 +159,14 @@ class Decoding:
 
     def run(self) -> Exact:
         """Decode until every row has finished."""
-        while True:
-            while drafting := self.who_drafts():
-                self.draft(drafting)
-            self.verify()
-            self.stream()
-            if all(self.finished(row) for row in self.rows):
-                break
+        with torch.inference_mode():
+            while True:
+                while drafting := self.who_drafts():
+                    self.draft(drafting)
+                self.verify()
+                self.stream()
+                if not self.decoding:
+                    break
         give_back(self.model, self.key, self.tuner)
         if self.streamer is not None:
             self.streamer.end()
@@ -328,16 +329,19 @@ class Decoding:
         new = [r for r in rows if not self.rows[r].waits and not self.at_end(self.rows[r])]
         if self.new_ids or new:
             self.feed(new)
+        drafted = any(row.drafts for row in self.rows)
         before = sum(self.rows[r].verified for r in rows)
         wanted = [stairs.lengths[r] - self.rows[r].verified + 1 for r in rows]
         logits = verify_pass(self.cache, rows, wanted, self.decoder_mask)
         cells = [(r, j) for r, n in zip(rows, wanted, strict=True) for j in range(n)]
         owners = [r for r, _ in cells]
-        prefixes = [self.rows[r].tokens[: self.rows[r].verified + j] for r, j in cells]
+        prefixes: list[list[int]] = []
+        if self.replay or self.noise is not None:
+            prefixes = [self.rows[r].tokens[: self.rows[r].verified + j] for r, j in cells]
         scores = self.processed(logits, prefixes, owners)
         values = self.values(scores, prefixes, owners)
         best = values.argmax(-1)
-        tokens, near = best.tolist(), near_ties(values, best, self.dtype).tolist()
+        tokens, near = best.tolist(), near_ties(values, self.dtype).tolist()
         self.passes += 1
         self.state.checked_rows += len(cells)
         at = 0
@@ -352,7 +356,8 @@ class Decoding:
         self.rolled_back += sum(gone)
         stairs.rollback(gone)
         now, final = time.perf_counter(), sum(self.rows[r].verified for r in rows) - before
-        self.tuner.verified(len(rows), max(wanted), now - self.began, final, now - self.since)
+        since = now - self.since if drafted else 0.0
+        self.tuner.verified(len(rows), max(wanted), now - self.began, final, since)
         self.since = now
         self.decoding = sum(not self.finished(row) for row in self.rows)
 

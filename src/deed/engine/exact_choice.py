@@ -7,18 +7,16 @@ import torch
 NEAR = 4  # two values are a near tie up to so many times the dtype's rounding
 
 
-def near_ties(values: torch.Tensor, best: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def near_ties(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`[cells]` bool: where the second largest value is within rounding of the largest: a pass over other positions, or other
     rows, may find them the other way round.
 
     Args:
         values: `[cells, vocab]`.
-        best: `[cells]`, where each is largest.
         dtype: the model's.
     """
-    at = best[:, None]
-    top, second = values.gather(1, at)[:, 0], values.scatter(1, at, -torch.inf).amax(-1)
-    return top - second <= NEAR * torch.finfo(dtype).eps * top.abs()
+    top, second = values.topk(2).values.unbind(-1)
+    return top - second <= top.abs() * (NEAR * torch.finfo(dtype).eps)
 
 
 class Noise:

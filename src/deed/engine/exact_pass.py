@@ -1,7 +1,8 @@
 """The two passes of exact decoding: drafting, up to the exits, and verifying, up to the last layer.
 
 Both run the staircase's pending blocks as a step does. A drafting pass stops where its rows are confident; what a verifying
-pass adds is the catch-up that the staircase owes in any case, and the head on all positions that it completes.
+pass adds is the catch-up that the staircase owes in any case, and the head on all positions that it completes. Call them in
+inference mode, as `decode_step` is.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from .step import exit_query, run_layer
 Ask = Callable[[ExitQuery, "list[int]"], "tuple[list[bool], bool]"]
 
 
-@torch.inference_mode()
 def feed(
     cache: StaircaseCache, ids: list[list[int]], rows: list[int], decoder_mask: torch.Tensor | None = None
 ) -> None:
@@ -43,7 +43,6 @@ def feed(
     stairs.extend(state.plan.family.embed(state.model, tokens, at), None if everyone else rows)
 
 
-@torch.inference_mode()
 def fill_source(cache: StaircaseCache, rows: list[int]) -> None:
     """Compute the rows' keys and values of the source at every layer: all of them will be needed."""
     state, stairs = cache.state, cache.stairs
@@ -52,7 +51,6 @@ def fill_source(cache: StaircaseCache, rows: list[int]) -> None:
         cache.fill_cross(Block(i, rows, stairs.n_rows, [0] * len(rows), 0, 1, stairs.hidden), layer)
 
 
-@torch.inference_mode()
 def draft_pass(
     cache: StaircaseCache,
     rows: list[int],
@@ -100,7 +98,6 @@ def draft_pass(
     return rows
 
 
-@torch.inference_mode()
 def verify_pass(
     cache: StaircaseCache, rows: list[int], wanted: list[int], decoder_mask: torch.Tensor | None = None
 ) -> torch.Tensor:

@@ -11,7 +11,7 @@ One more drafting pass pays while the tokens it is expected to bring (the chance
 the next one too, summed over the rows) per second that it takes reach the rate: the marginal value theorem for a renewal
 process. So a row's confident run is long, and an unsure draft ends it. A row goes up to the next exit where the better chance
 there is worth a layer's time at the same rate. Where costs and the share of drafts that stand say that no draft length is
-faster than full depth, nothing is drafted.
+faster than full depth, or where the rate is below full depth's because answers are short, nothing is drafted.
 """
 
 from __future__ import annotations
@@ -69,10 +69,12 @@ class Plan(NamedTuple):
 
     Attributes:
         length: the draft length that makes the most tokens final per second; 0: none.
+        rate: how many of one row that would be in an endless answer.
         draft: seconds of a drafting pass, `layer` of one more layer in it, `verify` of a verifying pass.
     """
 
     length: int
+    rate: float
     draft: float
     layer: float
     verify: float
@@ -89,7 +91,7 @@ class Tuner:
         draft, verify: costs by depth and by positions of the widest row, by `size` of the batch.
         agreed, seen: `[exit][bin]`, verdicts.
         above: `[exit]`, of the rows that went on from there: verdicts on the next exit's token, agreed and all.
-        final: tokens of one row that became final, and seconds, by `size` of the batch; older ones count less.
+        final: tokens of one row that became final, seconds, and cycles, by `size` of the batch; older ones count less.
         cycles: how many verifications there were.
         tried_until: up to that one, the exit policy decides and costs are measured.
         stopped_at: from where on drafts did not pay; `pause`: for how many cycles none are tried.
@@ -107,7 +109,7 @@ class Tuner:
     pause: int = PAUSE
     accepted: float = 7.0
     judged: float = 8.0
-    final: dict[int, tuple[float, float]] = field(default_factory=dict)
+    final: dict[int, tuple[float, float, int]] = field(default_factory=dict)
     plans: dict[int, Plan] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -147,10 +149,11 @@ class Tuner:
             width: positions of the row with the most.
             seconds: how long it took.
             tokens: how many became final.
-            since: seconds since the pass before it, drafting included.
+            since: seconds since the pass before it, drafting included; 0 where nothing was drafted.
         """
-        final, spent = self.final.get(size(rows), (0.0, 0.0))
-        self.final[size(rows)] = FADING * final + tokens / rows, FADING * spent + since
+        if since and self.warm:
+            final, spent, n = self.final.get(size(rows), (0.0, 0.0, 0))
+            self.final[size(rows)] = FADING * final + tokens / rows, FADING * spent + since, n + 1
         self.verify.setdefault(size(rows), Cost()).add(width, seconds)
         self.cycles += 1
         if self.cycles % RENEWED == 0 or self.cycles == self.tried_until:
@@ -159,18 +162,16 @@ class Tuner:
             if self.stopped_at is None:
                 self.stopped_at = self.cycles
             elif self.cycles - self.stopped_at >= self.pause:
-                self.tried_until, self.stopped_at, self.pause = (
-                    self.cycles + WARM,
-                    None,
-                    min(2 * self.pause, LONG_PAUSE),
-                )
+                self.tried_until, self.stopped_at = self.cycles + WARM, None
+                self.pause = min(2 * self.pause, LONG_PAUSE)
+                self.final.clear()
         elif self.warm:
             self.stopped_at, self.pause = None, PAUSE
 
     def rate(self, rows: int) -> float:
         """Tokens of one row that become final per second while so many are decoding."""
-        at = min(self.final, key=lambda n: (abs(n - size(rows)), n))
-        return self.final[at][0] / max(self.final[at][1], 1e-9)
+        tokens, seconds, n = self.final.get(size(rows), (0.0, 0.0, 0))
+        return tokens / max(seconds, 1e-9) if n >= WARM else self.plan(rows).rate
 
     def plan(self, rows: int) -> Plan:
         """What pays while so many rows are decoding."""
@@ -184,9 +185,11 @@ class Tuner:
                 tokens += self.share**k
                 rates.append(tokens / max(k * once + fixed + (k + 1) * wider, 1e-9))
             best = max(range(1, LONGEST + 1), key=rates.__getitem__)
-            if not self.draft or rates[0] > MARGIN * rates[best]:
+            final, seconds, n = self.final.get(at, (0.0, 0.0, 0))
+            short = n >= RENEWED and final < seconds * rates[0]  # answers end before a run has paid
+            if not self.draft or short or rates[0] > MARGIN * rates[best]:
                 best = 0
-            self.plans[at] = Plan(best, once, layer, fixed + wider)
+            self.plans[at] = Plan(best, rates[best], once, layer, fixed + wider)
         return self.plans[at]
 
     def chance(self, exit_index: int, confidence: float) -> float:
