@@ -94,8 +94,8 @@ def check_image_processor(processor: Any) -> None:
     needs = {name: bool(getattr(processor, name, None)) for name in ("do_resize", "do_rescale", "do_normalize")}
     for name, above in (("image_mean", -math.inf), ("image_std", 1e-6)):
         values = getattr(processor, name, None)
-        numbers: Any = values if isinstance(values, (list, tuple)) else [values]
-        fits = len(numbers) in (1, 3) and all(_is_number(x) and x > above for x in numbers)
+        numbers: Any = values if isinstance(values, (list, tuple)) else [values] * 3  # one number for all channels
+        fits = len(numbers) == 3 and all(_is_number(x) and x > above for x in numbers)
         if not fits and (values is not None or needs["do_normalize"]):
             kind = "finite numbers" if above < 0 else "numbers above 0"
             raise ValueError(f"image_processor.{name} must be three {kind}, got {_short(values)}")

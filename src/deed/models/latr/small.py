@@ -145,12 +145,14 @@ def copy_ahead(model: LatrForConditionalGeneration, heads: int = 4, sharp: float
 
     Args:
         model: fresh.
-        heads: how many, at most what the width has room for.
+        heads: how many, at most what the width has room for; where it has room for none, nothing is changed.
         sharp: how much the match of a token outweighs the noise of others.
     """
     encoder: Any = model.encoder.block[0].layer[0].SelfAttention  # type: ignore[union-attr, index]
     cross: Any = model.decoder.block[0].layer[1].EncDecAttention  # type: ignore[union-attr, index]
     size, width = model.config.d_kv, model.config.d_model
+    if width < 3 * size:
+        return
     basis = torch.linalg.qr(torch.randn(width, width)).Q
     seen, told = basis[:size], basis[size : 2 * size]
     encoder.v.weight[:size] = seen
