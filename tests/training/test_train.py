@@ -261,7 +261,12 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     for n in (1, 2):
         target = tmp_path / f"{n}.pt"
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}"]
-        done = subprocess.run([*launch, str(script), str(target)], capture_output=True, text=True, env=environment())
+        for _ in range(2):  # gloo itself aborts once in a great while on a busy machine
+            done = subprocess.run(
+                [*launch, str(script), str(target)], capture_output=True, text=True, env=environment()
+            )
+            if "SIGABRT" not in done.stderr:
+                break
         assert done.returncode == 0, done.stderr[-2000:]
         grads.append(torch.load(target, weights_only=True))
     assert grads[0].keys() == grads[1].keys() and any(g.abs().sum() > 0 for g in grads[0].values())
