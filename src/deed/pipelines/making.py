@@ -83,6 +83,8 @@ def pipeline(
     """
     name, pair = _task(task)
     options = {**pair, **options}
+    # Whether no early exit is taken unverified: then it is of no concern that exits are untrained.
+    takes_none = exact or (isinstance(threshold, float | int) and threshold > 1)
     if model is None:
         if name not in _SHIPPED:
             raise ValueError(f'pipeline("{task}") needs a model: a folder, a Hub name or a model')
@@ -91,8 +93,7 @@ def pipeline(
         place = model
         processor = processor if processor is not None else _processor_of(place, model_kwargs or {})
         with warnings.catch_warnings():
-            # The warning that exits are untrained is of no concern where none is taken, or each is verified.
-            if exact or (isinstance(threshold, float | int) and threshold > 1):
+            if takes_none:
                 warnings.filterwarnings("ignore", message=".*untrained.*")
             model = from_pretrained(place, **(model_kwargs or {}))
     elif model_kwargs:
@@ -103,7 +104,7 @@ def pipeline(
         raise TypeError("a model given as an object needs processor= (its processor or tokenizer)")
     if not isinstance(model, DeedMixin):
         model = get_deed_model(model)
-        if not exact and not (isinstance(threshold, float | int) and threshold > 1):
+        if not takes_none:
             warnings.warn(
                 "this is a plain model: its exits are untrained, and what leaves early is less good. Pass exact=True for the "
                 "tokens of full depth, or train them with deed tune",
