@@ -117,7 +117,8 @@ class EarlyExitGeneration:
             settings = exit_settings(self.deed_config, exit_threshold, exit_policy, exit_check, over)
             kwargs = {**kwargs, "past_key_values": cache}
             return generate_watched(self, super().generate, cache, settings, args, kwargs)  # type: ignore[misc]
-        with running(Request(self, policy, over, exact)) as request:
+        told = whisper.tells_segments(self, kwargs)
+        with running(Request(self, policy, over, exact, told)) as request:
             out = super().generate(*args, **kwargs)  # type: ignore[misc]
         return whisper.with_depths(out, request) if whisper.splits_outputs(self) else out
 
@@ -257,14 +258,14 @@ class EarlyExitGeneration:
             exactly = decode_exactly(
                 self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs
             )
-            if not generation_config.return_dict_in_generate:
+            if not self._returns_fields(generation_config):
                 return exactly.sequences
             fields = {**exactly._asdict(), "past_key_values": cache}
             return self._output(DeedGenerateOutput, fields, generation_config, kwargs)
         if not synced_gpus and generation_config.use_cache and self._steps_directly():
             found = sample(self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs)
             result: Any = {**found._asdict(), "past_key_values": cache}
-            if not generation_config.return_dict_in_generate:
+            if not self._returns_fields(generation_config):
                 return found.sequences
         else:
             watched = _WatchedCriteria(stopping_criteria, state)
@@ -273,6 +274,14 @@ class EarlyExitGeneration:
                 return result
         exit_layers = torch.tensor(state.depths, device=result["sequences"].device).T
         return self._output(DeedGenerateOutput, {**result, "exit_layers": exit_layers}, generation_config, kwargs)
+
+    def _returns_fields(self, generation_config: Any) -> bool:
+        """Whether an inner generation returns an output instead of tokens: asked for, or to tell segments of depths."""
+        request = current(self)
+        if generation_config.return_dict_in_generate or request is None or not request.in_segments:
+            return bool(generation_config.return_dict_in_generate)
+        request.tokens_asked = True
+        return True
 
     def _is_exact(self) -> bool:
         request = current(self)
