@@ -90,6 +90,8 @@ class StepGraph(nn.Module):
 class T5Step(StepGraph):
     """T5's, and LaTr++'s."""
 
+    bias: torch.Tensor
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.decoder, self.head, self.config = model.decoder, model.lm_head, model.config
@@ -112,10 +114,10 @@ class T5Step(StepGraph):
         normed = own.layer_norm(hidden)
         query, key, value = (split(m(normed), self.heads) for m in (attention.q, attention.k, attention.v))
         kept += [torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)]
-        hidden = hidden + attention.o(attend(query, *kept[-2:], bias, 1.0))
+        hidden = hidden + attention.o(attend(query, kept[-2], kept[-1], bias, 1.0))
         attention = other.EncDecAttention
         query = split(attention.q(other.layer_norm(hidden)), self.heads)
-        hidden = hidden + attention.o(attend(query, *cross, mask, 1.0))
+        hidden = hidden + attention.o(attend(query, cross[0], cross[1], mask, 1.0))
         return hidden + feed.DenseReluDense(feed.layer_norm(hidden))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -148,9 +150,9 @@ class BartStep(StepGraph):
         own, other = layer.self_attn, layer.encoder_attn
         query, key, value = (split(m(hidden), self.heads) for m in (own.q_proj, own.k_proj, own.v_proj))
         kept += [torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)]
-        given = own.out_proj(attend(query, *kept[-2:], bias, self.scale))
+        given = own.out_proj(attend(query, kept[-2], kept[-1], bias, self.scale))
         hidden = layer.self_attn_layer_norm(hidden + given)
-        given = other.out_proj(attend(split(other.q_proj(hidden), self.heads), *cross, mask, self.scale))
+        given = other.out_proj(attend(split(other.q_proj(hidden), self.heads), cross[0], cross[1], mask, self.scale))
         hidden = layer.encoder_attn_layer_norm(hidden + given)
         return layer.final_layer_norm(hidden + layer.fc2(layer.activation_fn(layer.fc1(hidden))))
 

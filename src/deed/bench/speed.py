@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,7 @@ def result_row(
         "runtime": subject.runtime,
         "answer_ms": {str(n): spread([t.answer_ms(n) for t in own]) for n in lengths},
         "answer_times_faster_than": {
-            label: {str(n): ratios(other, lambda t, n=n: t.answer_ms(n)) for n in lengths}
+            label: {str(n): ratios(other, partial(Timing.answer_ms, tokens=n)) for n in lengths}
             for label, other in others.items()
         },
         "first_token_ms": spread([t.first_ms for t in own]),
