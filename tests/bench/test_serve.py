@@ -59,7 +59,7 @@ def test_only_deed_is_told_of_depths(work):
     assert body("deed int8", work, 0)["exit_schedule"] == list(work.requests[0].exit_schedule)
     for subject in ("transformers fp32", "ctranslate2 int8", "litserve fp32", "deed fp32 full"):
         assert "exit_schedule" not in body(subject, work, 0)
-    assert body("deed fp32 full", work, 0)["exit_threshold"] > 1
+    assert body("deed fp32 full", work, 0)["threshold"] > 1
 
 
 def test_batches_of_every_engine_are_answered_as_alone(work):
@@ -121,8 +121,8 @@ def test_every_way_to_fail_is_told_apart():
             return web.json_response({"text": "b"})
         response = web.StreamResponse()
         await response.prepare(request)
-        for event in ({"token": 7}, {"token": 8}, *([{"done": True, "text": "x y"}] if kind == "good" else [])):
-            await response.write(f"data: {json.dumps(event)}\n\n".encode())
+        end = {"good": 'event: done\ndata: {"text": "x y"}\n\n', "bad": 'event: error\ndata: {"detail": "no"}\n\n'}
+        await response.write(('data: {"id": 7}\n\n' * 2 + end.get(kind, "")).encode())
         return response
 
     async def run():
@@ -134,20 +134,20 @@ def test_every_way_to_fail_is_told_apart():
         await web.TCPSite(runner, "127.0.0.1", port).start()
         url = f"http://127.0.0.1:{port}"
         async with session(5) as http:
-            texts = (("good", False), ("good", True), ("full", False), ("broken", False), ("cut", True))
+            texts = (("good", False), ("good", True), ("full", False), ("broken", False), ("cut", True), ("bad", True))
             found = [await ask(http, url, 0, {"text": text}, stream) for text, stream in texts]
             found.append(await ask(http, f"http://127.0.0.1:{free_port()}", 0, {"text": "nobody"}, False))
         await runner.cleanup()
         return found
 
-    plain, streamed, refused, broken, cut, nobody = asyncio.run(run())
+    plain, streamed, refused, broken, cut, bad, nobody = asyncio.run(run())
     assert plain.ok and plain.text == "b" and not plain.arrivals
     assert streamed.ok and streamed.text == "x y" and len(streamed.arrivals) == 2
     assert (refused.ok, refused.status) == (False, 429)
     assert not broken.ok and not cut.ok and not nobody.ok and nobody.status == 0
-    assert "ended before" in cut.error
-    found = summary([plain, streamed, refused, broken, cut, nobody], [2], ["x y"], (0.0, 1.0), True)
-    assert (found["answered"], found["refused"], found["errors"], found["wrong"]) == (2, 1, 3, 1)
+    assert "ended before" in cut.error and not bad.ok and "no" in bad.error
+    found = summary([plain, streamed, refused, broken, cut, bad, nobody], [2], ["x y"], (0.0, 1.0), True)
+    assert (found["answered"], found["refused"], found["errors"], found["wrong"]) == (2, 1, 4, 1)
     assert found["wrong_answers"] == [{"request": 0, "got": "b"}]
 
 

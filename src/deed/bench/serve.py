@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from deed.constants import NEVER_EXIT
 from deed.utils.files import read_json
 from deed.utils.progress import SILENT_BAR, Tell
 from deed.utils.timing import machine
@@ -32,7 +33,6 @@ from .speed import header
 
 LIBRARIES = ("fastapi", "uvicorn", "litserve", "aiohttp")
 WARM_REQUESTS = 12  # before anything is measured; four at a time
-NEVER_SENT = 2.0  # the threshold that subjects at full depth are asked with
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def body(subject: str, work: Work, index: int) -> dict[str, Any]:
     """
     ours = subject.startswith("deed")
     if ours and "full" in subject:
-        return {**work.requests[index].body(scheduled=False), "exit_threshold": NEVER_SENT}
+        return {**work.requests[index].body(scheduled=False), "threshold": NEVER_EXIT}
     return work.requests[index].body(scheduled=ours)
 
 

@@ -73,25 +73,23 @@ async def ask(session: aiohttp.ClientSession, url: str, index: int, body: dict[s
 
 
 async def read_events(response: aiohttp.ClientResponse, reply: Reply) -> None:
-    """Server-sent events: one per token, the last one with the whole text.
+    """Server-sent events: a message per token, then `done` with the whole text.
 
     Raises:
-        ValueError: the stream ends without a last event.
+        ValueError: an event `error`, or a stream that ends without `done`.
     """
+    name = ""
     async for raw in response.content:
-        if not raw.startswith(b"data:"):
-            continue
-        payload = raw[5:].strip()
-        if payload == b"[DONE]":
-            break
-        event = json.loads(payload)
-        if "error" in event:
-            raise ValueError(str(event["error"]))
-        if event.get("done"):
-            reply.text = event["text"]
-            return
-        if "token" in event:
-            reply.arrivals.append(time.perf_counter())
+        if raw.startswith(b"event:"):
+            name = raw[6:].strip().decode()
+        elif raw.startswith(b"data:"):
+            if name == "error":
+                raise ValueError(raw[5:].decode(errors="replace")[:300])
+            if name == "done":
+                reply.text = json.loads(raw[5:])["text"]
+            else:
+                reply.arrivals.append(time.perf_counter())
+            name = ""
     if reply.text is None:
         raise ValueError("the stream ended before its answer")
 

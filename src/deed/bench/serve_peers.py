@@ -142,9 +142,9 @@ def front(answering: Any, at_once: int, most: int, wait: float) -> Any:
         async def events() -> AsyncIterator[str]:
             assert waiting.tokens is not None
             while (token := await waiting.tokens.get()) is not DONE:
-                yield f"data: {json.dumps({'token': token})}\n\n"
+                yield f"data: {json.dumps({'id': token})}\n\n"
             tokens = await waiting.answer
-            yield f"data: {json.dumps({'done': True, 'text': decode(tokens), 'tokens': tokens})}\n\n"
+            yield f"event: done\ndata: {json.dumps({'text': decode(tokens), 'tokens': tokens})}\n\n"
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
