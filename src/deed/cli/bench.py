@@ -296,10 +296,11 @@ def show_scaling(report: dict[str, Any], paths: list[Path]) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    from . import bench_curve
+    from . import bench_curve, bench_serve
 
     if not group.registered_commands:
         group.command("speed", epilog=SPEED_EXAMPLE)(speed)
         group.command("scaling", epilog=SCALING_EXAMPLE)(scaling)
         bench_curve.register(group)
+        bench_serve.register(group)
     app.add_typer(group, name="bench")
