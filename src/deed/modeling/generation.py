@@ -25,7 +25,7 @@ from deed.policies.exit_checks.build import with_exit_check
 from deed.policies.measures import build_confidence
 from deed.policies.policy import ExitPolicy, ThresholdPolicy
 
-from . import whisper
+from . import encoding, whisper
 from .answer_confidence import exit_settings, generate_watched
 from .outputs import DeedGenerateBeamOutput, DeedGenerateOutput
 from .request import Request, current, running
@@ -245,6 +245,16 @@ class EarlyExitGeneration:
             return request.taker.encode(self, call)
         arguments = (inputs_tensor, model_kwargs, model_input_name, generation_config)
         return super()._maybe_prepare_encoder_kwargs_for_generation(*arguments)  # type: ignore[misc, no-any-return]
+
+    def _prepare_text_encoder_decoder_kwargs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Transformers runs the encoder here, whatever the class does around it."""
+        masked = kwargs.get("model_kwargs", {}).get("attention_mask") is not None
+        with encoding.lean_where_possible(self, kwargs.get("generation_config"), masked):
+            return super()._prepare_text_encoder_decoder_kwargs_for_generation(*args, **kwargs)  # type: ignore[misc]
+
+    def get_encoder(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's encoder. While `generate()` prepares, a lean copy of it that shares its modules."""
+        return encoding.encoder_of(self, super().get_encoder(*args, **kwargs))  # type: ignore[misc]
 
     # Transformers' decoding loops, entered after all preparation: here processors, criteria and rows are known.
 
