@@ -131,5 +131,14 @@ def install(app: FastAPI) -> None:
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, plain)
-    for kind in (ApiError, DataError, ValueError, QueueFull, RequestCancelled, DeadlinePassed, SchedulerClosed, Exception):
+    for kind in (
+        ApiError,
+        DataError,
+        ValueError,
+        QueueFull,
+        RequestCancelled,
+        DeadlinePassed,
+        SchedulerClosed,
+        Exception,
+    ):
         app.add_exception_handler(kind, told)

@@ -152,9 +152,7 @@ def _checked_text(text: str | None, task: str, limits: Limits) -> str | None:
     return text
 
 
-def _of_document(
-    served: ServedModel, document: Any, page: int, text: str, wanted: Generation, ocr: str
-) -> Question:
+def _of_document(served: ServedModel, document: Any, page: int, text: str, wanted: Generation, ocr: str) -> Question:
     task, processor = DocumentTask("pages"), served.processor
     reader = Reader(document, "auto" if ocr == "rapidocr" else ocr, None)  # what was sent is kept nowhere
     seen = reader.read(page)
@@ -222,7 +220,7 @@ def respond(question: Question, tokens: list[TokenOut], end: Finished, abstain_b
     served, ids = question.served, list(end.tokens)
     text = answer_text(question, ids)
     depth = mean_depth(tokens)
-    confidence = end.confidence
+    confidence = end.answer_confidence
     sure_from = abstain_threshold(served.model, abstain_below)
     notes = list(question.notes)
     evidence = [] if text == UNANSWERABLE else evidence_of(question, text, ids)
@@ -292,4 +290,4 @@ def how_sure(question: Question, tokens: list[TokenOut], end: Finished) -> tuple
     """
     text = answer_text(question, list(end.tokens))
     least = min((token.confidence for token in tokens if token.confidence is not None), default=0.0)
-    return bool(text) and text != UNANSWERABLE, least if end.confidence is None else end.confidence
+    return bool(text) and text != UNANSWERABLE, least if end.answer_confidence is None else end.answer_confidence

@@ -32,7 +32,10 @@ class Models:
             DeedLoadError: a folder without a model, or a damaged one.
         """
         import torch
+        from transformers.utils import logging
 
+        logging.set_verbosity_error()  # requests say max_new_tokens where a model has a max_length of its own
+        logging.disable_progress_bar()
         if self.settings.threads is not None:
             torch.set_num_threads(self.settings.threads)
         for name, folder in self.settings.models:
@@ -89,7 +92,9 @@ class Models:
                 raise ApiError(400, f"model {name} does not do this; it is for {', '.join(served.tasks)}", "model")
             return served
         if not able:
-            raise ApiError(404, f"no model here is for {' or '.join(tasks)}; GET /models lists those there are", "model")
+            raise ApiError(
+                404, f"no model here is for {' or '.join(tasks)}; GET /models lists those there are", "model"
+            )
         return able[0]
 
     def infos(self) -> list[ModelInfo]:

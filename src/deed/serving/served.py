@@ -109,7 +109,7 @@ class ServedModel:
             options["max_new_tokens"] = wanted.max_new_tokens
             options.pop("max_length", None)
         elif not {"max_new_tokens", "max_length"} & set(options):
-            options["max_new_tokens"] = self._usual_tokens(limit)
+            options |= self._usual_length(limit)
         if wanted.temperature or (wanted.temperature is None and (wanted.top_p or wanted.top_k)):
             options |= {"do_sample": True, "temperature": wanted.temperature or 1.0}
             options |= {"top_p": wanted.top_p or 1.0, "top_k": wanted.top_k or 0}
@@ -124,11 +124,11 @@ class ServedModel:
         deadline = min(wanted.deadline or self.limits.deadline_s, self.limits.deadline_s)
         return Asked(options, exact, wanted.seed, deadline, tuple(stop))
 
-    def _usual_tokens(self, limit: int) -> int:
-        """The model's own length of answers, within the limit."""
+    def _usual_length(self, limit: int) -> dict[str, int]:
+        """The model's own length of answers, which needs no option, or what there is to say where it is above the limit."""
         config = self.model.generation_config
         own = config.max_new_tokens or (config.max_length and config.max_length - 1)
-        return max(1, min(limit, own or 256))
+        return {} if own and own <= limit else {"max_new_tokens": min(limit, own or 256)}
 
     def submit(self, inputs: Mapping[str, Any], asked: Asked, answer_confidence: bool = False) -> Ticket:
         """Hand a row to the scheduler.

@@ -1,5 +1,5 @@
-"""What `deed serve` is told: models, address, keys and limits, checked once. Needs no PyTorch: the command and the watchdog read it,
-and hand it to the worker process as JSON."""
+"""What `deed serve` is told: models, address, keys and limits, checked once. Needs no PyTorch: the command and the watchdog
+read it, and hand it to the worker process as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ServerState`: what all endpoints of one server share: settings, models, readers, counters, and whether it is about to end."""
+"""`ServerState`: what all endpoints of one server share: settings, models, readers, counters, whether it is about to end."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class ServerState:
 
     Attributes:
         draining: no requests are taken any more.
+        running: requests being answered.
         metrics: of HTTP.
     """
 
@@ -37,7 +38,8 @@ class ServerState:
         self.keys = Keys(settings.keys)
         self.metrics = HttpMetrics()
         self.draining = False
-        self.failure: BaseException | None = None  # of loading the models
+        self.running = 0
+        self.metrics.running.set_function(lambda: self.running)
         self._readers: anyio.CapacityLimiter | None = None
 
     @property

@@ -1,5 +1,5 @@
 """What a request brings: pictures, documents and sound as bytes in memory, told apart by their first bytes and held to limits
-before they are decoded. Names of files are not looked at, nothing is written to disk, and nothing that a text says is opened."""
+before they are decoded. Names of files are not looked at, nothing is written to disk, nothing that a text names is opened."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def kind_of(data: bytes) -> str:
         return DOCUMENT
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return PICTURE
-    if head.startswith(_SOUNDS) or (head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xE0 == 0xE0 and head[1] != 0xFF):
+    if head.startswith(_SOUNDS) or (
+        head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xE0 == 0xE0 and head[1] != 0xFF
+    ):
         return PICTURE if head[:3] == b"\xff\xd8\xff" else SOUND
     if head[4:8] == b"ftyp":
         return PICTURE if head[8:12] in (b"avif", b"avis", b"mif1", b"heic") else SOUND
@@ -80,7 +82,9 @@ def check_pixels(size: tuple[int, int], limits: Limits) -> None:
     """Raises `ApiError` (413) where a picture has more pixels than the limit."""
     width, height = size
     if width * height > limits.pixels:
-        raise ApiError(413, f"the picture has {width} x {height} pixels, the limit is {limits.pixels:,}; scale it down")
+        raise ApiError(
+            413, f"the picture has {width} x {height} pixels, the limit is {limits.pixels:,}; scale it down"
+        )
 
 
 @contextmanager
@@ -130,8 +134,8 @@ def _tiff_sizes(data: bytes, limits: Limits) -> Iterator[tuple[int, int]]:
 
 
 def check_page(document: Any, number: int, limits: Limits) -> None:
-    """Refuse a page of a PDF that holds a picture of more pixels than the limit, told from its declaration: PDFium would unpack
-    it to draw the page.
+    """Refuse a page of a PDF that holds a picture of more pixels than the limit, as it declares them: PDFium would unpack it
+    to draw the page.
 
     Args:
         document: of `opened_document`.

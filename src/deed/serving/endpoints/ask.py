@@ -74,16 +74,12 @@ async def _answer(state: ServerState, served: ServedModel, data: bytes, wanted: 
         for ticket in tickets:
             if not ticket.done:
                 ticket.cancel()
-    tokens = [
-        token_list(ticket, question.detokenizer()) for question, ticket in zip(questions, tickets, strict=True)
-    ]
+    tokens = [token_list(ticket, question.detokenizer()) for question, ticket in zip(questions, tickets, strict=True)]
     best = max(range(len(ends)), key=lambda i: (*asking.how_sure(questions[i], tokens[i], ends[i]), -i))
     return await state.read(asking.respond, questions[best], tokens[best], ends[best], wanted.abstain_below)
 
 
-async def _events(
-    state: ServerState, served: ServedModel, data: bytes, wanted: AskRequest
-) -> AsyncIterator[str]:
+async def _events(state: ServerState, served: ServedModel, data: bytes, wanted: AskRequest) -> AsyncIterator[str]:
     arguments = _arguments(state, served, data, wanted)
     question = await state.read(asking.make_ready, *arguments, wanted.page, state.settings.ocr)
     ticket = served.submit(question.inputs, question.asked, answer_confidence=True)
@@ -117,5 +113,3 @@ def _page(question: Question, preview: bool) -> dict[str, Any]:
         picture.convert("RGB").save(out, "JPEG", quality=80)
         told["image"] = "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
     return told
-
-

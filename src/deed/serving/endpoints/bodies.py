@@ -38,7 +38,9 @@ async def body_of(request: Request, model: type[T], files: tuple[str, ...] = ())
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 if name not in files:
-                    raise ApiError(400, f"{name:.80} is no field for a file; files: {', '.join(files) or 'none'}", name)
+                    raise ApiError(
+                        400, f"{name:.80} is no field for a file; files: {', '.join(files) or 'none'}", name
+                    )
                 found[name] = await value.read()
             elif value != "" or name in ("text", "question", "q"):
                 known = values.get(name)
