@@ -1,27 +1,26 @@
-"""Recordings to text: cut where it is quiet, every piece a request of its own, so that a long recording holds nobody up.
+"""Recordings to text, as `deed.pipeline("transcribe")` does it, through the scheduler.
 
-Whisper's pieces are run by its own `generate()` (times of segments, languages, prompts), other models' pieces row by row in
-the running batch, with their tokens as they come.
+Whisper follows its own rules for long recordings (a guest of the scheduler: its windows join the running batch one after
+another); what other models get is cut where it is quiet, every piece a request of its own.
 """
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from deed.pipelines.speech import QUIET, TranscriptionPipeline, cut_at_quiet
+from deed.pipelines.speech import TranscriptionPipeline
 
 from .api_errors import ApiError
+from .detokenize import Detokenizer
 from .running import Job
-from .served import SPEECH, Asked, ServedModel, all_finished, finished
-from .ticket import Finished
+from .served import SPEECH, Asked, ServedModel, all_finished, generated
+from .ticket import Failed, Finished, Token
 from .uploads import read_sound
-from .wire import GenerateResponse, Generation, TokenOut
-
-WHISPER_PIECE_S = 29.0  # Whisper reads 30 seconds at once
+from .wire import Generation, TokenOut
 
 
 @dataclass
@@ -61,88 +60,124 @@ class SpeechJob(Job):
     seconds: float = 0.0
     language: str = ""
 
-    def segments(self, i: int, end: Finished) -> list[Segment]:
-        """What a piece became.
+    def segments(self, ends: Sequence[Finished]) -> list[Segment]:
+        """The transcript in parts with their times: Whisper's own, or of other models the pieces.
 
         Args:
-            i: its number.
-            end: of its ticket.
+            ends: of the tickets.
         """
-        after = self.starts[i + 1] if i + 1 < len(self.starts) else self.seconds
         if not self.served.is_whisper:
-            return [Segment(self.starts[i], after, self.pipe.text(end.tokens), list(end.tokens))]
+            until = [*self.starts[1:], self.seconds]
+            texts = [self.pipe.text(end.tokens) for end in ends]
+            return [
+                Segment(*part, list(end.tokens)) for *part, end in zip(self.starts, until, texts, ends, strict=True)
+            ]
         found = []
-        for segment in end.output["segments"][0]:
+        for segment in ends[0].output["segments"][0]:
             tokens = segment["tokens"].tolist()
-            start, stop = (min(after, self.starts[i] + max(0.0, float(segment[name]))) for name in ("start", "end"))
+            start, stop = (min(self.seconds, max(0.0, float(segment[name]))) for name in ("start", "end"))
             found.append(Segment(start, max(start, stop), self.pipe.text(tokens), tokens))
         return found
 
-    async def transcribe(self) -> list[Segment]:
-        """All segments.
+    def text_of(self, ends: Sequence[Finished]) -> str:
+        """The whole transcript, as `deed.pipeline("transcribe")` has it.
+
+        Args:
+            ends: of the tickets.
+        """
+        return str(self.pipe.result(self.item, [generated(end) for end in ends], self.call)["text"])
+
+    async def transcribe(self) -> tuple[str, list[Segment]]:
+        """The whole text, and its parts.
 
         Raises:
             Exception: of a piece that failed.
         """
         ends = await all_finished(self.tickets)
-        return [segment for i, end in enumerate(ends) for segment in self.segments(i, end)]
+        return self.text_of(ends), self.segments(ends)
 
     async def stream_text(self) -> AsyncIterator[str]:
-        """The text as it comes: tokens, or of Whisper segments; joined it is the whole.
+        """The text as it comes; joined it is the whole.
 
         Raises:
             Exception: of a piece that failed.
         """
-        said = False
         try:
             if not self.served.is_whisper:
                 async for part in self.stream():
                     if isinstance(part, TokenOut) and part.text:
                         yield part.text
                 return
-            for i, ticket in enumerate(self.tickets):
-                for segment in self.segments(i, await finished(ticket)):
-                    if segment.text:
-                        yield (" " if said else "") + segment.text
-                        said = True
+            [ticket], said = self.tickets, WhisperText(self.served, self.asked.options["return_timestamps"])
+            async for event in ticket:
+                if isinstance(event, Failed):
+                    raise event.error
+                text = said.add(event) if isinstance(event, Token) else said.finish()
+                if text:
+                    yield text
         finally:
             self.cancel()
 
-    async def answer(self) -> GenerateResponse:
-        """As `Job.answer`; Whisper's tokens come without depths where its `generate()` tells none."""
-        if not self.served.is_whisper:
-            return await super().answer()
-        ends = await all_finished(self.tickets)
-        return self.whole([s for i, end in enumerate(ends) for s in self.segments(i, end)], ends)
 
-    async def stream(self) -> AsyncIterator[TokenOut | GenerateResponse]:
-        """As `Job.stream`; of Whisper the whole answer only."""
-        if not self.served.is_whisper:
-            async for part in super().stream():
-                yield part
-            return
-        try:
-            yield await self.answer()
-        finally:
-            self.cancel()
+class WhisperText:
+    """The text of Whisper's tokens as they come. With times it is given out by segments, since what follows the last pair of
+    times in a window is decoded again in the next (`_retrieve_segment`, transformers 5.23).
 
-    def whole(self, segments: list[Segment], ends: list[Finished]) -> GenerateResponse:
-        """Whisper's answer.
+    Args:
+        served: the model.
+        timed: whether tokens of time are generated.
+    """
 
-        Args:
-            segments: of all pieces.
-            ends: of their tickets.
-        """
-        depths = [depth for end in ends for depth in end.depths if depth]
-        mean, layers = sum(depths) / len(depths) if depths else None, self.served.layers
-        told = self.respond([], [])
-        return told.model_copy(
-            update={
-                "text": " ".join(segment.text for segment in segments if segment.text),
-                "mean_depth": mean,
-                "saving": None if mean is None else 1 - mean / layers,
-            }
-        )
+    def __init__(self, served: ServedModel, timed: bool) -> None:
+        self.served, self.timed = served, timed
+        self.first_time = int(served.model.generation_config.no_timestamps_token_id) + 1
+        self._piece, self._pairs = 0, 0
+        self._open: list[int] = []  # tokens not yet given out
+        self._running = Detokenizer(served.tokenizer)
+        self._said = False
+
+    def add(self, token: Token) -> str:
+        """What a token lets be given out; maybe nothing."""
+        given = ""
+        if token.piece != self._piece:
+            given = self._end_piece()
+            self._piece = token.piece
+        if not self.timed:
+            return self._spaced(given + self._running.add(token.id))
+        is_time = token.id >= self.first_time
+        if is_time and self._open and self._open[-1] >= self.first_time and len(self._open) > 1:
+            self._pairs += 1
+            given += self._text()
+        self._open.append(token.id)
+        return self._spaced(given)
+
+    def finish(self) -> str:
+        """What is left, at the end."""
+        return self._spaced(self._end_piece())
+
+    def _end_piece(self) -> str:
+        if not self.timed:
+            text = self._running.finish()
+            self._running = Detokenizer(self.served.tokenizer)
+            return text
+        ends = self.served.model.generation_config.eos_token_id
+        open_ids = [i for i in self._open if i != ends]
+        ends_in_time = len(open_ids) > 1 and open_ids[-1] >= self.first_time > open_ids[-2]
+        text = self._text() if not self._pairs or ends_in_time else ""
+        self._open, self._pairs = [], 0
+        return text
+
+    def _text(self) -> str:
+        text = str(self.served.tokenizer.decode(self._open, skip_special_tokens=True))
+        self._open = []
+        return text
+
+    def _spaced(self, text: str) -> str:
+        """The text, without the space that the first one begins with."""
+        if not self._said:
+            text = text.lstrip()
+        self._said = self._said or bool(text)
+        return text
 
 
 def make_ready(
@@ -174,14 +209,11 @@ def make_ready(
     assert isinstance(pipe, TranscriptionPipeline)
     samples = read_sound(data, pipe.rate, served.limits)
     asked = served.asked(wanted, pipe.task_options({}))
-    piece = int(WHISPER_PIECE_S * pipe.rate) if served.is_whisper else pipe.chunk
-    parts = list(cut_at_quiet(samples, piece, int(QUIET * pipe.rate)))
-    starts, at = [], 0
-    for part in parts:
-        starts.append(at / pipe.rate)
-        at += len(part)
-    inputs = [pipe.collate([pipe.pieces(part, {})[0]]) for part in parts]
+    rows = pipe.pieces(samples, {})
+    starts = [sum(len(row["samples"]) for row in rows[:i]) / pipe.rate for i in range(len(rows))]
+    inputs = [pipe.collate([row]) for row in rows]
     if served.is_whisper:
+        timed = timed or len(samples) > pipe.extractor.n_samples
         asked, language = _whisper_options(served, asked, wanted, inputs[0], language, translate, prompt, timed)
     elif translate:
         raise ApiError(400, f"{served.name} transcribes; it does not translate speech", "model")
@@ -221,10 +253,11 @@ def _whisper_options(
 
 
 def _spoken(served: ServedModel, inputs: dict[str, Any]) -> str:
-    """The language of a recording's first piece, which `generate()` would else find out in the same way for every piece."""
+    """The language of a recording's first window, found as `generate()` would."""
     import torch
 
-    features = inputs["input_features"].to(served.model.device, served.model.dtype)
+    most = served.processor.feature_extractor.nb_max_frames
+    features = inputs["input_features"][..., :most].to(served.model.device, served.model.dtype)
     with torch.no_grad():
         token = int(served.model.detect_language(input_features=features)[0])
     known = {index: name for name, index in served.model.generation_config.lang_to_id.items()}

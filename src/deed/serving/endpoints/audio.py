@@ -110,8 +110,8 @@ async def _respond(
     if streamed:
         return await sse.stream(request, _events(state, arguments))
     found = await answered(request, _transcribed(state, arguments))
-    job, segments = found
-    return formatted(job, segments, form, translate)
+    job, text, segments = found
+    return formatted(job, text, segments, form, translate)
 
 
 async def _transcribed(
@@ -125,23 +125,24 @@ async def _transcribed(
 async def _events(state: ServerState, arguments: tuple[Any, ...]) -> AsyncIterator[str]:
     job = await state.read(speech.make_ready, *arguments)
     job.submit()
-    whole = ""
     async for delta in job.stream_text():
-        whole += delta
         yield sse.event({"type": "transcript.text.delta", "delta": delta})
-    yield sse.event({"type": "transcript.text.done", "text": whole.strip()})
+    text, _ = await job.transcribe()
+    yield sse.event({"type": "transcript.text.done", "text": text})
 
 
-def formatted(job: speech.SpeechJob, segments: list[speech.Segment], form: str, translate: bool = False) -> Response:
+def formatted(
+    job: speech.SpeechJob, text: str, segments: list[speech.Segment], form: str, translate: bool = False
+) -> Response:
     """A transcript in one of OpenAI's formats.
 
     Args:
         job: of the recording.
-        segments: of the transcript.
+        text: the whole transcript.
+        segments: its parts.
         form: json, text, srt, vtt or verbose_json.
         translate: into English.
     """
-    text = " ".join(segment.text for segment in segments if segment.text)
     if form == "text":
         return PlainTextResponse(text + "\n")
     if form == "srt":

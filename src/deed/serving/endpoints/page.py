@@ -11,8 +11,9 @@ from ..api_errors import ApiError
 
 router = APIRouter(include_in_schema=False)
 FOLDER = Path(__file__).parents[1] / "page"
-KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-FILES = {path.name: path for path in FOLDER.iterdir() if path.suffix in KINDS}
+SAMPLES = Path(__file__).parents[2] / "data" / "samples"
+KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".pdf": "application/pdf"}
+FILES = {path.name: path for folder in (FOLDER, SAMPLES) for path in folder.iterdir() if path.suffix in KINDS}
 
 
 @router.get("/")
@@ -29,7 +30,7 @@ def docs() -> FileResponse:
 
 @router.get("/page/{name}")
 def asset(name: str) -> FileResponse:
-    """A style or a script; only names that are known are looked up."""
+    """A style, a script, or a sample; only names that are known are looked up."""
     if name not in FILES:
         raise ApiError(404, "no such file")
     return FileResponse(FILES[name], media_type=KINDS[FILES[name].suffix])
