@@ -1,0 +1,1 @@
+"""Serving: many requests at once, watched for drift, on one machine or on many."""
