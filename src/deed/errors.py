@@ -33,3 +33,36 @@ class SkippedPictures(UserWarning):
 
 class UnknownLetters(UserWarning):
     """Answers hold letters that a tokenizer cannot write; a model cannot learn to answer them."""
+
+
+class ServingError(RuntimeError):
+    """A request that a scheduler could not answer; the classes below say why."""
+
+
+class QueueFull(ServingError):
+    """As many requests wait as may; try again after `retry_after_s` seconds.
+
+    Args:
+        message: for people.
+        retry_after_s: when there will be room, by the throughput measured so far.
+    """
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RequestTooLarge(ServingError, ValueError):
+    """A request whose keys and values can never fit the cache budget; the message says how large both are."""
+
+
+class RequestCancelled(ServingError):
+    """A request was cancelled, by its ticket or because the client is gone."""
+
+
+class DeadlinePassed(ServingError):
+    """A request's deadline passed before its answer was complete."""
+
+
+class SchedulerClosed(ServingError):
+    """The scheduler takes no more requests, or was closed before this one was answered."""

@@ -154,6 +154,14 @@ class StaircaseCache(EncoderDecoderCache):
                     buffers[layer] = buffer.index_select(0, indices.to(buffer.device))
         self.cross_ready = [[ready[i] for i in order] if ready else [] for ready in self.cross_ready]
 
+    def make_rows(self) -> None:
+        """Give the rows of a generation that has begun their place, before their first token."""
+        assert self.state is not None
+        if self.stairs.hidden is None:
+            family, model = self.state.plan.family, self.state.model
+            like = self.state.encoder_hidden.new_empty(0, family.d_model(model))
+            self.stairs.make_rows(len(self.state.sources), like)
+
     @torch.inference_mode()
     def join(self, other: StaircaseCache) -> None:
         """Append the rows of another cache, whose generation has begun with the same model: they go on from where they are,
@@ -164,9 +172,9 @@ class StaircaseCache(EncoderDecoderCache):
         """
         if self.state is None or other.state is None:
             raise ValueError("both generations have to have begun before rows can join: StaircaseCache.begin")
-        n, m = self.stairs.n_rows, other.stairs.n_rows
-        if not n or not m:
-            raise ValueError("rows join after their first step: run decode_step on their own cache once")
+        n, m = len(self.state.sources), len(other.state.sources)
+        for cache in (self, other):
+            cache.make_rows()
         self.state.join(other.state)
         self.stairs.join(other.stairs)
         size = self.state.encoder_hidden.shape[1]

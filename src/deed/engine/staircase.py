@@ -67,15 +67,11 @@ class Staircase:
         Raises:
             ValueError: another number of rows than are there.
         """
-        count, new, width = embedded.shape
+        count, new, _ = embedded.shape
         if self.hidden is None:
-            self.n_rows = count
-            self.filled = [[0] * count for _ in range(self.n_layers)]
-            self.lengths = [0] * count
             self._capacity = max(self._capacity, new)
-            self.hidden = embedded.new_empty(count, self._capacity, width)
-            if self.writes is not None:
-                self.writes = torch.zeros(self.n_layers, count, self._capacity, dtype=torch.long)
+            self.make_rows(count, embedded[0])
+        assert self.hidden is not None
         if count != (self.n_rows if rows is None else len(rows)):
             raise ValueError(f"the staircase holds {self.n_rows} rows, but {count} rows were appended")
         if not self.ragged and count == self.n_rows:
@@ -97,6 +93,15 @@ class Staircase:
         for i, j, row, _, stop in runs:
             self.hidden[row : row + j - i, stop - new : stop] = embedded[i:j]
         self._set_lengths(lengths)
+
+    def make_rows(self, count: int, like: torch.Tensor) -> None:
+        """Make `count` rows without positions, whose states are like `like`, `[…, d_model]`."""
+        self.n_rows = count
+        self.filled = [[0] * count for _ in range(self.n_layers)]
+        self.lengths = [0] * count
+        self.hidden = like.new_empty(count, self._capacity, like.shape[-1])
+        if self.writes is not None:
+            self.writes = torch.zeros(self.n_layers, count, self._capacity, dtype=torch.long)
 
     def _set_lengths(self, lengths: list[int]) -> None:
         self.lengths = lengths

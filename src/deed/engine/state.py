@@ -8,7 +8,7 @@ one model at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -102,6 +102,7 @@ class GenerationState:
         answered: tokens that rows were given before they finished.
         finished: `[rows]`, or None before the first row could have finished.
         token_ids: `[rows, length]`, what constraints need to know.
+        row_allowed: answers in place of `allowed`, where rows have constraints and lengths of their own.
         sources: of which row of `encoder_hidden` each row is.
         encoder_bias: the encoder's mask as it goes into attention, `[rows, 1, 1, source]`; None where nothing is masked.
         tables: what `masks.py` keeps from step to step.
@@ -132,6 +133,7 @@ class GenerationState:
         self.may_skip_finished = may_skip_finished
         self.constraints = [p for p in processors if is_constraint(p)] if confidence_over == "allowed" else []
         self.token_ids: torch.Tensor | None = None
+        self.row_allowed: Callable[[], torch.Tensor | None] | None = None
         self.limit = None if max_length is None else max_length - 1  # the last token is never fed back
         self.tables: dict[Any, Any] = {}
         keeps_all = encoder_mask is None or bool(encoder_mask.all())
@@ -232,6 +234,8 @@ class GenerationState:
 
     def allowed(self) -> torch.Tensor | None:
         """`[rows, vocab]` bool: tokens the constraints leave open at this step; None where nothing constrains."""
+        if self.row_allowed is not None:
+            return self.row_allowed()
         if not self.constraints or self.token_ids is None:
             return None
         scores = torch.zeros(self.token_ids.shape[0], self.plan.vocab, device=self.encoder_hidden.device)

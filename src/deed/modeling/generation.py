@@ -230,6 +230,21 @@ class EarlyExitGeneration:
         generation_config.cache_implementation = None  # "dynamic" is what a StaircaseCache is
         return None
 
+    def _maybe_prepare_encoder_kwargs_for_generation(
+        self, inputs_tensor: Any, model_kwargs: dict[str, Any], model_input_name: Any, generation_config: Any
+    ) -> dict[str, Any]:
+        request = current(self)
+        if request is not None and request.taker is not None and model_kwargs.get("encoder_outputs") is None:
+            call = {
+                "inputs_tensor": inputs_tensor,
+                "model_kwargs": model_kwargs,
+                "model_input_name": model_input_name,
+                "generation_config": generation_config,
+            }
+            return request.taker.encode(self, call)
+        arguments = (inputs_tensor, model_kwargs, model_input_name, generation_config)
+        return super()._maybe_prepare_encoder_kwargs_for_generation(*arguments)  # type: ignore[misc, no-any-return]
+
     # Transformers' decoding loops, entered after all preparation: here processors, criteria and rows are known.
 
     def _sample(
@@ -242,7 +257,17 @@ class EarlyExitGeneration:
         streamer: Any = None,
         **kwargs: Any,
     ) -> Any:
-        cache = kwargs.get("past_key_values")
+        cache, request = kwargs.get("past_key_values"), current(self)
+        if request is not None and request.taker is not None:
+            call = {
+                "input_ids": input_ids,
+                "logits_processor": logits_processor,
+                "stopping_criteria": stopping_criteria,
+                "generation_config": generation_config,
+                "streamer": streamer,
+                "model_kwargs": kwargs,
+            }
+            return request.taker.decode(self, request, call)
         arguments = (generation_config, synced_gpus, streamer)
         if not isinstance(cache, StaircaseCache):
             return super()._sample(input_ids, logits_processor, stopping_criteria, *arguments, **kwargs)  # type: ignore[misc]
@@ -292,7 +317,9 @@ class EarlyExitGeneration:
     def _beam_search(
         self, input_ids: Any, logits_processor: Any, stopping_criteria: Any, generation_config: Any, **kwargs: Any
     ) -> Any:
-        cache = kwargs.get("past_key_values")
+        cache, request = kwargs.get("past_key_values"), current(self)
+        if request is not None and request.taker is not None:
+            raise ValueError("a scheduler decodes one continuation per request: use num_beams=1")
         arguments = (input_ids, logits_processor, stopping_criteria, generation_config)
         if not isinstance(cache, StaircaseCache):
             return super()._beam_search(*arguments, **kwargs)  # type: ignore[misc]

@@ -11,12 +11,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from deed.engine.cache import StaircaseCache
 from deed.policies.policy import ExitPolicy
+
+
+class TakesOver(Protocol):
+    """Runs the two costly parts of a `generate()` in its place: a scheduler, which batches them with those of others."""
+
+    def encode(self, model: Any, call: dict[str, Any]) -> dict[str, Any]:
+        """What `_maybe_prepare_encoder_kwargs_for_generation` returns for these arguments of it: the `model_kwargs` with
+        `encoder_outputs`."""
+        ...
+
+    def decode(self, model: Any, request: Request, call: dict[str, Any]) -> Any:
+        """What `_sample` returns for these arguments of it.
+
+        Args:
+            model: a deed model.
+            request: the running call of its `generate()`.
+            call: arguments by name, keyword arguments as `model_kwargs`.
+        """
+        ...
 
 
 @dataclass
@@ -28,6 +47,7 @@ class Request:
         policy: decides which rows exit; every inner generation begins anew with it.
         confidence_over: see `DeedConfig.confidence_over`.
         exact: whether every token is to be the last layer's (`engine/exact.py`).
+        taker: runs encoder and decoding loop in this call's place; None: they run here.
 
     Attributes:
         exit_layers: of the inner generations so far, each `[sequences, new tokens]`.
@@ -38,6 +58,7 @@ class Request:
     policy: ExitPolicy
     confidence_over: str
     exact: bool = False
+    taker: TakesOver | None = field(default_factory=lambda: _TAKER.get())
     exit_layers: list[torch.Tensor] = field(default_factory=list)
     accepted: list[torch.Tensor] = field(default_factory=list)
     stats: list[dict[str, int]] = field(default_factory=list)
@@ -48,6 +69,17 @@ class Request:
 
 
 _RUNNING: ContextVar[Request | None] = ContextVar("deed_request", default=None)
+_TAKER: ContextVar[TakesOver | None] = ContextVar("deed_taker", default=None)
+
+
+@contextmanager
+def taken_over(taker: TakesOver) -> Iterator[None]:
+    """Let `taker` run encoder and decoding loop of every `generate()` in this thread until the block ends."""
+    token = _TAKER.set(taker)
+    try:
+        yield
+    finally:
+        _TAKER.reset(token)
 
 
 @contextmanager

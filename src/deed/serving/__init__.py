@@ -1,1 +1,4 @@
-"""Serving: many requests at once, watched for drift, on one machine or on many."""
+"""Serving: a scheduler whose running batch requests join and leave, models side by side, and what speaks to the network.
+
+Importing this room imports no PyTorch; its modules do.
+"""

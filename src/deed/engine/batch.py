@@ -1,0 +1,176 @@
+"""`RunningBatch`: rows of different requests that decode together, join between two steps and leave at their own end.
+
+A row joins before its first token: its prompt waits as pending positions of the staircase, which the next step computes with
+everyone's newest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from deed.policies import policy as policies
+from deed.policies.mixed import MixedPolicy
+from deed.policies.policy import ExitPolicy
+
+from . import positions
+from .cache import StaircaseCache
+from .state import GenerationState
+from .step import decode_step
+
+
+@dataclass
+class NewRow:
+    """A row about to join.
+
+    Attributes:
+        encoder_outputs: of this row alone.
+        encoder_mask: `[1, source]`, 1 keeps; None keeps all.
+        prompt: decoder ids.
+        policy: decides where it exits.
+        max_length: of its tokens, prompt included.
+        allowed: gives `[1, vocab]` bool, the tokens that constraints leave open at this row's next step, for
+            `confidence_over="allowed"`; None: nothing constrains.
+    """
+
+    encoder_outputs: Any
+    encoder_mask: torch.Tensor | None
+    prompt: list[int]
+    policy: ExitPolicy
+    max_length: int
+    allowed: Callable[[], torch.Tensor] | None = None
+
+
+class RunningBatch:
+    """Rows that decode together.
+
+    Args:
+        model: a deed model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.cache: StaircaseCache | None = None
+        self._allowed: list[Callable[[], torch.Tensor] | None] = []
+
+    def __len__(self) -> int:
+        return 0 if self.cache is None else self.cache.stairs.n_rows
+
+    @property
+    def state(self) -> GenerationState:
+        """The running generation's."""
+        assert self.cache is not None and self.cache.state is not None, "no rows"
+        return self.cache.state
+
+    @torch.inference_mode()
+    def add(self, row: NewRow) -> None:
+        """Let a row join, as the last.
+
+        Raises:
+            ValueError: it cannot share a batch with those that are there; nothing has changed then.
+        """
+        layers = len(self.model.deed_family.layers(self.model))
+        policy = MixedPolicy([policies.begin(row.policy, 1)], [0])
+        cache = StaircaseCache(layers, policy, capacity=row.max_length)
+        state = cache.begin(self.model, row.encoder_outputs, encoder_mask=row.encoder_mask, max_length=row.max_length)
+        cache.make_rows()
+        if len(row.prompt) > 1:
+            ids = torch.tensor([row.prompt[:-1]], device=state.encoder_hidden.device)
+            at = positions.of_tokens(state, cache.stairs, ids.shape[1], [0])
+            cache.stairs.extend(state.plan.family.embed(self.model, ids, at), [0])
+        if self.cache is None:
+            self.cache = cache
+        else:
+            self.cache.join(cache)
+        self._allowed.append(row.allowed)
+        self.state.row_allowed = self._open_tokens if any(self._allowed) else None
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows, in the order given; without any, all memory is given back."""
+        if rows == list(range(len(self))):
+            return
+        if not rows:
+            self.cache, self._allowed = None, []
+            return
+        assert self.cache is not None
+        self.cache.keep(rows)
+        self._allowed = [self._allowed[r] for r in rows]
+        self.state.row_allowed = self._open_tokens if any(self._allowed) else None
+
+    def step(self, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+        """Decode one token of every row.
+
+        Args:
+            tokens: each row's newest.
+
+        Returns:
+            Logits `[rows, vocab]` (an inference tensor) and depths `[rows]`.
+        """
+        assert self.cache is not None
+        ids = torch.tensor(tokens, device=self.state.encoder_hidden.device)[:, None]
+        logits = self._unharmed(ids, None)[:, 0]
+        depths = self.state.depths.pop()
+        return logits, depths
+
+    def step_one(self, row: int, token: int) -> tuple[torch.Tensor, int]:
+        """Decode one token of one row, the others wait; after a `step` that raised.
+
+        Args:
+            row: its number.
+            token: its newest.
+
+        Returns:
+            Logits `[1, vocab]` and the depth.
+        """
+        assert self.cache is not None
+        ids = torch.tensor([[token]], device=self.state.encoder_hidden.device)
+        logits = self._unharmed(ids, [row])[:, 0]
+        return logits, self.state.depths.pop()[row]
+
+    def _unharmed(self, ids: torch.Tensor, rows: list[int] | None) -> torch.Tensor:
+        """A step that leaves every row as long as it was where it raises. What it had computed of earlier positions stays:
+        stairs say how far."""
+        assert self.cache is not None
+        stairs = self.cache.stairs
+        before = list(stairs.lengths)
+        try:
+            return decode_step(self.cache, ids, rows=rows)
+        except Exception:
+            stairs.rollback([now - then for now, then in zip(stairs.lengths, before, strict=True)])
+            raise
+
+    def _open_tokens(self) -> torch.Tensor:
+        state = self.state
+        everything = torch.ones(len(self), state.plan.vocab, dtype=torch.bool, device=state.encoder_hidden.device)
+        for r, allowed in enumerate(self._allowed):
+            if allowed is not None:
+                everything[r] = allowed()[0]
+        return everything
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that keys, values, states and sources take."""
+        if self.cache is None:
+            return 0
+        stairs, state = self.cache.stairs, self.state
+        tensors = [*stairs.keys, *stairs.values, *self.cache.cross_keys, *self.cache.cross_values]
+        tensors += [stairs.hidden, state.encoder_hidden, state.encoder_bias, state.encoder_keep]
+        return sum(x.nbytes for x in tensors if x is not None)
+
+
+def row_bytes(model: Any, source: int, length: int) -> int:
+    """Bytes that one row's keys, values and states take, at its full length and through all layers.
+
+    Args:
+        model: a deed model.
+        source: positions of its source.
+        length: tokens, prompt included.
+    """
+    family = model.deed_family
+    layers, width = len(family.layers(model)), family.d_model(model)
+    heads, head_dim = family.heads(model)
+    size = torch.finfo(model.dtype).bits // 8
+    return size * (2 * layers * heads * head_dim * (source + length) + width * (source + length))

@@ -1,0 +1,164 @@
+"""`Row`: a request inside the scheduler, from its submission to its last token."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria
+
+from deed.constants import NEVER_EXIT
+from deed.engine.batch import NewRow
+from deed.engine.constraints import is_constraint
+from deed.modeling.prepared import Prepared
+from deed.policies.measures import MaxProb
+from deed.policies.policy import ThresholdPolicy
+
+from .ticket import Failed, Finished, Ticket, Token
+
+
+# Every token of an exact request is the last layer's.
+FULL_DEPTH = ThresholdPolicy(MaxProb(), NEVER_EXIT)
+
+
+class Row:
+    """A request and its tokens so far.
+
+    Args:
+        ticket: the caller's.
+        prepared: what `generate()` would run.
+        order: `(priority, number)`, smaller is served first.
+        cache_bytes: what its keys and values may come to.
+        deadline: `time.monotonic()` after which it fails; None: never.
+        seed: of sampling.
+        confidence: whether tokens come with theirs.
+
+    Attributes:
+        tokens: prompt and new tokens.
+        depths: of the new ones.
+    """
+
+    def __init__(
+        self,
+        ticket: Ticket,
+        prepared: Prepared,
+        order: tuple[int, int],
+        cache_bytes: int,
+        deadline: float | None,
+        seed: int | None,
+        confidence: bool,
+    ) -> None:
+        self.ticket, self.prepared, self.order, self.cache_bytes = ticket, prepared, order, cache_bytes
+        self.deadline, self.confidence = deadline, confidence
+        self.tokens: list[int] = prepared.input_ids[0].tolist()
+        self.prompt = len(self.tokens)
+        self.depths: list[int] = []
+        self.began = self.first = 0.0  # time.monotonic() of its encoder, and of its first token
+        self.stepped: float | None = None  # when it last got a token
+        self.samples = bool(prepared.config.do_sample)
+        self.generator: torch.Generator | None = None
+        if self.samples:
+            self.generator = torch.Generator(prepared.input_ids.device)
+            if seed is None:
+                self.generator.seed()
+            else:
+                self.generator.manual_seed(seed)
+        self._ids = prepared.input_ids.new_empty(1, prepared.max_length + 1)
+        self._ids[:, : self.prompt] = prepared.input_ids
+        self._ends: set[int] = set()
+        self._criteria = []  # those that are more than a length or an end token
+        for criterion in prepared.criteria:
+            if type(criterion) is EosTokenCriteria:
+                self._ends |= set(criterion.eos_token_id.tolist())
+            elif type(criterion) is not MaxLengthCriteria:
+                self._criteria.append(criterion)
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """`[1, length]`, as processors and criteria see the row."""
+        return self._ids[:, : len(self.tokens)]
+
+    def start(self) -> NewRow:
+        """The row as it joins a running batch."""
+        for criterion in self._criteria:
+            if isinstance(criterion, MaxTimeCriteria):  # counts from where decoding begins, not from the queue
+                criterion.initial_timestamp = time.time()
+        prepared = self.prepared
+        kwargs, allowed = prepared.model_kwargs, None
+        if prepared.confidence_over == "allowed" and any(is_constraint(p) for p in prepared.processors):
+            allowed = self.open_tokens
+        row = NewRow(
+            kwargs["encoder_outputs"],
+            kwargs.get("attention_mask"),
+            self.tokens[: self.prompt],
+            FULL_DEPTH if prepared.exact else prepared.policy,
+            prepared.max_length,
+            allowed,
+        )
+        prepared.model_kwargs = {}  # the batch has it now
+        return row
+
+    def open_tokens(self) -> torch.Tensor:
+        """`[1, vocab]` bool: tokens that constraints leave open; all where none is."""
+        model = self.prepared.model
+        scores = torch.zeros(1, model.deed_family.vocab_size(model), device=self._ids.device)
+        for processor in self.prepared.processors:
+            if is_constraint(processor):
+                scores = processor(self.ids, scores)
+        found = scores > -torch.inf
+        return found | ~found.any(-1, keepdim=True)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its next token is the one with the largest logit."""
+        return not self.prepared.processors and not self.samples
+
+    def choose(self, logits: torch.Tensor) -> int:
+        """The next token, given raw logits `[1, vocab]`."""
+        scores = logits.to(torch.float32)
+        if self.prepared.processors:
+            scores = self.prepared.processors(self.ids, scores.clone())
+        if self.samples:
+            return int(torch.multinomial(scores.softmax(-1), 1, generator=self.generator))
+        return int(scores.argmax(-1))
+
+    def take(self, token: int, depth: int, confidence: float | None, now: float) -> str | None:
+        """Take a token; why the row ends with it, or None.
+
+        Args:
+            token: the new one.
+            depth: its.
+            confidence: its, where it was asked for.
+            now: `time.monotonic()`.
+        """
+        self._ids[0, len(self.tokens)] = token
+        self.tokens.append(token)
+        self.depths.append(depth)
+        if not self.first:
+            self.first = now
+        self.stepped = now
+        reason = None
+        if token in self._ends:
+            reason = "stop"
+        elif len(self.tokens) >= self.prepared.max_length:
+            reason = "length"
+        elif any(bool(criterion(self.ids, None)[0]) for criterion in self._criteria):
+            reason = "stop"
+        self.ticket.put(Token(token, depth, confidence, now - self.ticket.submitted))
+        return reason
+
+    def finish(self, reason: str, accepted: int | None = None) -> None:
+        """Tell the ticket that the answer is complete."""
+        at, now = self.ticket.submitted, time.monotonic()
+        new, prompt = self.tokens[self.prompt :], self.tokens[: self.prompt]
+        times: dict[str, Any] = {
+            "queued_s": self.began - at,
+            "first_token_s": self.first - at,
+            "total_s": now - at,
+        }
+        self.ticket.put(Finished(new, list(self.depths), reason, prompt, accepted=accepted, **times))
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the ticket what went wrong."""
+        self.ticket.put(Failed(error, self.tokens[self.prompt :], list(self.depths)))

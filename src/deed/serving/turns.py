@@ -1,0 +1,89 @@
+"""`Turns`: one device, several threads, and one of them at a time, in the order in which they asked.
+
+The encoder's thread gives its turn back between layers when a decoding step waits, so that a long source holds running rows
+up for one slice of encoder work and no longer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+class Turns:
+    """Who computes. First come, first served."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._next = self._serving = 0
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Compute within."""
+        self._take()
+        try:
+            yield
+        finally:
+            self._give()
+
+    def step_aside(self) -> None:
+        """Within a turn: let those that wait go first, if there are any."""
+        if self.waiting:
+            self._give()
+            self._take()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether another waits while one has the turn."""
+        return self._next - self._serving > 1
+
+    def _take(self) -> None:
+        with self._changed:
+            mine, self._next = self._next, self._next + 1
+            self._changed.wait_for(lambda: self._serving == mine)
+
+    def _give(self) -> None:
+        with self._changed:
+            self._serving += 1
+            self._changed.notify_all()
+
+
+class Slices:
+    """Lets an encoder that runs in one thread step aside between its layers.
+
+    Args:
+        encoder: the module.
+        turns: of its device.
+        slice_s: seconds of work after which it does, if others wait.
+    """
+
+    def __init__(self, encoder: nn.Module, turns: Turns, slice_s: float) -> None:
+        self.turns, self.slice_s = turns, slice_s
+        self._thread: int | None = None
+        self._since = 0.0
+        layers = [layer for m in encoder.modules() if isinstance(m, nn.ModuleList) for layer in m]
+        self._handles = [layer.register_forward_pre_hook(self._between) for layer in layers]
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Do encoder work in this thread, in slices."""
+        with self.turns.turn():
+            self._thread, self._since = threading.get_ident(), time.monotonic()
+            try:
+                work()
+            finally:
+                self._thread = None
+
+    def _between(self, module: nn.Module, inputs: Any) -> None:
+        if threading.get_ident() == self._thread and time.monotonic() - self._since >= self.slice_s:
+            self.turns.step_aside()
+            self._since = time.monotonic()
+
+    def remove(self) -> None:
+        """Leave the encoder as it was."""
+        for handle in self._handles:
+            handle.remove()
