@@ -17,7 +17,6 @@ from deed.policies.policy import ThresholdPolicy
 
 from .ticket import Failed, Finished, Ticket, Token
 
-
 # Every token of an exact request is the last layer's.
 FULL_DEPTH = ThresholdPolicy(MaxProb(), NEVER_EXIT)
 
