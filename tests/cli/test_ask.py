@@ -16,6 +16,7 @@ import deed.ocr
 from deed.cli import answering, ask, ask_document, shared
 from deed.ocr import OcrResult
 from deed.ocr.words import Word
+from deed.tasks import questions
 from deed.tasks.documents import DocumentTask
 
 WORDS = [Word("Total:", (100, 100, 200, 120)), Word("82.50", (220, 100, 300, 120))]
@@ -149,7 +150,7 @@ def test_as_many_words_as_the_processor_keeps(places):
     processor = load_processor(places / "short")
     for n in range(9):
         words = (WORDS * 5)[:n]
-        fits = ask_document.words_that_fit(processor, "what is the total?", words)
+        fits = questions.words_that_fit(processor, "what is the total?", words)
         assert (
             processor.encode("what is the total?", words)[0] == processor.encode("what is the total?", words[:fits])[0]
         )
@@ -184,8 +185,8 @@ def test_small_letters_where_the_vocabulary_is_small(places):
     from deed.tasks.loading import load_processor
 
     processor = load_processor(places / "model")
-    assert ask_document.in_known_words(processor, " What is\nthe Total? ") == "what is the total?"
-    assert ask_document.in_known_words(processor, "XK-7?") == "XK-7?", "no fewer tokens in small letters"
+    assert questions.in_known_words(processor, " What is\nthe Total? ") == "what is the total?"
+    assert questions.in_known_words(processor, "XK-7?") == "XK-7?", "no fewer tokens in small letters"
 
 
 @pytest.mark.parametrize(
@@ -411,7 +412,7 @@ def test_without_a_file_the_sample_invoice_is_asked(monkeypatch):
     done = run("What is the total?", COLUMNS="50")
     text = " ".join(done.stdout.split())
     assert "$125.16" in re.sub(r"[₀-₉]", "", text) and "deed's sample invoice" in text
-    reads = ask_document.what_it_reads(ask_document.CHECKPOINT)
+    reads = questions.what_it_reads(ask_document.CHECKPOINT)
     assert len(reads) > 100 and reads in text and all(len(line) <= 50 for line in done.stdout.splitlines())
     told = json.loads(run("--json").stdout)
     assert [a["question"] for a in told["answers"]] == ask.SAMPLE_QUESTIONS and told["image"] == str(ask.SAMPLE)

@@ -186,13 +186,6 @@ def timed_answer(
     }
 
 
-def spelled(tokenizer: Any, texts: list[str]) -> list[int]:
-    """How many tokens each text takes."""
-    if not texts:
-        return []
-    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False).input_ids]
-
-
 def confidence_line(answer: dict[str, Any]) -> Text:
     """What stands before an answer: how sure it is; nothing where that is not known."""
     from rich.text import Text

@@ -9,8 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from deed.tasks.page_reading import ALWAYS, AUTO, NEVER, NO_OCR, Reader
+from deed.tasks.questions import what_it_reads
+
 from .answering import DOCUMENT, check_texts, closing_lines, confidence_line, times_line
-from .ask_document import ALWAYS, AUTO, CHECKPOINT, NEVER, NO_OCR, SAMPLE, Reader, ask_document, what_it_reads
+from .ask_document import CHECKPOINT, SAMPLE, ask_document
 from .ask_picture import TASKS, ask_picture, output_path, show_picture
 from .options import Exact
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from deed.errors import DataError
+from deed.tasks.page_reading import Reader
+from deed.tasks.questions import examples_of
 
 from .answering import few_threads
-from .ask_document import Reader, examples_of
 
 BATCH = 8  # pages of about the same length that are answered at once
 

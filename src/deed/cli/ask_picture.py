@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deed.tasks.questions import check_lengths, in_one_line
+
 from .answering import answer_each, check_kind, closing_lines, confidence_line, times_line
 from .box_drawing import FORMATS, draw_boxes, save_picture
 from .shared import CHECKPOINTS
@@ -140,37 +142,6 @@ def answers(
                 )
         found.append({**answer, **told})
     return {"task": task.asks, **results, "size": list(picture.size), "answers": found}
-
-
-def in_one_line(text: str) -> str:
-    """As people of data sets write: without line breaks, spaces around or a full stop; prompts make letters small."""
-    return " ".join(text.split()).rstrip(". ")
-
-
-def check_lengths(processor: Any, task: str, texts: list[str], most: int) -> None:
-    """Whether all texts are read to their ends.
-
-    Args:
-        processor: an `OFAProcessor`.
-        task: what is asked.
-        texts: as they are asked.
-        most: tokens of a prompt.
-
-    Raises:
-        ValueError: too many words, which would be cut, or too many tokens.
-    """
-    from deed.models.ofa import prompts
-
-    what, worded = ("expression", prompts.refer) if task == "refer" else ("question", prompts.vqa)
-    for i, text in enumerate(texts, 1):
-        words = len(prompts.clean_caption(text, None).split(" "))
-        if words > prompts.MAX_WORDS:
-            raise ValueError(f"{what} {i} has {words} words, more than the {prompts.MAX_WORDS} OFA reads; shorten it")
-        tokens = len(processor.tokenizer(worded(text), verbose=False).input_ids)
-        if tokens > most:
-            raise ValueError(
-                f"{what} {i} takes {tokens} tokens, more than the {most} that this model reads; shorten it"
-            )
 
 
 def show_picture(results: dict[str, Any]) -> None:

@@ -96,8 +96,22 @@ class AnswerWatch(LogitsProcessor):
             sequences: `[rows, length]`, as generated.
             state: of the generation, which has ended.
         """
-        self._choose(sequences[:, -1])
-        depths = torch.tensor(state.depths, dtype=torch.float64).T  # [rows, steps], 0 once finished
+        source = _source_keep(state).sum(1)
+        return self.features_of(sequences[:, -1], state.depths, min(state.plan.exit_of), source)
+
+    def features_of(
+        self, newest: torch.Tensor, step_depths: list[list[int]], first_exit: int, source: torch.Tensor
+    ) -> torch.Tensor:
+        """As `features`, from plain values.
+
+        Args:
+            newest: `[rows]`, the last tokens.
+            step_depths: per step the depths of the rows, 0 once finished.
+            first_exit: its layer.
+            source: `[rows]`, source positions that are no padding.
+        """
+        self._choose(newest)
+        depths = torch.tensor(step_depths, dtype=torch.float64).T  # [rows, steps]
         given = depths > 0
         count = given.sum(1).clamp(min=1).double()
 
@@ -119,11 +133,11 @@ class AnswerWatch(LogitsProcessor):
             "margin_min": least(steps(self._margins)),
             "depth_mean": mean(depths) / self.n_layers,
             "depth_max": depths.amax(1) / self.n_layers,
-            "first_exit_share": mean((depths == min(state.plan.exit_of)).double()),
+            "first_exit_share": mean((depths == first_exit).double()),
             "disagreement_mean": mean(disagreements),
             "disagreement_max": -least(-disagreements),
             "first_log_prob_min": least(steps(self._first)),
-            "log_source": _source_keep(state).sum(1).clamp(min=1).double().cpu().log(),
+            "log_source": source.clamp(min=1).double().cpu().log(),
         }
         return torch.stack([values[name] for name in FEATURES], 1)
 
@@ -131,7 +145,16 @@ class AnswerWatch(LogitsProcessor):
 def source_states(state: GenerationState) -> torch.Tensor:
     """`[rows, d_model]` float64: the encoder's output, the mean over the source positions that are no padding."""
     keep = _source_keep(state)
-    hidden = state.encoder_hidden.index_select(0, torch.tensor(state.sources, device=keep.device))
+    return pooled_states(state.encoder_hidden.index_select(0, torch.tensor(state.sources, device=keep.device)), keep)
+
+
+def pooled_states(hidden: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """`[rows, d_model]` float64, the mean over the positions kept.
+
+    Args:
+        hidden: `[rows, source, d_model]`.
+        keep: `[rows, source]` bool.
+    """
     pooled = (hidden.double() * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
     return pooled.cpu()
 

@@ -16,6 +16,8 @@ import torch
 from deed.policies.policy import ExitPolicy
 
 from . import whisper
+from .answer_confidence import confidence_problem
+from .answer_watch import AnswerWatch
 from .request import Request, taken_over
 
 # Inputs that may be padded at their end where rows of one encoder call differ in length, by the mask's shape.
@@ -35,6 +37,7 @@ class Prepared:
         model_kwargs: as `_sample` gets them, once `encoded` with `encoder_outputs`.
         policy: decides where the row exits; `confidence_over` as in `DeedConfig`.
         exact: every token is to be the last layer's.
+        watch: of an answer whose confidence is asked for.
         encoder_call: arguments of `_maybe_prepare_encoder_kwargs_for_generation`; None once encoded.
     """
 
@@ -48,6 +51,7 @@ class Prepared:
     confidence_over: str
     exact: bool
     encoder_call: dict[str, Any] | None = field(repr=False, default=None)
+    watch: AnswerWatch | None = None
 
     @property
     def max_length(self) -> int:
@@ -142,12 +146,21 @@ def prepare(model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any]) -
     """
     if whisper.splits_outputs(model):
         raise ValueError("Whisper's generate() runs several generations; it is taken over as a whole")
-    for name in ("past_key_values", "answer_confidence"):
-        if options.get(name):
-            raise ValueError(f"{name} cannot be combined with a running batch; leave it out")
+    if options.get("past_key_values"):
+        raise ValueError("past_key_values cannot be combined with a running batch; leave it out")
+    watch = None
+    options = dict(options)
+    if options.pop("answer_confidence", False):
+        problem = confidence_problem(model, options)
+        if problem:
+            raise ValueError(f"answer_confidence: {problem}")
+        watch = AnswerWatch(len(model.deed_family.layers(model)), len(model.deed_config.exit_layers))
+        options["logits_processor"] = [*(options.get("logits_processor") or ()), watch]
     with taken_over(_Capture()):
         found = model.generate(**inputs, **options)
     assert isinstance(found, Prepared)
+    if watch is not None:
+        found.watch, found.policy = watch, watch.policy(found.policy)
     return found
 
 

@@ -8,9 +8,12 @@ for one page.
 from __future__ import annotations
 
 import gzip
+import io
+import itertools
 import math
 import os
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,28 +31,28 @@ DPI = 200  # lower where a page would get more than OCR_PIXELS
 _pdfium = threading.Lock()  # PDFium must not be called from two threads
 
 
-def _pdf_in(path: Path, head: bytes) -> Path | bytes | None:
+def _pdf_in(source: Path | bytes, head: bytes, name: str, most: int) -> Path | bytes | None:
     """What PDFium opens: the file itself, or what a `.pdf.gz` holds; None for a file of another kind.
 
     Raises:
         DataError: a damaged or too large `.gz`, or a file that has a PDF's name and is none.
     """
     if is_pdf(head):
-        return path
+        return source
     if head.startswith(GZIP):
         try:
-            with gzip.open(path) as file:
-                content = file.read(MOST_UNPACKED + 1)
-        except (OSError, EOFError) as error:
-            raise DataError(f"{path} is a damaged .gz file: {error}") from None
-        if len(content) > MOST_UNPACKED:
-            raise DataError(f"{path} holds more than {MOST_UNPACKED // 10**6} MB; unpack it first")
+            with gzip.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+                content = file.read(most + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{name} is a damaged .gz file: {error}") from None
+        if len(content) > most:
+            raise DataError(f"{name} holds more than {most // 10**6} MB; unpack it first")
         if not is_pdf(content[:1024]):
-            raise DataError(f"{path} is a .gz file that holds no PDF")
+            raise DataError(f"{name} is a .gz file that holds no PDF")
         return content
-    if path.suffix.lower() == ".pdf":
+    if isinstance(source, Path) and source.suffix.lower() == ".pdf":
         kind = "text" if _is_text(head) else "another kind of file"
-        raise DataError(f"{path} is named .pdf, but it is {kind}: a PDF begins with %PDF-")
+        raise DataError(f"{name} is named .pdf, but it is {kind}: a PDF begins with %PDF-")
     return None
 
 
@@ -65,12 +68,13 @@ class Document:
     """A file of pages; made by `open_document`, and of use as long as its block lasts.
 
     Attributes:
-        path: the file.
+        path: the file, or what bytes are called.
         count: how many pages it has.
     """
 
-    def __init__(self, path: Path, count: int) -> None:
+    def __init__(self, path: Path | str, count: int, source: Path | bytes | None = None) -> None:
         self.path, self.count = path, count
+        self._source = path if source is None else source
 
     def image(self, page: int = 1, dpi: float = DPI) -> Any:
         """One page as an RGB image.
@@ -83,7 +87,7 @@ class Document:
             DataError: there is no such page, or it is damaged.
         """
         self.index(page)
-        return load_image(self.path)
+        return load_image(self._source)
 
     def text(self, page: int = 1) -> TextLayer | None:
         """A page's own text, with whether it is all there is to read there; None of a file that is no PDF.
@@ -95,6 +99,18 @@ class Document:
             DataError: there is no such page, or it is damaged.
         """
         return None
+
+    def picture_sizes(self, page: int = 1, most: int = 10_000) -> list[tuple[int, int]]:
+        """Width and height in pixels of the pictures on a PDF's page, as it declares them; empty of a file that is no PDF.
+
+        Args:
+            page: counted from 1.
+            most: objects of the page that are looked at.
+
+        Raises:
+            DataError: there is no such page, or it is damaged.
+        """
+        return []
 
     def index(self, page: int) -> int:
         """Place of a page that is counted from 1.
@@ -110,16 +126,16 @@ class Document:
 
 
 class _Tiff(Document):
-    def __init__(self, path: Path) -> None:
-        self._frames = tiff_pages(path)
+    def __init__(self, path: Path | str, source: Path | bytes) -> None:
+        self._frames, self._tiff = tiff_pages(source), source
         super().__init__(path, len(self._frames))
 
     def image(self, page: int = 1, dpi: float = DPI) -> Any:
-        return tiff_page(self.path, self._frames[self.index(page)])
+        return tiff_page(self._tiff, self._frames[self.index(page)])
 
 
 class _Pdf(Document):
-    def __init__(self, path: Path, opened: Any) -> None:
+    def __init__(self, path: Path | str, opened: Any) -> None:
         super().__init__(path, len(opened))
         opened.init_forms()  # or filled-in fields stay empty
         self._opened = opened
@@ -149,37 +165,51 @@ class _Pdf(Document):
         with self._page(page) as sheet:
             return read_text_layer(sheet)
 
+    def picture_sizes(self, page: int = 1, most: int = 10_000) -> list[tuple[int, int]]:
+        image = need("pypdfium2").raw.FPDF_PAGEOBJ_IMAGE
+        with self._page(page) as sheet:
+            return [found.get_px_size() for found in itertools.islice(sheet.get_objects([image]), most)]
+
 
 @contextmanager
-def open_document(path: str | os.PathLike[str]) -> Iterator[Document]:
+def open_document(source: str | os.PathLike[str] | bytes, most_unpacked: int = MOST_UNPACKED) -> Iterator[Document]:
     """A PDF, a TIFF, or another image file, which has one page.
 
     Args:
-        path: the file.
+        source: the file, or its bytes.
+        most_unpacked: bytes that a `.pdf.gz` may hold.
 
     Raises:
         DataError: it is missing, empty, damaged or encrypted, or has no pages. An image's content is not looked at yet.
     """
-    file, head = check_file(path)
+    if isinstance(source, bytes):
+        file: Path | bytes = source
+        name: Path | str = "the file"
+        head = source[:1024]
+        if not head:
+            raise DataError("the file is empty")
+    else:
+        file, head = check_file(source)
+        name = file
     if is_tiff(head):
-        yield _Tiff(file)
+        yield _Tiff(name, file)
         return
-    source = _pdf_in(file, head)
-    if source is None:
-        yield Document(file, 1)
+    pdf = _pdf_in(file, head, str(name), most_unpacked)
+    if pdf is None:
+        yield Document(name, 1, file)
         return
     with _pdfium:
-        opened = _open_pdf(file, source)
+        opened = _open_pdf(name, pdf)
     try:
         with _pdfium:
-            document = _Pdf(file, opened)
+            document = _Pdf(name, opened)
         yield document
     finally:
         with _pdfium:
             opened.close()
 
 
-def _open_pdf(path: Path, source: Path | bytes) -> Any:
+def _open_pdf(name: Path | str, source: Path | bytes) -> Any:
     """PDFium's document; the caller holds the lock."""
     pdfium = need("pypdfium2")
     try:
@@ -190,13 +220,13 @@ def _open_pdf(path: Path, source: Path | bytes) -> Any:
         if isinstance(source, bytes):
             handle = raw.FPDF_LoadMemDocument64(source, len(source), None)
         else:
-            handle = raw.FPDF_LoadDocument(str(path).encode(), None)
+            handle = raw.FPDF_LoadDocument(str(source).encode(), None)
         if handle:
             raw.FPDF_CloseDocument(handle)
-            raise DataError(f"{path} has no pages") from None
+            raise DataError(f"{name} has no pages") from None
         if "password" in str(error).lower():
-            raise DataError(f"{path} is encrypted; save it without a password first") from None
-        raise DataError(f"{path} is damaged or cut off, PDFium cannot read it: {error}") from None
+            raise DataError(f"{name} is encrypted; save it without a password first") from None
+        raise DataError(f"{name} is damaged or cut off, PDFium cannot read it: {error}") from None
 
 
 def page_count(path: str | os.PathLike[str]) -> int:

@@ -11,6 +11,8 @@ from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengt
 from deed.constants import NEVER_EXIT
 from deed.engine.batch import NewRow
 from deed.engine.constraints import is_constraint
+from deed.modeling.answer_confidence import answer_confidence_of
+from deed.modeling.answer_watch import pooled_states
 from deed.modeling.prepared import Prepared
 from deed.policies.measures import MaxProb
 from deed.policies.policy import ThresholdPolicy
@@ -65,6 +67,9 @@ class Row:
                 self.generator.manual_seed(seed)
         self._ids = prepared.input_ids.new_empty(1, prepared.max_length + 1)
         self._ids[:, : self.prompt] = prepared.input_ids
+        self._source: tuple[torch.Tensor, torch.Tensor] | None = (
+            None  # mean encoder state, and positions, of a watched row
+        )
         self._ends: set[int] = set()
         self._criteria = []  # those that are more than a length or an end token
         for criterion in prepared.criteria:
@@ -85,6 +90,11 @@ class Row:
                 criterion.initial_timestamp = time.time()
         prepared = self.prepared
         kwargs, allowed = prepared.model_kwargs, None
+        if prepared.watch is not None:
+            hidden = kwargs["encoder_outputs"][0]
+            mask = kwargs.get("attention_mask")
+            keep = torch.ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
+            self._source = pooled_states(hidden, keep.to(hidden.device)), keep.sum(1)
         if prepared.confidence_over == "allowed" and any(is_constraint(p) for p in prepared.processors):
             allowed = self.open_tokens
         row = NewRow(
@@ -156,7 +166,20 @@ class Row:
             "first_token_s": self.first - at,
             "total_s": now - at,
         }
-        self.ticket.put(Finished(new, list(self.depths), reason, prompt, accepted=accepted, **times))
+        sure = self._answer_confidence()
+        self.ticket.put(
+            Finished(new, list(self.depths), reason, prompt, accepted=accepted, answer_confidence=sure, **times)
+        )
+
+    def _answer_confidence(self) -> float | None:
+        """How likely the answer is to be right, as `generate(answer_confidence=True)` says it; None where not asked."""
+        prepared, stored = self.prepared, answer_confidence_of(self.prepared.model.deed_config)
+        if prepared.watch is None or stored is None or self._source is None or not self.depths:
+            return None
+        states, length = self._source
+        first = min(prepared.model.deed_config.exit_layers)
+        newest, depths = self.ids[:, -1], [[depth] for depth in self.depths]
+        return float(stored(prepared.watch.features_of(newest, depths, first, length), states)[0])
 
     def fail(self, error: BaseException) -> None:
         """Tell the ticket what went wrong."""

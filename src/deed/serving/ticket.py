@@ -38,6 +38,7 @@ class Finished:
         prompt: decoder ids that came before.
         queued_s: seconds until its encoder began; `first_token_s` until its first token; `total_s` until its end.
         accepted: of an exact request, how many tokens are drafts that the last layer agreed with; else None.
+        answer_confidence: how likely the answer is to be right, where the request asked for it; else None.
         output: what `generate()` returned, of a request that was taken over as a whole (Whisper); else None.
     """
 
@@ -49,6 +50,7 @@ class Finished:
     first_token_s: float = 0.0
     total_s: float = 0.0
     accepted: int | None = None
+    answer_confidence: float | None = None
     output: Any = field(default=None, repr=False)
 
 

@@ -19,6 +19,15 @@ from .optional import need
 INSTALL = 'pip install "deed-transformers[speech]"'
 RATE = 16_000  # samples a second, of Whisper, Moonshine and most others
 MAX_SECONDS = 6 * 3600.0
+# Containers that hold their sound themselves. Playlists (HLS, DASH, concat) name files and addresses, which FFmpeg would open.
+FORMATS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,eac3,flac,flv,gsm,matroska,webm,mov,mp4,m4a,3gp,mp3,mpeg,mpegts,ogg,tta,"
+    "voc,w64,wav,wv"
+)
+
+
+class TooLong(DataError):
+    """A recording of more seconds than were allowed."""
 
 
 def load_audio(source: Any, rate: int = RATE, max_seconds: float = MAX_SECONDS) -> np.ndarray:
@@ -93,7 +102,7 @@ def _decoded(file: Any, name: str, rate: int, max_seconds: float) -> np.ndarray:
     parts: list[np.ndarray] = []
     left = math.ceil(max_seconds * rate)
     try:
-        with av.open(file, mode="r") as container:
+        with av.open(file, mode="r", options={"format_whitelist": FORMATS}) as container:
             if not container.streams.audio:
                 raise DataError(f"{name} has no sound in it")
             for frame in container.decode(container.streams.audio[0]):
@@ -101,7 +110,7 @@ def _decoded(file: Any, name: str, rate: int, max_seconds: float) -> np.ndarray:
                     parts.append(part.to_ndarray().mean(0))
                     left -= parts[-1].size
                 if left < 0:
-                    raise DataError(f"{name} is longer than {max_seconds / 3600:g} hours; cut it first")
+                    raise TooLong(f"{name} is longer than {max_seconds / 3600:g} hours; cut it first")
             parts += [part.to_ndarray().mean(0) for part in resampler.resample(None)]
     except av.error.FFmpegError as error:
         if not parts:

@@ -101,22 +101,32 @@ def load_image(source: Any) -> Any:
         return _to_rgb(image, name)
 
 
-def tiff_pages(path: Path) -> list[int]:
+def picture_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a picture file by its header; nothing is decoded. Raises as `load_image`."""
+    with _opened(io.BytesIO(data), data[:1024], source_name(data)) as image:
+        return int(image.size[0]), int(image.size[1])
+
+
+def tiff_pages(source: Path | bytes) -> list[int]:
     """Which frames of a TIFF are its pages; the others are smaller copies of them.
 
     Raises:
         DataError: broken, cut off, or no TIFF.
     """
-    with _opened(path, TIFF[0], str(path)) as image:
+    with _opened(_stream(source), TIFF[0], source_name(source)) as image:
         frames = range(getattr(image, "n_frames", 1))
         return [i for i in frames if not _seek(image, i) & REDUCED] or [0]
 
 
-def tiff_page(path: Path, frame: int) -> Any:
+def tiff_page(source: Path | bytes, frame: int) -> Any:
     """A frame of a TIFF, as `load_image` gives a picture; raises as that does."""
-    with _opened(path, TIFF[0], str(path)) as image:
+    with _opened(_stream(source), TIFF[0], source_name(source)) as image:
         _seek(image, frame)
-        return _to_rgb(image, str(path))
+        return _to_rgb(image, source_name(source))
+
+
+def _stream(source: Path | bytes) -> Any:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
 def _seek(image: Any, frame: int) -> int:

@@ -1,0 +1,143 @@
+"""`deed serve`: models behind HTTP, with a page to look at; a worker that hangs or dies is started again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .shared import CHECKPOINTS
+
+EXAMPLE = (
+    "Example: deed serve answers questions about documents at http://127.0.0.1:8000; deed serve documents pictures "
+    "whisper=/models/whisper-small --port 9000 --api-key-file keys.txt --host 0.0.0.0"
+)
+SHIPPED = {"documents": "latr", "pictures": "ofa", "pronunciation": "g2p"}
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Folders of saved models, or NAME=FOLDER; documents, pictures and pronunciation are those shipped.",
+            show_default="documents",
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Key that requests must bring. Other users see it in the list of processes: better a file, or the variable "
+            "DEED_API_KEY."
+        ),
+    ] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="File of keys, one a line, readable by you alone.")] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Let anybody who reaches the address use the server.")
+    ] = False,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Origin of web pages elsewhere that may call, such as https://example.org."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where models run, such as cuda.", show_default="cpu")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of PyTorch.", show_default="its own choice")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Linear layers in int8.")] = False,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=NUMBER, repeatable: body_bytes, pixels, pages, audio_seconds, new_tokens, queue …"),
+    ] = None,
+    drain: Annotated[float, typer.Option(help="Seconds that running requests get once told to end.")] = 30.0,
+    hang_after: Annotated[
+        float, typer.Option(help="Seconds without progress after which the worker is started again.")
+    ] = 120.0,
+    ocr: Annotated[str, typer.Option(help="Engine for pages without text of their own.")] = "rapidocr",
+) -> None:
+    """Registered with the module's docstring as its help.
+
+    Args:
+        models: what is served.
+        port, host, allow_origin: to whom.
+        api_key, api_key_file, no_auth: with which keys.
+        device, threads, int8, ocr: how it runs.
+        limit: of `Limits`.
+        drain, hang_after: how it ends, and when it is started again.
+    """
+    from deed.utils.optional import need
+
+    for module in ("fastapi", "uvicorn", "prometheus_client", "multipart"):
+        need(module, 'pip install "deed-transformers[serve]"')
+    from deed.ocr import ENGINES
+    from deed.serving.security import read_keys
+    from deed.serving.settings import Limits, ServeSettings, check_exposure
+
+    if ocr not in ENGINES:
+        raise ValueError(f"--ocr must be one of {', '.join(ENGINES)}, got {ocr!r}")
+    keys = read_keys(api_key, api_key_file)
+    check_exposure(host, bool(keys), no_auth)
+    settings = ServeSettings(
+        models=tuple(named(text) for text in models or ["documents"]),
+        host=host,
+        port=port,
+        keys=keys,
+        origins=tuple(allow_origin or ()),
+        device=device,
+        threads=threads,
+        int8=int8,
+        limits=Limits(**limits_of(limit or [])),
+        drain_s=drain,
+        hang_s=hang_after,
+        ocr=ocr,
+    )
+    from deed.serving.watchdog import Watchdog
+
+    sys.exit(Watchdog(settings).run())
+
+
+def named(text: str) -> tuple[str, str]:
+    """Name and folder of a model as it was given: a shipped one, NAME=FOLDER, or a folder, whose own name it gets.
+
+    Raises:
+        DeedLoadError: there is no model.
+    """
+    from deed.utils.saved_model import read_saved_model
+
+    if text in SHIPPED and not Path(text).is_dir():
+        return text, str(CHECKPOINTS / SHIPPED[text])
+    name, equals, place = text.partition("=")
+    if not equals or Path(text).is_dir():
+        name, place = "", text
+    folder = Path(place).absolute()
+    read_saved_model(folder)
+    return name or folder.name, str(folder)
+
+
+def limits_of(texts: list[str]) -> dict[str, Any]:
+    """`--limit` as arguments of `Limits`.
+
+    Raises:
+        ValueError: an unknown name, or no number.
+    """
+    from dataclasses import fields
+
+    from deed.serving.settings import Limits
+
+    known = {item.name for item in fields(Limits)}
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in known:
+            raise ValueError(f"--limit must be NAME=NUMBER with a name of {', '.join(sorted(known))}, got {text!r}")
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError(f"--limit {name} must be a number, got {value!r}") from None
+        found[name] = number if name.endswith(("_s", "_seconds")) or not number.is_integer() else int(number)
+    return found
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(epilog=EXAMPLE, help=__doc__)(serve)

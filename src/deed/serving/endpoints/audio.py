@@ -1,0 +1,168 @@
+"""OpenAI's audio endpoints, for its clients: `POST /v1/audio/transcriptions` and `/v1/audio/translations`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi.responses import PlainTextResponse
+from starlette.responses import Response
+
+from .. import speech, sse
+from ..api_errors import ApiError
+from ..served import SPEECH
+from ..state import ServerState, answered, state_of
+from ..wire import Generation
+from .documented import errors
+
+router = APIRouter(tags=["OpenAI audio"], prefix="/v1/audio")
+Format = Literal["json", "text", "srt", "verbose_json", "vtt"]
+FORMATS = {
+    "application/json": {"schema": {"type": "object"}},
+    "text/plain": {"schema": {"type": "string"}},
+    "text/event-stream": {"schema": {"type": "string"}},
+}
+RESPONSES: dict[int | str, dict[str, Any]] = {**errors(), 200: {"content": FORMATS}}
+
+Sound = Annotated[UploadFile, File(description="A recording of any usual kind.")]
+ModelName = Annotated[
+    str, Form(max_length=200, description="A model's name; whisper-1 and others: the first there is.")
+]
+Said = Annotated[str | None, Form(max_length=40, description="Language spoken, ISO 639-1.")]
+Prompt = Annotated[str | None, Form(max_length=2000, description="What was said before (Whisper).")]
+Answer = Annotated[Format, Form()]
+Heat = Annotated[float, Form(ge=0, le=1)]
+Threshold = Annotated[float | None, Form(ge=0, le=10, description="Exit threshold; above 1: full depth.")]
+Exact = Annotated[bool, Form(description="Every token is full depth's.")]
+Tokens = Annotated[int | None, Form(ge=1, le=1_000_000, description="Of each piece.")]
+Deadline = Annotated[float | None, Form(gt=0, le=1e6, description="Seconds.")]
+
+
+@router.post("/transcriptions", response_model=None, responses=RESPONSES)
+async def transcriptions(
+    request: Request,
+    file: Sound,
+    model: ModelName = "whisper-1",
+    language: Said = None,
+    prompt: Prompt = None,
+    response_format: Answer = "json",
+    temperature: Heat = 0.0,
+    stream: Annotated[bool, Form()] = False,
+    granularities: Annotated[list[str] | None, Form(alias="timestamp_granularities[]")] = None,
+    threshold: Threshold = None,
+    exact: Exact = False,
+    max_new_tokens: Tokens = None,
+    deadline: Deadline = None,
+) -> Response:
+    """Speech to text in the language spoken. With `stream` server-sent events: `transcript.text.delta` …,
+    `transcript.text.done`."""
+    if granularities and set(granularities) - {"segment"}:
+        raise ApiError(400, "timestamp_granularities: segment is what there is", "timestamp_granularities")
+    wanted = _wanted(temperature, threshold, exact, max_new_tokens, deadline)
+    return await _respond(request, file, model, wanted, language, prompt, response_format, stream, False)
+
+
+@router.post("/translations", response_model=None, responses=RESPONSES)
+async def translations(
+    request: Request,
+    file: Sound,
+    model: ModelName = "whisper-1",
+    prompt: Prompt = None,
+    response_format: Answer = "json",
+    temperature: Heat = 0.0,
+    threshold: Threshold = None,
+    exact: Exact = False,
+    max_new_tokens: Tokens = None,
+    deadline: Deadline = None,
+) -> Response:
+    """Speech of any language to English text, by models that were trained for it."""
+    wanted = _wanted(temperature, threshold, exact, max_new_tokens, deadline)
+    return await _respond(request, file, model, wanted, None, prompt, response_format, False, True)
+
+
+def _wanted(
+    temperature: float, threshold: float | None, exact: bool, most: int | None, deadline: float | None
+) -> Generation:
+    return Generation(
+        temperature=temperature, threshold=threshold, exact=exact, max_new_tokens=most, deadline=deadline
+    )
+
+
+async def _respond(
+    request: Request,
+    file: UploadFile,
+    name: str,
+    wanted: Generation,
+    language: str | None,
+    prompt: str | None,
+    form: str,
+    streamed: bool,
+    translate: bool,
+) -> Response:
+    state = state_of(request)
+    data = await file.read()
+    known = {info.id for info in state.models.infos()}
+    served = state.model(name if name in known else None, SPEECH)  # clients ask for whisper-1
+    timed = form in ("verbose_json", "srt", "vtt")
+    arguments = (served, data, wanted, language or None, translate, prompt or None, timed)
+    if streamed:
+        return await sse.stream(request, _events(state, arguments))
+    found = await answered(request, _transcribed(state, arguments))
+    job, text, segments = found
+    return formatted(job, text, segments, form, translate)
+
+
+async def _transcribed(
+    state: ServerState, arguments: tuple[Any, ...]
+) -> tuple[speech.SpeechJob, list[speech.Segment]]:
+    job = await state.read(speech.make_ready, *arguments)
+    job.submit()
+    return job, await job.transcribe()
+
+
+async def _events(state: ServerState, arguments: tuple[Any, ...]) -> AsyncIterator[str]:
+    job = await state.read(speech.make_ready, *arguments)
+    job.submit()
+    async for delta in job.stream_text():
+        yield sse.event({"type": "transcript.text.delta", "delta": delta})
+    text, _ = await job.transcribe()
+    yield sse.event({"type": "transcript.text.done", "text": text})
+
+
+def formatted(
+    job: speech.SpeechJob, text: str, segments: list[speech.Segment], form: str, translate: bool = False
+) -> Response:
+    """A transcript in one of OpenAI's formats.
+
+    Args:
+        job: of the recording.
+        text: the whole transcript.
+        segments: its parts.
+        form: json, text, srt, vtt or verbose_json.
+        translate: into English.
+    """
+    if form == "text":
+        return PlainTextResponse(text + "\n")
+    if form == "srt":
+        blocks = [f"{i}\n{clock(s.start, ',')} --> {clock(s.end, ',')}\n{s.text}\n" for i, s in enumerate(segments, 1)]
+        return PlainTextResponse("\n".join(blocks))
+    if form == "vtt":
+        lines = [f"{clock(s.start, '.')} --> {clock(s.end, '.')}\n{s.text}\n" for s in segments]
+        return PlainTextResponse("\n".join(["WEBVTT\n", *lines]), media_type="text/vtt")
+    told: dict[str, Any] = {"text": text}
+    if form == "verbose_json":
+        told |= {
+            "task": "translate" if translate else "transcribe",
+            "language": job.language,
+            "duration": job.seconds,
+            "segments": [segment.to_openai(i) for i, segment in enumerate(segments)],
+        }
+    return Response(json.dumps(told, ensure_ascii=False), media_type="application/json")
+
+
+def clock(seconds: float, point: str) -> str:
+    """`hh:mm:ss` and milliseconds behind the point that a format wants."""
+    ms = round(1000 * seconds)
+    return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}{point}{ms % 1000:03}"
