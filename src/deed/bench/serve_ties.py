@@ -104,4 +104,3 @@ def explain(rows: Sequence[dict[str, Any]], works: Mapping[str, Work], threads: 
                 )
             wrong["distance"] = known[key]
             row["ties"] += known[key] is not None and known[key] <= limit  # type: ignore[operator]
-

@@ -28,6 +28,7 @@ class TranscriptionPipeline(Pipeline):
             (`"translate"`) is told with a call, since that is also the name of what `deed.pipeline` makes.
     """
 
+    key = "text"
     what = "transcribing"
 
     def __init__(self, *args: Any, chunk_seconds: float = 28.0, **kwargs: Any) -> None:
@@ -102,7 +103,7 @@ class TranscriptionPipeline(Pipeline):
         Args:
             item, found, call: as for `Pipeline.result`.
         """
-        result: dict[str, Any] = {"text": " ".join(filter(None, (self.text(one.tokens) for one in found)))}
+        result: dict[str, Any] = {self.key: " ".join(filter(None, (self.text(one.tokens) for one in found)))}
         if self.is_whisper:
             ((asked, segments),) = (one.more for one in found)
             result["language"] = self.language_of(segments)
