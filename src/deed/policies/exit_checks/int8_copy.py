@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from deed.kernels.int8 import IntMM, is_exact, kernel
+from deed.kernels.int8 import Fbgemm, IntMM, is_exact, kernel
 
 # Up to this width `_int_mm` is the faster one, though the weights have to come from memory: 32128 x 128 for one row, with a
 # decoder layer's work before each call, takes 0.33 ms against FBGEMM's 0.64; at 256 they are even.
@@ -49,7 +49,7 @@ class CheapMatrix:
             self.copy = weight.to(torch.bfloat16)
             return
         build, self.levels = kernel()
-        if weight.shape[1] <= NARROW and is_exact(IntMM, self.levels):
+        if build is Fbgemm and weight.shape[1] <= NARROW and is_exact(IntMM, self.levels):
             build = IntMM
         scale = (weight.abs().amax(-1) / 127).clamp_(min=_TINY)
         self.multiply = build(weight, scale, self.levels)
