@@ -115,9 +115,9 @@ class Chain:
             hidden: the residual stream, `[…, width]`.
             x: `[…, in]` of the first linear, where that is a residual.
         """
-        if self.rows == 0 or hidden.dtype != torch.float32 or (torch.is_grad_enabled() and hidden.requires_grad):
+        if hidden.numel() > self.rows * hidden.shape[-1] or hidden.dtype != torch.float32:
             return self.by_torch(hidden, x)
-        if hidden.numel() > self.rows * hidden.shape[-1]:
+        if torch.is_grad_enabled() and self._differentiated(hidden, x):
             return self.by_torch(hidden, x)
         if self.run is None or any(tensor.data_ptr() != at for tensor, at in self.watched):
             self._compile()
