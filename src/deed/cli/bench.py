@@ -218,8 +218,10 @@ def goals_table(goals: list[dict[str, Any]]) -> Any:
     """Each goal with what was reached, its quartiles, and against whom."""
     table = plain_table("goal", "wanted", "reached", "quartiles", "met")
     for row in goals:
-        found, free = row["reached"], "" if row["against_restricted"] else ", not restricted"
-        against = f" ({row['against']}{free})" if row["against"] else ""
+        found, against = row["reached"], f" ({row['against']})" if row["against"] else ""
+        if row["unrestricted"]:
+            other = row["unrestricted"]
+            against += f"; {other['reached']['median']:.2f} to {other['against']}, not restricted"
         table.add_row(
             f"{row['shape']}, {row['goal']}{against}",
             row["wanted"],
