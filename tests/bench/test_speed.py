@@ -224,7 +224,7 @@ def test_int8_is_a_copy_and_checked_against_itself(tmp_path, monkeypatch):
     subject = deed(workload, "int8", mean=6, exit_check="plain")
     parity = subject.check(subject.run().tokens)
     assert subject.weight_bytes == 1 and parity["against"] == "itself without a cache" and parity["equal"] > 0.7
-    assert workload.made["int8 decoder head"].deed_quantized["replaced"] and not hasattr(
+    assert workload.made["int8 encoder decoder head"].deed_quantized["replaced"] and not hasattr(
         workload.model, "deed_quantized"
     )
     assert torch.equal(generate(workload, workload.model, 5, exit_threshold=2.0), generate(workload, workload.base, 5))

@@ -130,7 +130,7 @@ def show_speed(report: dict[str, Any], paths: list[Path]) -> None:
         longest = max(workload["source"])
         console.print(
             f"\n[bold]{workload['shape']}, batch {workload['batch']}[/bold]: {workload['layers']} layers, {longest} tokens "
-            f"read, {workload['new_tokens']} written; encoder {workload['encoder_ms']['median']:.0f} ms; "
+            f"read, {workload['new_tokens']} written; "
             f"memory {memory:.1f} GB/s"
         )
         console.print(answer_table(rows, workload["layers"]))
