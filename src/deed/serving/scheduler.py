@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -343,7 +344,8 @@ class Scheduler:
                     return
                 rows = self._next_call()
             began = time.monotonic()
-            self._slices.run(lambda: self._encode_rows(rows))  # noqa: B023
+            self._slices.run(partial(self._encode_rows, rows))
+            del rows  # or an idle thread would keep them
             with self.metrics.lock:
                 self.metrics.now.encode_s.add(time.monotonic() - began)
 
@@ -430,12 +432,16 @@ class Scheduler:
                 self._rows += ready
                 self._ready.clear()
             self._give_up()
-            if not (ready or self._batches):
-                continue
-            with self.turns.turn():
-                self._join(ready)
-                for batch, rows in list(self._batches):
-                    self._step(batch, rows)
+            if ready or self._batches:
+                self._turn(ready)
+            del ready  # or an idle thread would keep it
+
+    def _turn(self, ready: list[Row]) -> None:
+        """Let rows join, and decode a token of every running one."""
+        with self.turns.turn():
+            self._join(ready)
+            for batch, rows in list(self._batches):
+                self._step(batch, rows)
 
     def _until_deadline(self) -> float | None:
         times = [row.deadline for _, row in self._queue if row.deadline is not None]
