@@ -115,7 +115,7 @@ class RowWise(Shared):
         if not getattr(self.multiply, "rounds_activations", True):
             y = self.multiply(x)
             return y if self.bias is None else y.add_(self.bias)
-        largest = torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True).clamp_min_(_TINY)
+        largest = x.abs().amax(-1, keepdim=True).clamp_min_(_TINY)  # vector_norm takes up to 16 times as long
         # Products and sums stay apart: fused, they would round differently in the tail of a vector than in its body,
         # and a row's place in the block would show.
         y = self.multiply(x / largest).mul_(largest)
