@@ -68,9 +68,9 @@ class SpeechJob(Job):
         """
         if not self.served.is_whisper:
             until = [*self.starts[1:], self.seconds]
-            texts = [self.pipe.text(end.tokens) for end in ends]
             return [
-                Segment(*part, list(end.tokens)) for *part, end in zip(self.starts, until, texts, ends, strict=True)
+                Segment(start, stop, self.pipe.text(end.tokens), list(end.tokens))
+                for start, stop, end in zip(self.starts, until, ends, strict=True)
             ]
         found = []
         for segment in ends[0].output["segments"][0]:
