@@ -32,7 +32,7 @@ GROUPS = {  # of the API page; public names that are in none of them come last
     ],
     "Decode faster": ["quantize", "use_cuda_graphs", "fit_gate", "fit_screen"],
     "Train": ["DeedTrainer"],
-    "One-liners": ["pipeline"],
+    "One-liners": ["pipeline", "data_job"],
     "Tasks": ["Task", "register_task"],
     "Exit policies": ["ExitPolicy", "ThresholdPolicy", "FixedSchedule", "ExitDecision", "ExitQuery", "Ask"],
     "Confidence measures": ["MaxProb", "Margin", "Entropy", "StateSimilarity", "Patience", "OrderedProb"],

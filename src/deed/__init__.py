@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .policies.ordered_prob import OrderedProb
     from .policies.policy import ExitPolicy, FixedSchedule, ThresholdPolicy
     from .policies.query import Ask, ExitDecision, ExitQuery
+    from .serving.data_job import data_job
     from .tasks.task import Task, register_task
     from .training.trainer import DeedTrainer
 
@@ -61,6 +62,7 @@ _HOMES = {
     "ThresholdPolicy": "policies.policy",
     "calibrate": "calibration.learn_then_test",
     "calibrate_answers": "calibration.calibrate_answers",
+    "data_job": "serving.data_job",
     "fit_gate": "calibration.fit_gate",
     "fit_screen": "calibration.fit_screen",
     "from_pretrained": "modeling.loading",

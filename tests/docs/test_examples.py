@@ -36,6 +36,7 @@ ENTRY_POINTS = [
     "Task",
     "DeedTrainer",
     "pipeline",
+    "data_job",
 ]
 NEEDS_GPU = {"use_cuda_graphs"}
 

@@ -19,7 +19,7 @@ from deed.utils.progress import SILENT, shown
 
 from .answering import generate_all, label_tokens, strip_padding
 from .exit_check import plain_values, set_exit_check, take_exit_check
-from .risk import check_bounds, examples_needed, p_value
+from .risk import check_bounds, examples_needed, p_value, upper_bound
 from .teacher_forcing import evaluating
 
 # From strict to loose. Confidence of a trained model crowds near 1, so the grid does too.
@@ -63,8 +63,10 @@ def calibrate(
     Returns:
         The report: chosen `threshold`, `risk`, `confidence`, `examples`, scores, `mean_depth`, the settings that the promise
         depends on (`measure`, `confidence_over`, `exit_check`, `threshold_decay`, `exit_layers`, `generate`), and per
-        threshold tested `{"threshold", "score", "loss", "p_value", "mean_depth", "accepted"}`. Where no threshold passes,
-        the model is left never to exit early (threshold 2.0).
+        threshold tested `{"threshold", "score", "loss", "disagreement", "p_value", "mean_depth", "accepted"}`. `disagreement`
+        is the share of answers that differ from full depth's, and `disagreement_bound` its upper bound at the chosen threshold
+        (exact binomial, at `confidence`), which `deed serve` watches. Where no threshold passes, the model is left never to
+        exit early (threshold 2.0).
 
     Raises:
         CalibrationError: too few examples for `risk` and `confidence`, even if none lost anything, or examples that were
@@ -139,7 +141,12 @@ def _learn_then_test(
             "pass a score that fits the task, or leave labels out to calibrate on agreement with full depth",
             stacklevel=3,
         )
-    chosen: dict[str, Any] = {"threshold": NEVER_EXIT, "score": full_mean, "mean_depth": full_depth}
+    chosen: dict[str, Any] = {
+        "threshold": NEVER_EXIT,
+        "score": full_mean,
+        "mean_depth": full_depth,
+        "disagreement": 0.0,
+    }
     tested = []
     for threshold in grid:
         early, depth = answer(threshold)
@@ -150,6 +157,7 @@ def _learn_then_test(
             "threshold": threshold,
             "score": sum(scores) / len(scores),
             "loss": sum(losses) / len(losses),
+            "disagreement": sum(e != f for e, f in zip(early, full, strict=True)) / len(full),
             "p_value": p,
             "mean_depth": depth,
             "accepted": p <= 1 - confidence,
@@ -171,6 +179,7 @@ def _learn_then_test(
         "full_depth_score": full_mean,
         "score": chosen["score"],
         "mean_depth": chosen["mean_depth"],
+        "disagreement_bound": upper_bound(round(chosen["disagreement"] * len(examples)), len(examples), confidence),
         "tested": tested,
     }
 

@@ -69,3 +69,20 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
     ]
     top = max(terms)
     return min(1.0, math.exp(top) * sum(math.exp(t - top) for t in terms))
+
+
+def upper_bound(k: int, n: int, confidence: float) -> float:
+    """The largest probability of a success at which at most `k` in `n` are not too few (Clopper and Pearson 1934, one-sided).
+
+    Args:
+        k: successes.
+        n: trials.
+        confidence: of the bound.
+    """
+    low, high = 0.0, 1.0
+    if k >= n:
+        return high
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if binomial_cdf(k, n, middle) > 1 - confidence else (low, middle)
+    return high

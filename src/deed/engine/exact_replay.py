@@ -109,7 +109,13 @@ class Replay:
 
 
 def of_one_row(processor: Any, rows: list[int], n_rows: int) -> Any:
-    """One of `BY_NUMBER` for some of the rows."""
+    """One of `BY_NUMBER` for some of the rows.
+
+    Args:
+        processor: of all rows.
+        rows: which.
+        n_rows: how many there are.
+    """
     part = copy.copy(processor)
     if hasattr(processor, "_prefix_allowed_tokens_fn"):
         allowed = processor._prefix_allowed_tokens_fn

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from deed.modeling.answer_confidence import confidence_problem
 from deed.modeling.answering import batches, check_batch_size
 from deed.utils.progress import Progress, shown
 
@@ -23,11 +24,30 @@ class Generated:
         tokens: new ones, up to and with the end token.
         depths: the exit depth of each; empty where the model's own `generate()` does not tell (Whisper).
         more: what a task keeps beside them.
+        confidence: that it is right; None where that was not asked for.
     """
 
     tokens: list[int]
     depths: list[int]
     more: Any = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What an input became, or why it did not.
+
+    Attributes:
+        text: the answer; empty where there is an error.
+        depths: the exit depth of each token, of all pieces; empty where they are not known.
+        confidence: that the answer is right; None where answers are not calibrated for these options, or of several pieces.
+        error: why there is no answer; empty where there is one.
+    """
+
+    text: str = ""
+    depths: list[int] = field(default_factory=list)
+    confidence: float | None = None
+    error: str = ""
 
 
 class Pipeline:
@@ -46,6 +66,7 @@ class Pipeline:
     """
 
     call_options: tuple[str, ...] = ()
+    key = "generated_text"  # of the text in a result
     what = "answering"  # said by the progress bar
 
     def __init__(
@@ -128,6 +149,70 @@ class Pipeline:
             results.append(with_depth(self.result(item, part, mine), part))
         return results if many else results[0]
 
+    def answer_each(self, items: Sequence[Any], **call: Any) -> list[Answered]:
+        """The inputs one by one: one that cannot be read or answered gets an error, and the others their answers.
+
+        Args:
+            items: inputs of the task's kind.
+            call: as for a call.
+
+        Raises:
+            Exception: of the first input, where there are several and none of those that can be read can be answered: then it
+                is the options or the model, not the inputs.
+        """
+        mine, options = self._split(call)
+        if not confidence_problem(self.model, options):
+            options["answer_confidence"] = True
+        results = [Answered() for _ in items]
+        rows, owners = [], []
+        for i, item in enumerate(items):
+            try:
+                cut = self.pieces(item, mine)
+            except Exception as error:  # damaged files make libraries raise all sorts
+                results[i] = Answered(error=_told(error))
+                continue
+            rows += cut
+            owners += [i] * len(cut)
+        found: list[Any] = [None] * len(rows)
+        failed: dict[int, Exception] = {}
+        for part in batches(rows, self.batch_size):
+            self._generate_or_halve(rows, part, options, found, failed)
+        if failed and len(rows) > 1 and len(failed) == len(rows):
+            raise failed[min(failed)]
+        for row in failed:
+            results[owners[row]] = Answered(error=_told(failed[row]))
+        for i, item in enumerate(items):
+            if results[i].error:
+                continue
+            mine_found = [one for one, owner in zip(found, owners, strict=True) if owner == i]
+            text = str(self.result(item, mine_found, mine)[self.key])
+            depths = [depth for one in mine_found for depth in one.depths]
+            sure = mine_found[0].confidence if len(mine_found) == 1 else None
+            results[i] = replace(results[i], text=text, depths=depths, confidence=sure)
+        return results
+
+    def _generate_or_halve(
+        self,
+        rows: Sequence[Row],
+        part: list[int],
+        options: Mapping[str, Any],
+        found: list[Any],
+        failed: dict[int, Any],
+    ) -> None:
+        """Rows of a batch; where it fails, those of its halves, until the rows that fail are alone."""
+        try:
+            done = self.generate([rows[i] for i in part], options)
+        except Exception as error:
+            if len(part) == 1:
+                failed[part[0]] = error
+                return
+            half = len(part) // 2
+            for piece in (part[:half], part[half:]):
+                self._generate_or_halve(rows, piece, options, found, failed)
+            return
+        for i, one in zip(part, done, strict=True):
+            found[i] = one
+
     def _split(self, call: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """A call's options: the task's own, and those of `generate()`."""
         mine = {name: value for name, value in call.items() if name in self.call_options}
@@ -168,9 +253,10 @@ class Pipeline:
         depths = out.exit_layers
         prompt = out.sequences.shape[1] - depths.shape[1]
         counts = (depths > 0).sum(1).tolist()
+        sure = [None] * len(counts) if out.get("confidence") is None else out.confidence.tolist()
         return [
-            Generated(tokens[prompt : prompt + count], row[:count])
-            for tokens, row, count in zip(out.sequences.tolist(), depths.tolist(), counts, strict=True)
+            Generated(tokens[prompt : prompt + count], row[:count], confidence=one)
+            for tokens, row, count, one in zip(out.sequences.tolist(), depths.tolist(), counts, sure, strict=True)
         ]
 
     def _on_device(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -234,6 +320,12 @@ class Pipeline:
             worker.join()
         if failure:
             raise failure[0]
+
+
+def _told(error: Exception) -> str:
+    """An error in a line."""
+    said = " ".join(str(error).split())
+    return said if isinstance(error, ValueError) and said else f"{type(error).__name__}: {said}".rstrip(": ")
 
 
 def with_depth(result: dict[str, Any], found: Sequence[Generated]) -> dict[str, Any]:

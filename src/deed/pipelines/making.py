@@ -118,6 +118,15 @@ def pipeline(
     return made(model, processor, threshold=threshold, exact=exact, batch_size=batch_size, **options)
 
 
+def task_name(task: str) -> str:
+    """A task's name here, of this or a former name.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    return _task(task)[0]
+
+
 def _task(task: str) -> tuple[str, dict[str, str]]:
     """The task's name here, and the languages that are part of a former name."""
     parts = task.split("_")

@@ -28,7 +28,6 @@ class PicturePipeline(Pipeline):
         prompt: what a captioning model is to go on from, where it takes a text (Florence-2: its task token).
     """
 
-    key = "generated_text"
     what = "looking at pictures"
     asks = "caption"
 

@@ -21,11 +21,9 @@ class TextPipeline(Pipeline):
         kwargs: as for `Pipeline`.
 
     Attributes:
-        key: of the text in a result.
         cuts: whether a text that is too long is cut into pieces (or refused).
     """
 
-    key = "generated_text"
     cuts = False
     settings: tuple[str, ...] = ()  # names in the configuration's `task_specific_params`, the first found counts
 

@@ -487,9 +487,8 @@ class Scheduler:
 
     def _leave(self, batch: RunningBatch, rows: list[Row], gone: list[Row]) -> None:
         lost = {id(row) for row in gone}
-        left = [i for i, row in enumerate(rows) if id(row) not in lost]
-        batch.keep(left)
-        rows[:] = [rows[i] for i in left]
+        order = batch.leave({i for i, row in enumerate(rows) if id(row) in lost})
+        rows[:] = [rows[i] for i in order]
         if not rows:
             self._batches = [(b, r) for b, r in self._batches if b is not batch]
 

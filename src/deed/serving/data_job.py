@@ -1,0 +1,340 @@
+"""`deed.data_job` and `deed batch`: a model at work on a whole file or folder, in this process or on a Ray cluster.
+
+The input is cut into blocks. A block is answered as one, its rows sorted by length into batches, and written as one Parquet
+file that is there whole or not at all; a job that is started again goes on with the blocks that are missing. What cannot be
+read or answered becomes a row with an error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deed.errors import DataError
+from deed.pipelines.base import Pipeline
+from deed.pipelines.making import pipeline, task_name
+from deed.utils.files import atomic_write, read_json, write_json
+from deed.utils.optional import need
+from deed.utils.progress import Progress, shown
+from deed.utils.saved_model import read_saved_model
+
+from .job_inputs import INSTALL, Block, Input, Source
+
+MANIFEST = "_manifest.json"  # readers of Parquet pass over names that start so
+KINDS = {"transcribe": "audio", "caption": "image", "vqa": "image", "document-qa": "image"}  # all others: text
+ASKS = ("vqa", "document-qa")
+FOR_MODEL = {"latr": "document-qa", "ofa": "caption", "whisper": "transcribe", "moonshine": "transcribe"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to answer a block, plain enough to be sent to another machine.
+
+    Attributes:
+        source: path of the input.
+        output: folder of the answers.
+        task: of `deed.pipeline`.
+        model: folder or Hub name.
+        column, questions: of `Source`.
+        options: of `deed.pipeline`.
+    """
+
+    source: str
+    output: str
+    task: str
+    model: str
+    column: str | None = None
+    questions: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def reader(self) -> Source:
+        """The input."""
+        return Source(Path(self.source), KINDS.get(self.task, "text"), self.column, self.questions, self.task in ASKS)
+
+
+def data_job(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    model: Any,
+    *,
+    task: str | None = None,
+    question: str | Iterable[str] | None = None,
+    column: str | None = None,
+    block_size: int = 256,
+    ray: bool = False,
+    workers: int | None = None,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Answer every row of a file, or every file of a folder, into Parquet.
+
+    Each block of the input becomes `output/part-NNNNN.parquet` with the columns `input` (number of the row or file), `id` (the
+    row's own, or the file's name), `page`, `question`, `answer`, `depths` (the exit depth of every token), `depth` (their
+    mean), `confidence` (that the answer is right, where answers are calibrated), and `error`. Started again with the same
+    settings, the job goes on with the blocks that are missing.
+
+    Args:
+        source: `.jsonl` or `.parquet` with a row for each input (`text`, or `image` with `question`, or `audio`; files by
+            their paths, relative to `source`'s folder, or in Parquet as bytes), or a folder of pictures, PDFs (every page) or
+            sounds.
+        output: folder; made where there is none.
+        model: folder or Hub name; without `ray` also a model, with `processor=`.
+        task: of `deed.pipeline`; None: what the model is for.
+        question: one or several, for inputs without a `question` of their own.
+        column: of the rows, with text, picture or sound; None: the first of the usual names.
+        block_size: rows or files of a block.
+        ray: work on the Ray cluster that this process belongs to or `RAY_ADDRESS` names, else one on this machine. `source`,
+            `output` and a model's folder have to lie where every machine sees them.
+        workers: Ray actors at most, each with the model; None: what the cluster has room for.
+        num_cpus, num_gpus: that each of them takes, also shares.
+        progress: shows how far it is; None: a bar on a terminal.
+        options: of `deed.pipeline` (`threshold`, `exact`, `batch_size`, `src_lang` …) and of `generate()`.
+
+    Returns:
+        `{"blocks", "answered_before", "rows", "errors", "output"}`: how many blocks, of those how many were there already, and
+        how many rows and errors in all of them.
+
+    Raises:
+        DataError: an input that cannot be read at all, an output that holds another job, or a library missing.
+        ValueError: an option out of range, or one with which nothing can be answered.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        Path("words.jsonl").write_text('{"text": "cat"}\\n{"text": "dogs"}\\n')
+        done = deed.data_job("words.jsonl", "answers", model, processor=tokenizer, threshold=0.9, max_new_tokens=8)
+        assert done["rows"] == 2 and done["errors"] == 0  # read them with pandas.read_parquet("answers")
+        ```
+    """
+    for name, value in (("block_size", block_size), ("workers", workers)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    need("pyarrow.parquet", INSTALL)
+    by_name = isinstance(model, str | os.PathLike)
+    if ray and not by_name:
+        raise ValueError("with ray=True the model is loaded by each worker: give its folder or name")
+    if ray and "processor" in options:
+        raise ValueError("with ray=True the processor is loaded by each worker, from the model's folder")
+    job = Job(
+        str(Path(source).absolute()),
+        str(Path(output).absolute()),
+        task_name(task) if task else task_of(model, question is not None),
+        _absolute(model) if by_name else type(model).__name__,
+        column,
+        () if question is None else (question,) if isinstance(question, str) else tuple(question),
+        options,
+    )
+    blocks = job.reader().blocks(block_size)
+    check_manifest(job, block_size, len(blocks))
+    missing = [block for block in blocks if not part(job, block.number).exists()]
+    with shown(progress) as bars, bars.bar("answering", total=len(blocks)) as bar:
+        bar.advance(len(blocks) - len(missing))
+        for _ in _on_ray(job, missing, workers, num_cpus, num_gpus) if ray and missing else _here(job, model, missing):
+            bar.advance()
+    rows, errors = counts(job, len(blocks))
+    return {
+        "blocks": len(blocks),
+        "answered_before": len(blocks) - len(missing),
+        "rows": rows,
+        "errors": errors,
+        "output": job.output,
+    }
+
+
+def task_of(model: Any, asked: bool = False) -> str:
+    """The pipeline's task that a model is for.
+
+    Args:
+        model: a folder, a Hub name or a model.
+        asked: whether there is a question.
+    """
+    if isinstance(model, str | os.PathLike):
+        if Path(model).is_dir():
+            kind = read_saved_model(Path(model)).model_type
+        else:
+            from transformers import AutoConfig
+
+            kind = AutoConfig.from_pretrained(model).model_type
+    else:
+        kind = model.config.model_type
+    found = FOR_MODEL.get(kind, "text2text")
+    return "vqa" if found == "caption" and asked else found
+
+
+def _absolute(model: str | os.PathLike[str]) -> str:
+    return str(Path(model).absolute()) if Path(model).exists() else str(model)
+
+
+def part(job: Job, number: int) -> Path:
+    """The file of a block's answers."""
+    return Path(job.output) / f"part-{number:05d}.parquet"
+
+
+def check_manifest(job: Job, block_size: int, blocks: int) -> None:
+    """Write down what the job is; where that is written already, make sure that it is the same.
+
+    Args:
+        job: what it is.
+        block_size: inputs of a block.
+        blocks: how many there are.
+
+    Raises:
+        DataError: the folder holds another job, or answers to an input that has changed since.
+    """
+    told = {k: v for k, v in asdict(job).items() if k != "output"} | {"block_size": block_size, "blocks": blocks}
+    told = json.loads(json.dumps({**told, "fingerprint": job.reader().fingerprint()}, default=_named))
+    path = Path(job.output) / MANIFEST
+    if path.exists():
+        before = read_json(path)
+        changed = [name for name in told if before.get(name) != told[name]]
+        if changed:
+            names = ", ".join("the input itself" if name == "fingerprint" else name for name in changed)
+            raise DataError(f"{job.output} holds a job with another {names}; choose another folder or delete it")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, told)
+
+
+def _named(value: Any) -> str:
+    """An option that JSON cannot hold, by its type."""
+    return str(value) if isinstance(value, os.PathLike) else type(value).__name__
+
+
+class Worker:
+    """Answers blocks; holds the model.
+
+    Args:
+        job: what it is.
+        model: a model in place of `job.model`; None: that is loaded.
+    """
+
+    def __init__(self, job: Job, model: Any = None) -> None:
+        self.job, self.source = job, job.reader()
+        self.pipe: Pipeline = pipeline(job.task, job.model if model is None else model, **job.options)
+
+    def work(self, block: Block) -> int:
+        """Answer a block and write it; the number of its rows.
+
+        Raises:
+            ValueError, RuntimeError: of the first input, where none of a block can be answered.
+        """
+        inputs = self.source.read(block)
+        readable = [one for one in inputs if not one.error]
+        found = iter(self.pipe.answer_each([one.item for one in readable]))
+        write_rows(part(self.job, block.number), [row_of(one, None if one.error else next(found)) for one in inputs])
+        return len(inputs)
+
+
+def row_of(one: Input, answered: Any) -> dict[str, Any]:
+    """A row of the output.
+
+    Args:
+        one: the input.
+        answered: of `Pipeline.answer_each`; None: it could not be read.
+    """
+    row = {"input": one.number, "id": one.id, "page": one.page, "question": one.question}
+    if answered is None or answered.error:
+        return {**row, "error": one.error or answered.error}
+    depths = answered.depths
+    mean = sum(depths) / len(depths) if depths else None
+    return {
+        **row,
+        "answer": answered.text,
+        "depths": depths,
+        "depth": mean,
+        "confidence": answered.confidence,
+        "error": None,
+    }
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Rows as a Parquet file, whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {
+        "input": pa.int64(),
+        "id": pa.string(),
+        "page": pa.int32(),
+        "question": pa.string(),
+        "answer": pa.string(),
+        "depths": pa.list_(pa.int16()),
+        "depth": pa.float32(),
+        "confidence": pa.float32(),
+        "error": pa.string(),
+    }
+    table = pa.Table.from_pylist(rows, schema=pa.schema(list(types.items())))
+    with atomic_write(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def counts(job: Job, blocks: int) -> tuple[int, int]:
+    """Rows and errors in all of a job's blocks."""
+    import pyarrow.parquet as pq
+
+    found: Counter[str] = Counter()
+    for number in range(blocks):
+        column = pq.read_table(part(job, number), columns=["error"]).column("error")
+        found["rows"] += len(column)
+        found["errors"] += len(column) - column.null_count
+    return found["rows"], found["errors"]
+
+
+def _here(job: Job, model: Any, blocks: list[Block]) -> Iterator[int]:
+    if blocks:
+        worker = Worker(job, None if isinstance(model, str | os.PathLike) else model)
+        for block in blocks:
+            yield worker.work(block)
+
+
+def _on_ray(job: Job, blocks: list[Block], workers: int | None, num_cpus: float, num_gpus: float) -> Iterator[int]:
+    """The blocks as a Ray data set, each mapped by an actor of a pool that starts small and grows with the work. An actor that
+    dies is replaced, and its block is answered again."""
+    from .ray_cluster import connect
+
+    connect()
+    data = need("ray.data", INSTALL)
+    data.DataContext.get_current().enable_progress_bars = False  # there is one of deed's
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    items = [{"block": json.dumps(asdict(block))} for block in blocks]
+    made = data.from_items(items, override_num_blocks=len(items)).map_batches(
+        RayWorker,
+        fn_constructor_args=(job, num_cpus),
+        batch_size=1,
+        compute=data.ActorPoolStrategy(min_size=1, max_size=min(workers or len(blocks), len(blocks))),
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+    )
+    for row in made.iter_rows():
+        yield int(row["rows"])
+
+
+class RayWorker:
+    """`Worker` as an actor of Ray Data.
+
+    Args:
+        job: what it is.
+        num_cpus: processors that it may use; its threads are as many.
+    """
+
+    def __init__(self, job: Job, num_cpus: float) -> None:
+        import torch
+
+        torch.set_num_threads(max(1, int(num_cpus)))
+        self.worker = Worker(job)
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer the blocks of a batch."""
+        import numpy as np
+
+        blocks = [Block(**json.loads(text)) for text in batch["block"]]
+        return {"rows": np.array([self.worker.work(block) for block in blocks])}
