@@ -81,8 +81,8 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class StopTexts(StoppingCriteria):
-    """Ends one row at one of the texts. Transformers' `stop_strings` go through the whole vocabulary for every new text, and not
-    with every tokenizer.
+    """Ends one row at one of the texts. Transformers' `stop_strings` go through the whole vocabulary for each new text, and do
+    not work with every tokenizer.
 
     Args:
         text: made for this row, with the texts.

@@ -100,7 +100,13 @@ def wav(samples, rate=RATE):
 
 
 LIMITS = Limits(
-    body_bytes=2_000_000, pixels=4_000_000, pages=3, audio_seconds=20, text_chars=5000, new_tokens=128, unpacked_bytes=10**6
+    body_bytes=2_000_000,
+    pixels=4_000_000,
+    pages=3,
+    audio_seconds=20,
+    text_chars=5000,
+    new_tokens=128,
+    unpacked_bytes=10**6,
 )
 FOLDERS = {name: str(CHECKPOINTS / folder) for name, folder in SHIPPED.items()}
 
@@ -123,7 +129,7 @@ class Served:
         self.app, self.state = app, app.state.server
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
         self.thread.start()
         self.http = httpx.Client(base_url=self.url, timeout=120)

@@ -5,10 +5,10 @@ import urllib.error
 import numpy as np
 import openai
 import pytest
-from conftest import RATE, noise
 from libretranslatepy import LibreTranslateAPI
 
 import deed
+from conftest import RATE, noise
 from deed.serving.endpoints.audio import clock
 
 

@@ -5,10 +5,10 @@ import io
 import json
 
 import pytest
-from conftest import eventually, events, png
 
 import deed
 import deed.ocr
+from conftest import events, eventually, png
 from deed.ocr import OcrResult
 
 
@@ -135,11 +135,15 @@ def test_pictures(http, loaded):
     found = http.post("/generate", files={"image": picture}, data={"model": "pictures"}).json()
     assert found["task"] == "caption" and found["text"] == caption["generated_text"]
     for task, question in (("vqa", "what color is it?"), ("refer", "the red thing")):
-        answer = http.post("/ask", files={"file": picture}, data={"model": "pictures", "task": task, "question": question})
+        answer = http.post(
+            "/ask", files={"file": picture}, data={"model": "pictures", "task": task, "question": question}
+        )
         found = answer.json()
         assert answer.status_code == 200 and found["task"] == task and found["tokens"]
         if task == "refer":
-            assert "<bin_" in found["text"] and all(0 <= edge <= 1 for e in found["evidence"] for b in e["boxes"] for edge in b)
+            assert "<bin_" in found["text"] and all(
+                0 <= edge <= 1 for e in found["evidence"] for b in e["boxes"] for edge in b
+            )
 
 
 def test_models_and_metrics(http):
@@ -161,7 +165,13 @@ def test_models_and_metrics(http):
 def test_a_closed_connection_frees_the_row(served, loaded):
     scheduler = loaded.find("pronunciation", ()).scheduler
     before = scheduler.stats().cancelled
-    body = {"text": "mississippi " * 20, "model": "pronunciation", "temperature": 100.0, "max_new_tokens": 128, "threshold": 2}
+    body = {
+        "text": "mississippi " * 20,
+        "model": "pronunciation",
+        "temperature": 100.0,
+        "max_new_tokens": 128,
+        "threshold": 2,
+    }
     with served.http.stream("POST", "/generate/stream", json=body) as answer:
         next(answer.iter_lines())
     eventually(lambda: scheduler.stats().cancelled > before or scheduler.stats().running_rows == 0)
