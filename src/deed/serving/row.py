@@ -66,9 +66,7 @@ class Row:
         self.counts, self.source = True, prepared.source_length or 1
         self._ids = prepared.input_ids.new_empty(1, prepared.max_length + 1)
         self._ids[:, : self.prompt] = prepared.input_ids
-        self._source: tuple[torch.Tensor, torch.Tensor] | None = (
-            None  # mean encoder state, and positions, of a watched row
-        )
+        self._source: tuple[torch.Tensor, torch.Tensor] | None = None  # of a watched row: mean state, positions
         self._ends: set[int] = set()
         self._criteria = []  # those that are more than a length or an end token
         for criterion in prepared.criteria:

@@ -15,7 +15,7 @@ from deed.pipelines.base import Generated
 from deed.tasks.task import tokenizer_of
 
 from .api_errors import ApiError
-from .detokenize import Detokenizer
+from .detokenize import Detokenizer, StopTexts
 from .request import GenerationRequest
 from .settings import Limits
 from .ticket import Failed, Finished, Ticket, Token
@@ -118,8 +118,6 @@ class ServedModel:
         stop = [wanted.stop] if isinstance(wanted.stop, str) else list(wanted.stop or ())
         if any(not text for text in stop):
             raise ApiError(400, "stop: an empty text ends nothing", "stop")
-        if stop:
-            options |= {"stop_strings": stop, "tokenizer": self.tokenizer}
         exact = wanted.exact or (not self.has_exits and wanted.threshold is None)
         deadline = min(wanted.deadline or self.limits.deadline_s, self.limits.deadline_s)
         return Asked(options, exact, wanted.seed, deadline, tuple(stop))
@@ -145,6 +143,8 @@ class ServedModel:
         problem = confidence_problem(self.model, {**options, "exact": asked.exact})
         if answer_confidence and not problem and not options.get("do_sample"):
             options["answer_confidence"] = True
+        if asked.stop:
+            options["stopping_criteria"] = [StopTexts(Detokenizer(self.tokenizer, asked.stop))]
         device, dtype = self.model.device, self.model.dtype
         placed = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}
         request = GenerationRequest(placed, options, asked.exact, asked.seed, asked.deadline_s)
