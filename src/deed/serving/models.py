@@ -63,7 +63,7 @@ class Models:
         if self.settings.int8:
             from deed.modeling.quantization import quantize
 
-            quantize(model)
+            quantize(model, parts=("encoder", "decoder", "head"))
         limits = self.settings.limits
         scheduler = Scheduler(model, cache_bytes=limits.cache_bytes, queue_limit=limits.queue, turns=self._turns)
         return ServedModel(name, model, processor, scheduler, limits, has_exits)

@@ -12,6 +12,7 @@ from typing import Any
 from deed.modeling.answer_confidence import confidence_problem
 from deed.pipelines import Pipeline, pipeline
 from deed.pipelines.base import Generated
+from deed.policies.policy import FixedSchedule
 from deed.tasks.task import tokenizer_of
 
 from .api_errors import ApiError
@@ -115,6 +116,8 @@ class ServedModel:
             options |= {"top_p": wanted.top_p or 1.0, "top_k": wanted.top_k or 0}
         if wanted.threshold is not None:
             options["exit_threshold"] = wanted.threshold
+        if wanted.exit_schedule is not None:
+            options["exit_policy"] = FixedSchedule(tuple(wanted.exit_schedule), ask=True)
         stop = [wanted.stop] if isinstance(wanted.stop, str) else list(wanted.stop or ())
         if any(not text for text in stop):
             raise ApiError(400, "stop: an empty text ends nothing", "stop")
