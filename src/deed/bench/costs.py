@@ -63,7 +63,9 @@ def checks_on_the_way(depths: Depths) -> float:
     return sum(c["layers"] - c["exits"] for c in counts) / len(counts)
 
 
-def head_bytes(workload: Workload, exit_check: str | None, layers: int, exits: int, layer: int, head: int) -> float:
+def head_bytes(
+    workload: Workload, exit_check: str | None, layers: int, exits: int, layer: float, head: float
+) -> float:
     """Bytes read at a step's exits: adaptation modules (the last exit has none), heads, and what is checked in their place.
 
     Args:
@@ -79,7 +81,7 @@ def head_bytes(workload: Workload, exit_check: str | None, layers: int, exits: i
     if exit_check in (None, "gate"):  # a gate is a vector, and rows that leave unseen share one product
         return width * vocab * head + (exits - last) * adapter
     adapters = (layers - last) * adapter
-    if exit_check == "plain":
+    if exit_check in ("plain", "entropy"):
         return layers * width * vocab * head + adapters
     options = check_options(workload, exit_check)
     look = options["rank"] * (4 * width + vocab)  # the low-rank copy is in int8, the way to it in float32
@@ -89,7 +91,7 @@ def head_bytes(workload: Workload, exit_check: str | None, layers: int, exits: i
     return left + look + max(0, layers - last - 1) * options["size"] * 4 * width + adapters
 
 
-def step_bytes(workload: Workload, depths: Depths | None, exit_check: str | None, layer: int, head: int) -> float:
+def step_bytes(workload: Workload, depths: Depths | None, exit_check: str | None, layer: float, head: float) -> float:
     """Bytes that a step reads, on average over the steps after the first.
 
     Args:

@@ -12,7 +12,13 @@ from deed.utils.files import atomic_write, write_json
 from .subjects import BASELINE
 
 INK = "#33353b"
-COLORS = {"transformers": "#8a8d94", "ctranslate2": "#d6925c", "onnxruntime": "#9668d9", "deed": "#1fa28d"}
+COLORS = {
+    "transformers": "#8a8d94",
+    "ctranslate2": "#d6925c",
+    "onnxruntime": "#9668d9",
+    "openvino": "#4a7fd0",
+    "deed": "#1fa28d",
+}
 PADDING = "#d65c97"
 PLAIN_NAMES = {
     "source": "source length",

@@ -1,15 +1,9 @@
-"""Other runtimes on the same weights: CTranslate2 and ONNX Runtime, each by its own converter, loop and kernels.
-
-Both run the encoder inside, so their time to the first token has it in it; steps do not.
-"""
+"""Other runtimes, each in a process of its own; CTranslate2, by its own converter, loop and kernels."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import multiprocessing
 import time
-import warnings
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +17,11 @@ from deed.utils.files import read_json, write_json
 from .shapes import NotAvailable, Workload
 from .subjects import Subject, Timing, check_baseline
 
-Answer = tuple[float, float, list[list[int]]]  # ms to the first token, ms per further step, tokens
+Answer = tuple[list[float], list[list[int]]]  # ms from the question to each token, tokens
+
+REST = (
+    0.25  # seconds: OpenMP's threads spin for 0.2 s after their last work, and would do so in the next subject's turn
+)
 
 INSTALL = 'pip install "deed-transformers[bench]"'
 
@@ -47,7 +45,7 @@ def ctranslate2(workload: Workload, compute_type: str) -> Subject:
     size = {"float32": 4, "int8": 1}[compute_type]
     name = f"ctranslate2 {'int8' if size == 1 else 'fp32'}"
     check = partial(check_baseline, workload)
-    return Subject(name, answer, check, weight_bytes=size, head_bytes=size, with_encoder=True)
+    return Subject(name, answer, check, weight_bytes=size, head_bytes=size)
 
 
 def _ctranslate2(
@@ -70,60 +68,8 @@ def _ctranslate2(
         results = translator.translate_batch(
             source, beam_size=1, max_decoding_length=n, min_decoding_length=n, end_token=end, callback=note
         )
-        first, last = stamps[min(stamps)], stamps[max(stamps)]
         tokens = [[int(token[1:]) for token in r.hypotheses[0]] for r in results]
-        return (first - start) * 1e3, (last - first) * 1e3 / (n - 1), tokens
-
-    return run
-
-
-def onnxruntime(workload: Workload) -> Subject:
-    """ONNX Runtime with the exporter it brings along, whose graph holds the generation loop. That exporter knows T5.
-
-    The other well-kept one, optimum-onnx (0.1.0), does not import beside Transformers 5.
-    """
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        from onnxruntime.transformers import convert_generation as exporter
-    except ImportError as error:
-        raise NotAvailable(f"{error.name} is not installed: {INSTALL}") from None
-    if type(workload.base.config).__name__ != "T5Config":
-        raise NotAvailable("its exporter with a generation loop knows T5 only; optimum-onnx needs Transformers 4")
-    path = workload.workplace / "onnx" / "model.onnx"
-    if not path.exists():
-        path.parent.mkdir()
-        given = ["-m", str(plain_folder(workload)), "--model_type", "t5", "--output", str(path), "--num_beams", "1"]
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            exporter.convert_generation_model(exporter.parse_arguments(given))
-    ids = workload.inputs["input_ids"].tolist()
-    answer = Apart(_onnxruntime, str(path), torch.get_num_threads(), ids, workload.new_tokens)
-    return Subject("onnxruntime fp32", answer, partial(check_baseline, workload), with_encoder=True)
-
-
-def _onnxruntime(path: str, threads: int, ids: list[list[int]], n: int) -> Callable[[], Answer]:
-    import numpy as np
-    import onnxruntime as ort
-
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
-    session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
-    constants = {"num_beams": 1, "num_return_sequences": 1, "length_penalty": 1.0, "repetition_penalty": 1.0}
-    fixed = {k: np.array([v], dtype=np.float32 if isinstance(v, float) else np.int32) for k, v in constants.items()}
-    fixed["input_ids"] = np.array(ids, dtype=np.int32)
-
-    def answer(new_tokens: int) -> Any:
-        length = np.array([new_tokens + 1], dtype=np.int32)
-        return session.run(None, {"max_length": length, "min_length": length, **fixed})[0]
-
-    def run() -> Answer:
-        start = time.perf_counter()
-        answer(1)
-        middle = time.perf_counter()
-        sequences = answer(n)
-        first, whole = middle - start, time.perf_counter() - middle
-        return first * 1e3, (whole - first) * 1e3 / (n - 1), sequences[:, 0, 1:].tolist()
+        return [(stamps[step] - start) * 1e3 for step in sorted(stamps)], tokens
 
     return run
 
@@ -155,8 +101,8 @@ class Apart:
             raise NotAvailable("its process died") from None
         if isinstance(answer, str):
             raise NotAvailable(answer)
-        first, step, tokens = answer
-        return Timing(first, step, torch.tensor(tokens))
+        stamps, tokens = answer
+        return Timing(stamps, torch.tensor(tokens))
 
 
 def _serve(pipe: Any, make: Callable[..., Callable[[], Answer]], arguments: tuple[Any, ...]) -> None:
@@ -164,7 +110,9 @@ def _serve(pipe: Any, make: Callable[..., Callable[[], Answer]], arguments: tupl
         run = make(*arguments)
         while True:
             pipe.recv()
-            pipe.send(run())
+            answer = run()
+            time.sleep(REST)
+            pipe.send(answer)
     except EOFError:
         pass
     except Exception as error:  # whatever it is, it is that library's

@@ -132,7 +132,9 @@ def workload_of(point: Point, folder: Path, last: Workload | None) -> Workload:
     like = last if last is not None and last.shape == shape.name else None
     if like is None:
         gc.collect()
-    return make_workload(shape, point.batch, point.answer, folder, like)
+    workload = make_workload(shape, point.batch, point.answer, folder, like)
+    workload.encodes = False  # what is swept is the decoder's
+    return workload
 
 
 def measure_point(workload: Workload, rounds: int) -> dict[str, Any]:
@@ -146,7 +148,7 @@ def measure_point(workload: Workload, rounds: int) -> dict[str, Any]:
     memory = cache_memory(workload)  # with the looks, every subject has been run and is warm
     turns: Any = {name: lambda _, s=s: s.run() for name, s in subjects.items()}
     found: dict[str, list[Timing]] = interleave(turns, [{}] * rounds, warmup=0)  # type: ignore[assignment]
-    whole = {name: [t.first_ms + t.step_ms * (workload.new_tokens - 1) for t in ts] for name, ts in found.items()}
+    whole = {name: [t.answer_ms(workload.new_tokens) for t in ts] for name, ts in found.items()}
     for name, counts in work.items():
         if counts["computed_cells"] > counts["full_depth_cells"]:
             raise RuntimeError(f"{name} computed more than full depth has: {counts}")

@@ -59,7 +59,8 @@ class Workload:
         encoded: the encoder's output for them.
         mask: `[rows, source]`, 1 where there is something to read.
         new_tokens: every answer is forced to so many.
-        workplace: an empty folder for what other runtimes convert; whoever makes the workload removes it.
+        workplace: a folder for what other runtimes convert.
+        encodes: subjects run the encoder; False: they start from `encoded`.
     """
 
     shape: str
@@ -70,6 +71,7 @@ class Workload:
     mask: torch.Tensor
     new_tokens: int
     workplace: Path
+    encodes: bool = True
     made: dict[str, Any] = field(default_factory=dict)  # of the models, once
     references: dict[Any, torch.Tensor] = field(default_factory=dict)  # tokens by the reference without a cache
 
@@ -125,7 +127,7 @@ def make_workload(
     mask = getattr(encoded, "attention_mask", None)
     mask = inputs["attention_mask"] if mask is None else mask
     made = {} if like is None else like.made
-    return Workload(chosen.name, base, model, inputs, encoded, mask, new_tokens, workplace, made)
+    return Workload(chosen.name, base, model, inputs, encoded, mask, new_tokens, workplace, made=made)
 
 
 def shape_of(name: str) -> Shape:

@@ -5,14 +5,16 @@ Only ratios within a run mean anything, so every ratio is taken round by round a
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.metadata
 import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,14 @@ from deed.utils.timing import interleave, machine, now, spread, versions
 
 from .catalogue import CHECK_MEAN, catalogue, mean_name
 from .costs import Memory, checks_on_the_way, describe, step_bytes, step_counts
+from .goals import goal_rows
+from .isa import RESTRICTED, UNRESTRICTED, ran
 from .shapes import NotAvailable, Workload, make_workload, shape_of
 from .subjects import BASELINE, EXIT_CHECKS, PRECISIONS, Subject, Timing
 
 RUNTIME = "ctranslate2 int8"  # a ratio to it is recorded beside the one to Transformers
-RUNTIMES = ("ctranslate2", "onnxruntime")
+RUNTIMES = ("ctranslate2", "onnxruntime", "openvino", "nncf")
+ANSWERS = (5, 16, 20, 60)  # tokens of the answers that are reported, as far as they are decoded
 
 
 @dataclass(frozen=True)
@@ -43,15 +48,19 @@ class Settings:
         new_tokens: forced length of every answer.
         threads: of every runtime; None: as torch is set.
         compile_limit: seconds that `torch.compile` may take.
+        isa: of `isa.RESTRICTED`, which the process must have been started under.
+        keep: folder where what other runtimes convert stays for later runs; None: it goes when the run ends.
     """
 
     shapes: tuple[str, ...] = ("t5-base",)
     batches: tuple[int, ...] = (1,)
     subjects: tuple[str, ...] = ()
     rounds: int = 5
-    new_tokens: int = 32
+    new_tokens: int = 60
     threads: int | None = None
     compile_limit: float = 120.0
+    isa: str = "native"
+    keep: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("rounds", 1), ("new_tokens", 2), ("threads", 1)):
@@ -63,27 +72,30 @@ class Settings:
         for name in self.shapes:
             shape_of(name)
         catalogue(self.subjects)
+        if self.isa not in RESTRICTED:
+            raise ValueError(f"--isa must be one of {', '.join(RESTRICTED)}, got {self.isa!r}")
 
 
 def measure_speed(settings: Settings, progress: Tell | None = None) -> dict[str, Any]:
     """Every subject of the settings, one shape and batch size after the other.
 
     Returns:
-        JSON values: `settings`, `command`, `versions`, `machine`; `workloads` (sizes, encoder, memory), `rows` (one per
-        workload and subject) and `exit_checks` (what one costs).
+        JSON values: `settings`, `command`, `versions`, `machine`, `isa`; `workloads` (sizes, encoder, memory), `rows` (one
+        per workload and subject), `exit_checks` (what one costs) and `goals`.
     """
     report = header("speed", asdict(settings))
     threads = torch.get_num_threads()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     report["machine"] = machine()
-    report.update({"workloads": [], "rows": [], "exit_checks": []})
+    report["isa"] = ran(settings.isa)
+    report.update({"workloads": [], "rows": [], "exit_checks": [], "goals": []})
     parts = len(settings.shapes) * len(settings.batches)
     done, say = 0, progress or SILENT_BAR.update
     try:
         for shape in settings.shapes:
             workload = None
-            with tempfile.TemporaryDirectory(prefix="deed-bench-") as folder:
+            with workplace(shape, settings.keep) as folder:
                 for rows in settings.batches:
                     base = done / parts
 
@@ -95,7 +107,7 @@ def measure_speed(settings: Settings, progress: Tell | None = None) -> dict[str,
                     done += 1
                     tell("building", 0.0)
                     try:
-                        workload = make_workload(shape, rows, settings.new_tokens, Path(folder), workload)
+                        workload = make_workload(shape, rows, settings.new_tokens, folder, workload)
                     except NotAvailable as missing:
                         report["rows"].append(absent(shape, rows, BASELINE, str(missing)))
                         continue
@@ -107,6 +119,18 @@ def measure_speed(settings: Settings, progress: Tell | None = None) -> dict[str,
     finally:
         torch.set_num_threads(threads)
     return report
+
+
+@contextlib.contextmanager
+def workplace(shape: str, keep: str | None) -> Iterator[Path]:
+    """A folder for what is converted of a shape: under `keep`, or one that goes."""
+    if keep is not None:
+        folder = Path(keep) / shape
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="deed-bench-") as name:
+        yield Path(name)
 
 
 def header(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +151,7 @@ def header(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_workload(workload: Workload, settings: Settings, tell: Tell) -> dict[str, list[dict[str, Any]]]:
-    """`{"workloads", "rows", "exit_checks"}` of one shape at one batch size.
+    """`{"workloads", "rows", "exit_checks", "goals"}` of one shape at one batch size.
 
     Args:
         workload: the shape.
@@ -172,7 +196,14 @@ def measure_workload(workload: Workload, settings: Settings, tell: Tell) -> dict
             rows.append(absent(workload.shape, workload.rows, name, missing[name]))
         else:
             rows.append(result_row(workload, name, subjects[name], timings, speed))
-    return {"workloads": [size], "rows": rows, "exit_checks": exit_check_costs(workload, subjects, timings)}
+    floors = {row["subject"]: row["floor_ms"] for row in rows if row["available"]}
+    unrestricted = UNRESTRICTED if RESTRICTED[settings.isa] else ()
+    return {
+        "workloads": [size],
+        "rows": rows,
+        "exit_checks": exit_check_costs(workload, subjects, timings),
+        "goals": goal_rows(workload.shape, workload.rows, timings, floors, unrestricted),
+    }
 
 
 def encoder_ms(workload: Workload) -> float:
@@ -206,15 +237,13 @@ def result_row(
     others = {BASELINE: BASELINE, "full depth of its runtime": f"{subject.runtime} full", RUNTIME: RUNTIME}
     others = {label: other for label, other in others.items() if other in timings}
 
-    def answer_ms(timing: Timing) -> float:
-        """The whole answer: what deed puts off to later steps, others do before the first token."""
-        return timing.first_ms + (workload.new_tokens - 1) * timing.step_ms
-
     def ratios(other: str, ms: Callable[[Timing], float]) -> dict[str, float]:
         return spread([ms(t) / ms(o) for t, o in zip(timings[other], own, strict=True)])
 
     touched = step_bytes(workload, subject.depths, subject.exit_check, subject.weight_bytes, subject.head_bytes)
     floor = touched / speed * 1e3
+    lengths = sorted({n for n in ANSWERS if n < workload.new_tokens} | {workload.new_tokens})
+    whole = [t.answer_ms(workload.new_tokens) for t in own]
     counts = step_counts(subject.depths) if subject.depths is not None else None
     return {
         "shape": workload.shape,
@@ -222,15 +251,16 @@ def result_row(
         "subject": name,
         "available": True,
         "runtime": subject.runtime,
-        "step_ms": spread(steps),
-        "first_token_ms": {**spread([t.first_ms for t in own]), "with_encoder": subject.with_encoder},
-        "tokens_per_s": spread([workload.rows * workload.new_tokens * 1e3 / answer_ms(t) for t in own]),
-        "times_faster_than": {label: ratios(other, lambda t: t.step_ms) for label, other in others.items()},
+        "answer_ms": {str(n): spread([t.answer_ms(n) for t in own]) for n in lengths},
         "answer_times_faster_than": {
-            label: ratios(other, answer_ms)
+            label: {str(n): ratios(other, partial(Timing.answer_ms, tokens=n)) for n in lengths}
             for label, other in others.items()
-            if label != RUNTIME and not subject.with_encoder
         },
+        "first_token_ms": spread([t.first_ms for t in own]),
+        "step_ms": spread(steps),
+        "times_faster_than": {label: ratios(other, lambda t: t.step_ms) for label, other in others.items()},
+        "tokens_per_s": spread([workload.rows * workload.new_tokens * 1e3 / ms for ms in whole]),
+        "step_tokens_per_s": spread([workload.rows * 1e3 / ms for ms in steps]),
         "exit_check": subject.exit_check,
         "layers_per_step": workload.n_layers if counts is None else sum(c["layers"] for c in counts) / len(counts),
         "work": subject.work,

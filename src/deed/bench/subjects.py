@@ -1,9 +1,9 @@
 """What is measured. A function makes a subject, one way of decoding a workload, or says why it cannot.
 
-All decode the same encoder states (other runtimes the same ids) greedily to the same number of tokens. A step's time is
-that of the tokens after the first, `(T(n) - T(1)) / (n - 1)`: the encoder, cross-attention keys and values, and whatever
-`generate()` prepares fall away for all alike. What is put off to a later step, as deed's layers put off their
-cross-attention states, counts against the steps.
+All answer the same inputs greedily with the same number of tokens, and note when each token comes. The whole answer is what
+counts: encoder, first token, later steps, for all subjects alike. A step's time is that of the tokens after the first,
+`(T(n) - T(1)) / (n - 1)`: what is put off to a later step, as deed's layers put off their cross-attention states, counts
+against the steps.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,27 +22,40 @@ import torch
 
 from deed.constants import NEVER_EXIT
 from deed.exits.learned import Learned
+from deed.policies.measures import Entropy, MaxProb
 from deed.policies.policy import FixedSchedule
-from deed.utils.timing import now
 
 from .schedules import geometric_schedule, recorded_answers, replayed
 from .shapes import NotAvailable, Workload, copied
 
 BASELINE = "transformers dynamic"
 # "fp32, int8 head": `deed.quantize(model, parts=["head"])`, what an exit costs beside what a layer costs.
-PRECISIONS = {"fp32": (), "fp32, int8 head": ("head",), "int8": ("decoder", "head")}
-EXIT_CHECKS = ("plain", "screen", "shortlist", "gate")
+PRECISIONS = {"fp32": (), "fp32, int8 head": ("head",), "int8": ("encoder", "decoder", "head")}
+EXIT_CHECKS = ("plain", "entropy", "screen", "shortlist", "gate")  # "plain": softmax; the second one its entropy
 NO_END = 2**31 - 1  # no token: answers end by their length. Forbidding the end token costs Transformers 0.7 ms a step
 CHECKED = (2, 6)  # rows and tokens that are compared with the cache-free reference
 
 
 @dataclass
 class Timing:
-    """One answer of a batch: ms until the first token, ms per further step, the tokens `[rows, new]`."""
+    """One answer of a batch: ms from the question to each token, the encoder's among them, and the tokens `[rows, new]`."""
 
-    first_ms: float
-    step_ms: float
+    token_ms: list[float]
     tokens: torch.Tensor
+
+    @property
+    def first_ms(self) -> float:
+        """To the first token."""
+        return self.token_ms[0]
+
+    @property
+    def step_ms(self) -> float:
+        """Per further step."""
+        return (self.token_ms[-1] - self.token_ms[0]) / (len(self.token_ms) - 1)
+
+    def answer_ms(self, tokens: int) -> float:
+        """Of an answer of so many tokens."""
+        return self.token_ms[min(tokens, len(self.token_ms)) - 1]
 
 
 @dataclass
@@ -56,19 +70,17 @@ class Subject:
         exit_check: how exits on the way are checked; None: they are not.
         look: decodes once and says what that took, `StaircaseCache.stats()`; None where there is nothing to report.
         work: what it said.
-        with_encoder: the first token's time has the encoder's in it.
     """
 
     runtime: str
     run: Callable[[], Timing]
     check: Callable[[torch.Tensor], dict[str, Any]]
-    weight_bytes: int = 4
-    head_bytes: int = 4
+    weight_bytes: float = 4
+    head_bytes: float = 4
     depths: list[list[int]] | None = None
     exit_check: str | None = None
     look: Callable[[], dict[str, Any]] | None = None
     work: dict[str, Any] | None = None
-    with_encoder: bool = False
 
 
 # -- Transformers -----------------------------------------------------------------------------------------------------
@@ -112,46 +124,42 @@ def assisted(workload: Workload, depth: int = 1) -> Subject:
         if name in vars(assistant.config):
             setattr(assistant.config, name, depth)
 
-    def answer(new_tokens: int) -> Any:
-        return workload.base.generate(
-            **workload.inputs,
-            assistant_model=assistant,
-            do_sample=False,
-            max_new_tokens=new_tokens,
-            eos_token_id=NO_END,
-        )
+    run = partial(timed_generate, workload, workload.base, {"assistant_model": assistant})
+    return Subject("transformers assisted", run, partial(check_baseline, workload))
 
-    @torch.no_grad()
-    def run() -> Timing:
-        start = now(workload.base.device)
-        answer(1)
-        middle = now(workload.base.device)
-        tokens = answer(workload.new_tokens)
-        first, whole = middle - start, now(workload.base.device) - middle
-        return Timing(first * 1e3, (whole - first) * 1e3 / (workload.new_tokens - 1), tokens[:, 1:])
 
-    return Subject("transformers assisted", run, partial(check_baseline, workload), with_encoder=True)
+class Stamps:
+    """A streamer that notes when tokens come; the first thing a streamer gets is the prompt."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.start, self.token_ms, self.prompted = rows, time.perf_counter(), list[float](), False
+
+    def put(self, tokens: torch.Tensor) -> None:
+        """One token of each row; in assisted decoding several of the one row."""
+        at = (time.perf_counter() - self.start) * 1e3
+        self.token_ms += [at] * (tokens.numel() // self.rows if self.prompted else 0)
+        self.prompted = True
+
+    def end(self) -> None:
+        """Nothing is left."""
 
 
 def timed_generate(workload: Workload, model: Any, options: dict[str, Any]) -> Timing:
-    """`generate()` to one token and to all of them.
+    """`generate()`, its tokens timed as they come.
 
     Args:
         workload: what is decoded.
         model: its plain or its deed model, or another of the same weights.
         options: of `generate()`.
     """
-    start = now(model.device)
-    generate(workload, model, 1, **options)
-    middle = now(model.device)
-    tokens = generate(workload, model, workload.new_tokens, **options)
-    first, whole = middle - start, now(model.device) - middle
-    return Timing(first * 1e3, (whole - first) * 1e3 / (workload.new_tokens - 1), tokens[:, 1:])
+    stamps = Stamps(workload.rows)
+    tokens = generate(workload, model, workload.new_tokens, **options, streamer=stamps)
+    return Timing(stamps.token_ms[: workload.new_tokens], tokens[:, 1:])
 
 
 @torch.no_grad()
 def generate(workload: Workload, model: Any, new_tokens: int, **options: Any) -> Any:
-    """Greedy, exactly so many tokens, from the workload's encoder states.
+    """Greedy, exactly so many tokens, from the workload's inputs (or encoder states, see `Workload.encodes`).
 
     Args:
         workload: what is decoded.
@@ -160,7 +168,7 @@ def generate(workload: Workload, model: Any, new_tokens: int, **options: Any) ->
         options: of `generate()`.
     """
     return model.generate(
-        **workload.decoder_inputs(),
+        **(workload.inputs if workload.encodes else workload.decoder_inputs()),
         **{"do_sample": False, "num_beams": 1, **options},
         max_new_tokens=new_tokens,
         eos_token_id=NO_END,
@@ -228,7 +236,8 @@ def deed(
     elif schedule is None:
         options = {"exit_threshold": NEVER_EXIT}
     else:
-        options = {"exit_policy": FixedSchedule(schedule, ask=exit_check is not None)}
+        measure = Entropy() if exit_check == "entropy" else MaxProb()
+        options = {"exit_policy": FixedSchedule(schedule, ask=exit_check is not None, measure=measure)}
     if exit_check is not None:
         options["exit_check"] = check_options(workload, exit_check)
         if exit_check == "gate" and "gate" not in model.deed_exits:
@@ -254,7 +263,7 @@ def check_options(workload: Workload, exit_check: str) -> dict[str, Any]:
         "screen": {"rank": rank},
         "shortlist": {"size": size, "first": "screen", "rank": rank},
     }
-    return {"name": exit_check, **options.get(exit_check, {})}
+    return {"name": "plain" if exit_check == "entropy" else exit_check, **options.get(exit_check, {})}
 
 
 def quantized(workload: Workload, parts: Sequence[str]) -> Any:

@@ -32,8 +32,14 @@ def speed(
         typer.Option(help="Only these (and Transformers); * stands for anything.", show_default="all"),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each subject, after a warm one.")] = 5,
-    new_tokens: Annotated[int, typer.Option(min=2, help="Forced length of every answer.")] = 32,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Forced length of every answer.")] = 60,
     threads: Threads = None,
+    isa: Annotated[
+        str, typer.Option(help="avx2: start over with every library restricted to it that can be.")
+    ] = "native",
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder where converted models stay for later runs.", show_default="none")
+    ] = None,
     compile_limit: Annotated[float, typer.Option(min=1, help="Seconds that torch.compile may take.")] = 120,
     out: Out = OUT,
     compare: Annotated[
@@ -42,8 +48,11 @@ def speed(
     as_json: Json = False,
 ) -> None:
     """Every subject on the same weights in one run, in turns: Transformers (eager, static cache, compiled), CTranslate2,
-    ONNX Runtime, and deed at full depth, at random depths and at those of real answers. Weights are random, from a seed;
-    nothing is downloaded."""
+    ONNX Runtime, OpenVINO, and deed at full depth, at random depths and at those of real answers. Whole answers first, then
+    steps, then how the goals stand. Weights are random, from a seed; nothing is downloaded."""
+    from deed.bench.isa import restart_restricted
+
+    restart_restricted(isa)  # before anything else is loaded
     from deed.bench.plots import speed_figure, write_result
     from deed.bench.speed import Settings, compare_reports, measure_speed, read_report
     from deed.utils.progress import RichProgress
@@ -53,7 +62,15 @@ def speed(
     quiet_libraries()
     names = EVERY_SHAPE if shape and "all" in shape else tuple(dict.fromkeys(shape or ["t5-base"]))
     settings = Settings(
-        names, tuple(dict.fromkeys(batch or [1])), tuple(subject or ()), rounds, new_tokens, threads, compile_limit
+        shapes=names,
+        batches=tuple(dict.fromkeys(batch or [1])),
+        subjects=tuple(subject or ()),
+        rounds=rounds,
+        new_tokens=new_tokens,
+        threads=threads,
+        compile_limit=compile_limit,
+        isa=isa,
+        keep=None if keep is None else str(keep),
     )
     before = read_report(compare) if compare is not None else None  # read now: the result may take its place
     check_output(out)
@@ -116,6 +133,8 @@ def show_speed(report: dict[str, Any], paths: list[Path]) -> None:
             f"read, {workload['new_tokens']} written; encoder {workload['encoder_ms']['median']:.0f} ms; "
             f"memory {memory:.1f} GB/s"
         )
+        console.print(answer_table(rows, workload["layers"]))
+        console.print()
         console.print(speed_table(rows, workload["layers"]))
         for line in missing_lines(rows, workload["layers"]):
             console.print(line, style="dim")
@@ -126,6 +145,12 @@ def show_speed(report: dict[str, Any], paths: list[Path]) -> None:
     for row in report["rows"]:
         if (row["shape"], row["batch"]) not in measured:
             console.print(f"\n{row['shape']}, batch {row['batch']}: {row['reason']}")
+    if report["goals"]:
+        console.print("\n[bold]Goals[/bold]")
+        console.print(goals_table(report["goals"]))
+    isa = report["isa"]
+    free = f"; not restricted: {', '.join(isa['not_restricted'])}" if isa["not_restricted"] else ""
+    console.print(f"\nInstruction sets: {isa['asked']}; PyTorch uses {isa['torch_uses']}{free}")
     if report["compared"] is not None:
         console.print("\n[bold]Times faster than Transformers, then and now[/bold]")
         console.print(compared_table(report["compared"]))
@@ -170,13 +195,48 @@ def check_line(cost: dict[str, Any]) -> str:
     )
 
 
-def speed_table(rows: list[dict[str, Any]], n_layers: int) -> Any:
-    """Subjects that were measured. "floor": step time over that of reading the bytes it needs; "same": share of tokens that
-    are those of the subject's reference."""
+def answer_table(rows: list[dict[str, Any]], n_layers: int) -> Any:
+    """Whole answers, the encoder's time among them: ms for each length, times faster than Transformers at the longest, tokens
+    per second."""
     from deed.bench.catalogue import shown_name
     from deed.bench.subjects import BASELINE
 
-    table = plain_table("subject", "ms/step", "quartiles", "times", "floor", "same")
+    there = [row for row in rows if row["available"]]
+    lengths = list(there[0]["answer_ms"]) if there else []
+    table = plain_table("whole answer, ms", *lengths, "times", "tokens/s")
+    for row in there:
+        table.add_row(
+            shown_name(row["subject"], n_layers),
+            *(f"{row['answer_ms'][n]['median']:.0f}" for n in lengths),
+            f"{row['answer_times_faster_than'][BASELINE][lengths[-1]]['median']:.2f}",
+            f"{row['tokens_per_s']['median']:.0f}",
+        )
+    return table
+
+
+def goals_table(goals: list[dict[str, Any]]) -> Any:
+    """Each goal with what was reached, its quartiles, and against whom."""
+    table = plain_table("goal", "wanted", "reached", "quartiles", "met")
+    for row in goals:
+        found, free = row["reached"], "" if row["against_restricted"] else ", not restricted"
+        against = f" ({row['against']}{free})" if row["against"] else ""
+        table.add_row(
+            f"{row['shape']}, {row['goal']}{against}",
+            row["wanted"],
+            f"{found['median']:.2f}",
+            f"{found['p25']:.2f}-{found['p75']:.2f}",
+            "yes" if row["met"] else "no",
+        )
+    return table
+
+
+def speed_table(rows: list[dict[str, Any]], n_layers: int) -> Any:
+    """Steps of the subjects that were measured. "floor": step time over that of reading the bytes it needs; "same": share of
+    tokens that are those of the subject's reference."""
+    from deed.bench.catalogue import shown_name
+    from deed.bench.subjects import BASELINE
+
+    table = plain_table("ms per later step", "step", "quartiles", "times", "floor", "same")
     for row in rows:
         if not row["available"]:
             continue
@@ -236,10 +296,11 @@ def show_scaling(report: dict[str, Any], paths: list[Path]) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    from . import bench_curve
+    from . import bench_curve, bench_serve
 
     if not group.registered_commands:
         group.command("speed", epilog=SPEED_EXAMPLE)(speed)
         group.command("scaling", epilog=SCALING_EXAMPLE)(scaling)
         bench_curve.register(group)
+        bench_serve.register(group)
     app.add_typer(group, name="bench")

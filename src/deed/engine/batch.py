@@ -18,6 +18,7 @@ from deed.policies.policy import ExitPolicy
 
 from . import positions
 from .cache import StaircaseCache
+from .row_room import held_bytes, order_without
 from .state import GenerationState
 from .step import decode_step
 
@@ -55,6 +56,7 @@ class RunningBatch:
         self.model = model
         self.cache: StaircaseCache | None = None
         self._allowed: list[Callable[[], torch.Tensor] | None] = []
+        self._sources: list[int] = []  # lengths
 
     def __len__(self) -> int:
         return 0 if self.cache is None else self.cache.stairs.n_rows
@@ -77,6 +79,7 @@ class RunningBatch:
         cache = StaircaseCache(layers, policy, capacity=row.max_length)
         state = cache.begin(self.model, row.encoder_outputs, encoder_mask=row.encoder_mask, max_length=row.max_length)
         cache.make_rows()
+        source = state.encoder_hidden.shape[1]
         if len(row.prompt) > 1:
             ids = torch.tensor([row.prompt[:-1]], device=state.encoder_hidden.device)
             at = positions.of_tokens(state, cache.stairs, ids.shape[1], [0])
@@ -86,19 +89,32 @@ class RunningBatch:
         else:
             self.cache.join(cache)
         self._allowed.append(row.allowed)
+        self._sources.append(source)
         self.state.row_allowed = self._open_tokens if any(self._allowed) else None
 
-    def keep(self, rows: list[int]) -> None:
-        """Go on with these rows, in the order given; without any, all memory is given back."""
-        if rows == list(range(len(self))):
-            return
-        if not rows:
-            self.cache, self._allowed = None, []
-            return
-        assert self.cache is not None
-        self.cache.keep(rows)
-        self._allowed = [self._allowed[r] for r in rows]
-        self.state.row_allowed = self._open_tokens if any(self._allowed) else None
+    def leave(self, gone: set[int]) -> list[int]:
+        """Let rows leave. The last ones take their places, so that little is moved; when all have left, all memory is given
+        back, and where only short sources are left, what the long ones took.
+
+        Args:
+            gone: their numbers.
+
+        Returns:
+            The rows that are left, by their old numbers.
+        """
+        order = order_without(len(self), gone)
+        if not order:
+            self.cache, self._allowed, self._sources = None, [], []
+        elif gone:
+            assert self.cache is not None
+            self.cache.keep(order)
+            self._allowed = [self._allowed[r] for r in order]
+            self._sources = [self._sources[r] for r in order]
+            longest = max(self._sources)
+            if 2 * longest <= self.state.encoder_hidden.shape[1] and not self.state.plan.family.has_cross_bias:
+                self.cache.shorten_sources(longest)
+            self.state.row_allowed = self._open_tokens if any(self._allowed) else None
+        return order
 
     def step(self, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
         """Decode one token of every row.
@@ -158,7 +174,7 @@ class RunningBatch:
         stairs, state = self.cache.stairs, self.state
         tensors = [*stairs.keys, *stairs.values, *self.cache.cross_keys, *self.cache.cross_values]
         tensors += [stairs.hidden, state.encoder_hidden, state.encoder_bias, state.encoder_keep]
-        return sum(x.nbytes for x in tensors if x is not None)
+        return sum(held_bytes(x) for x in tensors)
 
 
 def row_bytes(model: Any, source: int, length: int) -> int:

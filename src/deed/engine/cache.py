@@ -15,7 +15,8 @@ from transformers.cache_utils import EncoderDecoderCache
 from deed.policies.policy import ExitPolicy
 
 from .block import Block
-from .staircase import STEP, Staircase, stacked
+from .row_room import appended, grown, kept
+from .staircase import STEP, Staircase
 from .state import GenerationState
 
 
@@ -140,6 +141,7 @@ class StaircaseCache(EncoderDecoderCache):
         if self.state is not None:
             self.state.select(beam_idx)
 
+    @torch.inference_mode()
     def keep(self, rows: list[int]) -> None:
         """Go on with some of the rows, in the order given; the others leave the batch, with their part in the policy."""
         self._select(torch.tensor(rows, dtype=torch.long), rows)
@@ -151,8 +153,18 @@ class StaircaseCache(EncoderDecoderCache):
         for buffers in (self.cross_keys, self.cross_values):
             for layer, buffer in enumerate(buffers):
                 if buffer is not None:
-                    buffers[layer] = buffer.index_select(0, indices.to(buffer.device))
+                    buffers[layer] = kept(buffer, order)
         self.cross_ready = [[ready[i] for i in order] if ready else [] for ready in self.cross_ready]
+
+    @torch.inference_mode()
+    def shorten_sources(self, length: int) -> None:
+        """Cut sources, where all rows have nothing but padding beyond `length` positions."""
+        assert self.state is not None
+        for buffers in (self.cross_keys, self.cross_values):
+            for layer, buffer in enumerate(buffers):
+                if buffer is not None:
+                    buffers[layer] = grown(buffer, 2, length)
+        self.state.shorten_sources(length)
 
     def make_rows(self) -> None:
         """Give the rows of a generation that has begun their place, before their first token."""
@@ -180,7 +192,7 @@ class StaircaseCache(EncoderDecoderCache):
         size = self.state.encoder_hidden.shape[1]
         for buffers, others in ((self.cross_keys, other.cross_keys), (self.cross_values, other.cross_values)):
             for layer, (a, b) in enumerate(zip(buffers, others, strict=True)):
-                buffers[layer] = stacked(a, b, n, m, 2, size)
+                buffers[layer] = appended(a, b, n, m, 2, size)
         self.cross_ready = [
             [*(a or [False] * n), *(b or [False] * m)] if a or b else []
             for a, b in zip(self.cross_ready, other.cross_ready, strict=True)

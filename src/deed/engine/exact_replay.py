@@ -97,7 +97,7 @@ class Replay:
         if name in ROW_ALONE or getattr(processor, "is_stateless", False):
             return processor(ids, scores.clone())  # type: ignore[no-any-return]
         if name in BY_NUMBER:
-            return _of_rows(processor, rows, self.n_rows)(ids, scores.clone())  # type: ignore[no-any-return]
+            return of_one_row(processor, rows, self.n_rows)(ids, scores.clone())  # type: ignore[no-any-return]
         found = []
         for i, r in enumerate(rows):  # what it does with a row's number is unknown: the row stays where it is
             batch = ids[i : i + 1].expand(self.n_rows, -1), scores[i : i + 1].expand(self.n_rows, -1)
@@ -108,8 +108,14 @@ class Replay:
         return torch.stack(found)
 
 
-def _of_rows(processor: Any, rows: list[int], n_rows: int) -> Any:
-    """One of `BY_NUMBER` for some of the rows."""
+def of_one_row(processor: Any, rows: list[int], n_rows: int) -> Any:
+    """One of `BY_NUMBER` for some of the rows.
+
+    Args:
+        processor: of all rows.
+        rows: which.
+        n_rows: how many there are.
+    """
     part = copy.copy(processor)
     if hasattr(processor, "_prefix_allowed_tokens_fn"):
         allowed = processor._prefix_allowed_tokens_fn

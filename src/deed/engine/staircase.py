@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from .block import Block, Grid, equal_runs, grid_of
+from .row_room import appended, grown, kept
 
 STEP = 8  # positions that buffers grow by at least
 
@@ -277,15 +278,16 @@ class Staircase:
         if mine != theirs:
             raise ValueError(f"rows of a decoder of (layers, width, dtype) {theirs} cannot join one of {mine}")
         size = self._capacity = max(self._capacity, other._capacity)
-        self.hidden = torch.cat([_grown(self.hidden, 1, size), _grown(other.hidden, 1, size)])
+        n, m = self.n_rows, other.n_rows
+        self.hidden = appended(self.hidden, other.hidden, n, m, 1, size)
         for buffers, others in ((self.keys, other.keys), (self.values, other.values)):
             for layer, (a, b) in enumerate(zip(buffers, others, strict=True)):
-                buffers[layer] = stacked(a, b, self.n_rows, other.n_rows, 2, size)
+                buffers[layer] = appended(a, b, n, m, 2, size)
         if self.writes is not None:
             added = (
                 other.writes if other.writes is not None else self.writes.new_zeros(self.n_layers, other.n_rows, size)
             )
-            self.writes = torch.cat([_grown(self.writes, 2, size), _grown(added, 2, size)], 1)
+            self.writes = torch.cat([grown(self.writes, 2, size), grown(added, 2, size)], 1)
         self.filled = [[*a, *b] for a, b in zip(self.filled, other.filled, strict=True)]
         self.limit = None if self.limit is None or other.limit is None else max(self.limit, other.limit)
         self.n_rows += other.n_rows
@@ -322,48 +324,18 @@ class Staircase:
         if self.limit is not None:
             self._capacity = max(length, min(self._capacity, self.limit))
         assert self.hidden is not None
-        self.hidden = _grown(self.hidden, 1, self._capacity)
+        self.hidden = grown(self.hidden, 1, self._capacity)
         for buffers in (self.keys, self.values):
             for layer, buffer in enumerate(buffers):
                 if buffer is not None:
-                    buffers[layer] = _grown(buffer, 2, self._capacity)
+                    buffers[layer] = grown(buffer, 2, self._capacity)
         if self.writes is not None:
-            self.writes = _grown(self.writes, 2, self._capacity)
+            self.writes = grown(self.writes, 2, self._capacity)
 
 
 def _reordered(buffer: torch.Tensor, axis: int, order: torch.Tensor, length: int) -> torch.Tensor:
     if len(order) != buffer.shape[0]:
-        return buffer.index_select(0, order)
+        return kept(buffer, order.tolist())
     used = buffer.narrow(axis, 0, length)  # beams are reordered at every step: do not copy the unused part
     used.copy_(used.index_select(0, order))
     return buffer
-
-
-def stacked(
-    a: torch.Tensor | None, b: torch.Tensor | None, n_a: int, n_b: int, axis: int, size: int
-) -> torch.Tensor | None:
-    """The rows of `a`, then those of `b`, as one buffer.
-
-    Args:
-        a: `[n_a, …]`, or None where these rows have nothing yet.
-        b: `[n_b, …]`, or None.
-        n_a: rows of `a`.
-        n_b: rows of `b`.
-        axis: filled up with zeros to `size`.
-        size: of that axis in the result.
-    """
-    if a is None and b is None:
-        return None
-    like: torch.Tensor = b if a is None else a  # type: ignore[assignment]
-    parts = [like.new_zeros(n, *like.shape[1:]) if x is None else x for x, n in ((a, n_a), (b, n_b))]
-    return torch.cat([_grown(x, axis, size) for x in parts])
-
-
-def _grown(buffer: torch.Tensor, axis: int, size: int) -> torch.Tensor:
-    if buffer.shape[axis] == size:
-        return buffer
-    shape = list(buffer.shape)
-    shape[axis] = size
-    bigger = buffer.new_zeros(shape)
-    bigger.narrow(axis, 0, buffer.shape[axis]).copy_(buffer)
-    return bigger

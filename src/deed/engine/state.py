@@ -21,6 +21,7 @@ from deed.policies.policy import ExitPolicy
 from . import masks
 from .constraints import is_constraint
 from .cuda_graphs import recorded
+from .row_room import appended, grown, kept
 
 # Where padding costs more than attending to rows one by one it is packed away. Seconds, on two Zen 4 cores: a span by
 # itself; and, times d_model squared, a cell beyond the few that come free with reading a layer's weights (24 d^2 operations
@@ -176,7 +177,18 @@ class GenerationState:
     def keep(self, rows: list[int]) -> None:
         """Go on with some of the rows, in the order given; the others leave the batch, with their part in the policy."""
         self.select(torch.tensor(rows, dtype=torch.long))
+        if len(set(self.sources)) == len(rows):  # what nobody attends to any more is not kept
+            self.encoder_hidden, self.sources = kept(self.encoder_hidden, self.sources), list(range(len(rows)))
         self.policy = policies.keep(self.policy, rows)
+
+    def shorten_sources(self, length: int) -> None:
+        """See `StaircaseCache.shorten_sources`."""
+        self.encoder_hidden = grown(self.encoder_hidden, 1, length)
+        if self.encoder_keep is not None:
+            keep = self.encoder_keep[:, :length]
+            self.encoder_keep = None if bool(keep.all()) else keep
+        self.encoder_bias = self._encoder_bias()
+        self.tables = {}
 
     @torch.inference_mode()
     def join(self, other: GenerationState) -> None:
@@ -206,8 +218,7 @@ class GenerationState:
         keep = torch.cat(keeps)
         self.encoder_keep = None if bool(keep.all()) else keep
         self.sources = [*self.sources, *(len(a) + i for i in other.sources)]
-        pad = torch.nn.functional.pad
-        self.encoder_hidden = torch.cat([pad(x, (0, 0, 0, size - x.shape[1])) for x in (a, b)])
+        self.encoder_hidden = appended(a, b, len(a), len(b), 1, size)  # type: ignore[assignment]
         self.encoder_bias = self._encoder_bias()
         if self.finished is not None or other.finished is not None:
             self.finished = [*(self.finished or [False] * n), *(other.finished or [False] * m)]

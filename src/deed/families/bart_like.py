@@ -18,6 +18,7 @@ from torch import nn
 from deed.errors import DeedConfigError
 
 from .base import DecoderFamily, by_starts, register_family
+from .encoders.layer import EncoderLayer, encoder_layer, in_turn
 from .parts import AttentionParts, LayerParts, Module, direct, direct_norm, joined, plain
 
 
@@ -321,3 +322,21 @@ class Speech2TextFamily(BartLikeFamily):
         if mask is not None:
             mask = model.model._get_feature_vector_attention_mask(states.shape[1], mask)
         return states, mask
+
+
+POST_NORM = ("Bart", "Marian", "PLBart", "BlenderbotSmall", "Mvp")
+PRE_NORM = ("MBart", "Pegasus", "Blenderbot", "M2M100", "Whisper", "Speech2Text")
+
+
+@encoder_layer(*(f"{name}EncoderLayer" for name in (*POST_NORM, *PRE_NORM)))
+def encoder_bart_layer(layer: Any) -> EncoderLayer:
+    """A layer of an encoder of BART's build. LED's, PegasusX's and BigBirdPegasus' attend in windows and run by themselves."""
+    name = type(layer).__name__.removesuffix("EncoderLayer")
+    return EncoderLayer(
+        joined(_attention(layer.self_attn_layer_norm, layer.self_attn)),
+        direct_norm(layer.final_layer_norm),
+        in_turn(layer.fc1, layer.activation_fn, layer.fc2),
+        (layer.self_attn,),
+        post_norm=name in POST_NORM,
+        values=2 if name == "Mvp" else 0,
+    )

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .base import DecoderFamily, by_starts
+from .encoders.layer import EncoderLayer, encoder_layer
 from .parts import AttentionParts, LayerParts, Module, direct, direct_norm, joined, plain
 
 
@@ -146,6 +147,19 @@ class BertLikeFamily(DecoderFamily):
         """The projection and its bias, no scale."""
         head = self._head(model)
         return head.weight, head.bias, 1.0
+
+
+@encoder_layer("BertLayer", "BertGenerationLayer", "RobertaLayer", "CamembertLayer", "XLMRobertaLayer", "ElectraLayer")
+def encoder_bert_layer(layer: Any) -> EncoderLayer:
+    """A layer of an encoder of BERT's build."""
+    own, up, down = layer.attention, layer.intermediate, layer.output
+    return EncoderLayer(
+        joined(_attention(own)),
+        direct_norm(down.LayerNorm),
+        _chain(up.dense, up.intermediate_act_fn, down.dense),
+        (own.self, own, own.output, up, down),
+        post_norm=True,
+    )
 
 
 def _attention(attention: Any) -> AttentionParts:

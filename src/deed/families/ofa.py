@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .base import DecoderFamily, by_starts, register_family
+from .encoders.layer import EncoderLayer, encoder_layer
 from .parts import AttentionParts, LayerParts, Module, direct, direct_norm, joined, plain
 
 
@@ -205,6 +206,19 @@ def _self_bias(model: Any, start: int, stop: int, layer: int, codes: bool = Fals
 def _last(model: Any, stop: int) -> int:
     """`stop`, or where the model's positions end: tables may be asked for beyond, `embed` is not."""
     return min(stop, model.config.max_position_embeddings)
+
+
+@encoder_layer("OFAEncoderLayer")
+def encoder_ofa_layer(layer: Any) -> EncoderLayer | None:
+    """A layer of the encoder, but for one with a factor on the residual."""
+    if layer.w_resid is not None:
+        return None
+    return EncoderLayer(
+        joined(_attention(layer.self_attn_layer_norm, layer.self_attn, layer.self_attn_mid_layer_norm)),
+        direct_norm(layer.final_layer_norm),
+        _chain(layer.fc1, layer.activation_fn, layer.ffn_layer_norm, layer.fc2),
+        (layer.self_attn,),
+    )
 
 
 def _attention(norm: Any, attention: Any, after: Any) -> AttentionParts:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .base import DecoderFamily, register_family
+from .encoders.layer import EncoderLayer, encoder_layer
 from .parts import AttentionParts, LayerParts, Module, direct, direct_rms_norm, joined, plain
 
 # Prefixes of the classes (`…Block`, `…LayerNorm`, `…DenseActDense`) that compute what T5's of that name do.
@@ -212,6 +213,32 @@ class Pix2StructFamily(T5Family):
         return model.decoder.lm_head
 
 
+@encoder_layer("T5Block", "MT5Block", "UMT5Block", "Pop2PianoBlock", "UdopBlock")
+def encoder_block(block: Any) -> EncoderLayer | None:
+    """A block of an encoder. UMT5's makes a bias of its own in every layer, the others' first one makes that of all."""
+    if len(block.layer) != 2:  # a decoder's
+        return None
+    attends, feeds = block.layer
+    attention, own_bias = attends.SelfAttention, type(block).__name__ == "UMT5Block"
+    return EncoderLayer(
+        joined(T5Family()._attention(attends.layer_norm, attention)),
+        _norm(feeds.layer_norm),
+        _ffn(feeds.DenseReluDense),
+        (attention, attends, feeds, attends.dropout, feeds.dropout),
+        bias=(lambda n: attention.compute_bias(n, n)) if attention.has_relative_attention_bias else None,
+        shares_bias=not own_bias,
+        values=0 if own_bias else 3,
+    )
+
+
+@encoder_layer("Pix2StructVisionLayer")
+def encoder_picture_layer(layer: Any) -> EncoderLayer:
+    """Pix2Struct's encoder."""
+    attention = Pix2StructFamily()._attention(layer.pre_attention_layer_norm, layer.attention)
+    ffn, holds = _ffn(layer.mlp), (layer.attention, layer.mlp, layer.mlp.dropout)
+    return EncoderLayer(joined(attention), _norm(layer.pre_mlp_layer_norm), ffn, holds, values=2)
+
+
 def _norm(norm: Any) -> Module:
     known = type(norm).__name__.removesuffix("LayerNorm") in BUILDS
     return direct_rms_norm(norm, norm.variance_epsilon) if known else norm
@@ -226,7 +253,7 @@ def _ffn(ffn: Any) -> Module:
     if name.removesuffix("DenseActDense") in BUILDS:
         up = direct(ffn.wi)
         return lambda x: down(act(up(x)))
-    if name.removesuffix("DenseGatedActDense") in BUILDS:
+    if name.removesuffix("DenseGatedActDense").removesuffix("VisionMlp") in BUILDS:
         gate, linear = direct(ffn.wi_0), direct(ffn.wi_1)
         return lambda x: down(act(gate(x)) * linear(x))
     return ffn

@@ -25,7 +25,7 @@ from deed.policies.exit_checks.build import with_exit_check
 from deed.policies.measures import build_confidence
 from deed.policies.policy import ExitPolicy, ThresholdPolicy
 
-from . import whisper
+from . import encoding, whisper
 from .answer_confidence import exit_settings, generate_watched
 from .outputs import DeedGenerateBeamOutput, DeedGenerateOutput
 from .request import Request, current, running
@@ -117,7 +117,8 @@ class EarlyExitGeneration:
             settings = exit_settings(self.deed_config, exit_threshold, exit_policy, exit_check, over)
             kwargs = {**kwargs, "past_key_values": cache}
             return generate_watched(self, super().generate, cache, settings, args, kwargs)  # type: ignore[misc]
-        with running(Request(self, policy, over, exact)) as request:
+        told = whisper.tells_segments(self, kwargs)
+        with running(Request(self, policy, over, exact, told)) as request:
             out = super().generate(*args, **kwargs)  # type: ignore[misc]
         return whisper.with_depths(out, request) if whisper.splits_outputs(self) else out
 
@@ -245,6 +246,16 @@ class EarlyExitGeneration:
         arguments = (inputs_tensor, model_kwargs, model_input_name, generation_config)
         return super()._maybe_prepare_encoder_kwargs_for_generation(*arguments)  # type: ignore[misc, no-any-return]
 
+    def _prepare_text_encoder_decoder_kwargs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Transformers runs the encoder here, whatever the class does around it."""
+        masked = kwargs.get("model_kwargs", {}).get("attention_mask") is not None
+        with encoding.lean_where_possible(self, kwargs.get("generation_config"), masked):
+            return super()._prepare_text_encoder_decoder_kwargs_for_generation(*args, **kwargs)  # type: ignore[misc]
+
+    def get_encoder(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's encoder. While `generate()` prepares, a lean copy of it that shares its modules."""
+        return encoding.encoder_of(self, super().get_encoder(*args, **kwargs))  # type: ignore[misc]
+
     # Transformers' decoding loops, entered after all preparation: here processors, criteria and rows are known.
 
     def _sample(
@@ -282,14 +293,14 @@ class EarlyExitGeneration:
             exactly = decode_exactly(
                 self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs
             )
-            if not generation_config.return_dict_in_generate:
+            if not self._returns_fields(generation_config):
                 return exactly.sequences
             fields = {**exactly._asdict(), "past_key_values": cache}
             return self._output(DeedGenerateOutput, fields, generation_config, kwargs)
         if not synced_gpus and generation_config.use_cache and self._steps_directly():
             found = sample(self, input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs)
             result: Any = {**found._asdict(), "past_key_values": cache}
-            if not generation_config.return_dict_in_generate:
+            if not self._returns_fields(generation_config):
                 return found.sequences
         else:
             watched = _WatchedCriteria(stopping_criteria, state)
@@ -298,6 +309,14 @@ class EarlyExitGeneration:
                 return result
         exit_layers = torch.tensor(state.depths, device=result["sequences"].device).T
         return self._output(DeedGenerateOutput, {**result, "exit_layers": exit_layers}, generation_config, kwargs)
+
+    def _returns_fields(self, generation_config: Any) -> bool:
+        """Whether an inner generation returns an output instead of tokens: asked for, or to tell segments of depths."""
+        request = current(self)
+        if generation_config.return_dict_in_generate or request is None or not request.in_segments:
+            return bool(generation_config.return_dict_in_generate)
+        request.tokens_asked = True
+        return True
 
     def _is_exact(self) -> bool:
         request = current(self)

@@ -8,20 +8,29 @@ several rows are put together by `encode_together`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from transformers import LogitsProcessorList
 
-from deed.policies.policy import ExitPolicy
+from deed.constants import NEVER_EXIT
+from deed.engine.exact_replay import BY_NUMBER, ROW_ALONE, of_one_row
+from deed.policies import policy as policies
+from deed.policies.measures import MaxProb
+from deed.policies.policy import ExitPolicy, ThresholdPolicy
 
 from . import whisper
 from .answer_confidence import confidence_problem
 from .answer_watch import AnswerWatch
+from .outputs import DeedGenerateOutput
 from .request import Request, taken_over
 
 # Inputs that may be padded at their end where rows of one encoder call differ in length, by the mask's shape.
 TEXT_INPUTS = ("input_ids", "attention_mask")
+
+# The policy of rows whose tokens are all the last layer's.
+FULL_DEPTH = ThresholdPolicy(MaxProb(), NEVER_EXIT)
 
 
 @dataclass
@@ -79,15 +88,16 @@ class Prepared:
 
     def shape_key(self) -> tuple[Any, ...]:
         """Rows whose encoder calls may be one: the same names and shapes; of plain text the length may differ."""
-        inputs = self._inputs()
+        call, inputs = self.encoder_call, self._inputs()
+        assert call is not None
         text = set(inputs) <= set(TEXT_INPUTS)
         shapes = [(n, () if text else tuple(x.shape[1:]), x.dtype) for n, x in sorted(inputs.items())]
         other = {
             n: repr(v)
-            for n, v in self.encoder_call["model_kwargs"].items()  # type: ignore[index]
+            for n, v in call["model_kwargs"].items()
             if not isinstance(v, torch.Tensor) and n != "past_key_values"
         }
-        return (text, tuple(shapes), tuple(sorted(other.items())))
+        return (text, len(inputs[call["model_input_name"]]), tuple(shapes), tuple(sorted(other.items())))
 
 
 class _Capture:
@@ -110,22 +120,23 @@ class _Capture:
                 f"a request is one row, got {call['input_ids'].shape[0]} (num_return_sequences above 1 counts as several): "
                 "submit one request per row"
             )
-        mask = call["model_kwargs"].pop("decoder_attention_mask", None)
-        if mask is not None and not bool(mask.all()):
-            raise ValueError("decoder_attention_mask hides tokens of the prompt: leave these out")
-        call["model_kwargs"].pop("past_key_values", None)
-        return Prepared(
-            model,
-            call["input_ids"],
-            call["logits_processor"],
-            call["stopping_criteria"],
-            call["generation_config"],
-            call["model_kwargs"],
-            request.policy,
-            request.confidence_over,
-            request.exact,
-            self.encoder_call,
-        )
+        _check_prompt(call)
+        return _prepared(model, request, call, self.encoder_call)
+
+
+def _prepared(model: Any, request: Request, call: dict[str, Any], encoder_call: dict[str, Any] | None) -> Prepared:
+    return Prepared(
+        model,
+        call["input_ids"],
+        call["logits_processor"],
+        call["stopping_criteria"],
+        call["generation_config"],
+        {name: call["model_kwargs"].get(name) for name in ("encoder_outputs", "attention_mask")},
+        request.policy,
+        request.confidence_over,
+        request.exact,
+        encoder_call,
+    )
 
 
 class _Pending(tuple):
@@ -164,6 +175,95 @@ def prepare(model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any]) -
     return found
 
 
+def _check_prompt(call: dict[str, Any]) -> None:
+    mask = call["model_kwargs"].get("decoder_attention_mask")
+    if mask is not None and not bool(mask.all()):
+        raise ValueError("decoder_attention_mask hides tokens of the prompt: leave these out")
+
+
+def waiting_call(model: Any, call: dict[str, Any]) -> Prepared:
+    """An encoder call alone, of any number of rows, to be run by `encode_together`.
+
+    Args:
+        model: a deed model.
+        call: see `TakesOver.encode`.
+    """
+    config, none = call["generation_config"], torch.zeros(1, 0, dtype=torch.long)
+    return Prepared(model, none, (), (), config, {}, FULL_DEPTH, "all", False, {**call})
+
+
+def of_rows(model: Any, request: Request, call: dict[str, Any]) -> list[Prepared]:
+    """A decoding loop's rows, each by itself.
+
+    Args:
+        model: a deed model.
+        request: the running call of `generate()`.
+        call: see `TakesOver.decode`.
+
+    Raises:
+        ValueError: padded prompts, or several rows whose processors or exit policy may know of one another.
+    """
+    _check_prompt(call)
+    n = call["input_ids"].shape[0]
+    if n == 1:
+        return [_prepared(model, request, call, None)]
+    for processor in call["logits_processor"]:
+        if type(processor).__name__ not in ROW_ALONE | BY_NUMBER and not getattr(processor, "is_stateless", False):
+            raise ValueError(
+                f"{type(processor).__name__} may know of other rows: submit one request per row, or give it an attribute "
+                "is_stateless = True"
+            )
+    policy, kwargs = policies.begin(request.policy, n), call["model_kwargs"]
+    rows = []
+    for i in range(n):
+        part = {name: _part(kwargs.get(name), i, n, None, 0) for name in ("encoder_outputs", "attention_mask")}
+        processors = LogitsProcessorList(
+            of_one_row(p, [i], n) if type(p).__name__ in BY_NUMBER else p for p in call["logits_processor"]
+        )
+        one = {**call, "input_ids": call["input_ids"][i : i + 1], "logits_processor": processors, "model_kwargs": part}
+        rows.append(_prepared(model, replace(request, policy=policies.keep(policy, [i])), one, None))
+    return rows
+
+
+def finish_generation(
+    model: Any,
+    call: dict[str, Any],
+    tokens: list[list[int]],
+    depths: list[list[int]],
+    kept: list[tuple[list[torch.Tensor], list[torch.Tensor]]],
+) -> Any:
+    """What `_sample` returns for rows that were decoded elsewhere.
+
+    Args:
+        model: a deed model.
+        call: see `TakesOver.decode`.
+        tokens: prompt and new tokens by row.
+        depths: of the new ones.
+        kept: scores and logits of the new ones, `[1, vocab]` each, where the configuration asks for them.
+    """
+    config, device = call["generation_config"], call["input_ids"].device
+    pad = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
+    longest, new = max(map(len, tokens)), max(map(len, depths))
+    sequences = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in tokens], device=device)
+    if not config.return_dict_in_generate:
+        return sequences
+
+    def steps(each: list[list[torch.Tensor]]) -> tuple[torch.Tensor, ...] | None:
+        if not each[0]:
+            return None
+        none = torch.zeros_like(each[0][0])
+        return tuple(torch.cat([x[t] if t < len(x) else none for x in each]) for t in range(new))
+
+    fields = {
+        "sequences": sequences,
+        "scores": steps([scores for scores, _ in kept]),
+        "logits": steps([logits for _, logits in kept]),
+        "exit_layers": torch.tensor([[*row, *[0] * (new - len(row))] for row in depths], device=device),
+        "past_key_values": None,
+    }
+    return model._output(DeedGenerateOutput, fields, config, call["model_kwargs"])
+
+
 @torch.no_grad()
 def encode_together(rows: Sequence[Prepared]) -> None:
     """Run the rows' encoder calls as one; each row gets its part in `model_kwargs`.
@@ -188,6 +288,7 @@ def encode_together(rows: Sequence[Prepared]) -> None:
         row.model_kwargs = {
             name: _part(found.get(name), i, n, length if cut else None, longest)
             for name in ("encoder_outputs", "attention_mask")
+            if name in found
         }
         row.encoder_call = None
 

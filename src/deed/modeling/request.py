@@ -47,9 +47,11 @@ class Request:
         policy: decides which rows exit; every inner generation begins anew with it.
         confidence_over: see `DeedConfig.confidence_over`.
         exact: whether every token is to be the last layer's (`engine/exact.py`).
+        in_segments: inner generations tell of depths although tokens alone were asked for, since they end up in segments.
         taker: runs encoder and decoding loop in this call's place; None: they run here.
 
     Attributes:
+        tokens_asked: tokens alone were asked for, although inner generations returned more.
         exit_layers: of the inner generations so far, each `[sequences, new tokens]`.
         accepted, stats: of those with `exact=True`, drafts that stood `[sequences]`, and what `stats()` of the cache says.
     """
@@ -58,6 +60,8 @@ class Request:
     policy: ExitPolicy
     confidence_over: str
     exact: bool = False
+    in_segments: bool = False
+    tokens_asked: bool = False
     taker: TakesOver | None = field(default_factory=lambda: _TAKER.get())
     exit_layers: list[torch.Tensor] = field(default_factory=list)
     accepted: list[torch.Tensor] = field(default_factory=list)

@@ -8,6 +8,7 @@ which an early exit computes for some layers only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,9 +22,19 @@ def splits_outputs(model: Any) -> bool:
     return isinstance(model, WhisperGenerationMixin)
 
 
+def tells_segments(model: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call of the model's `generate()` returns segments of inner generations.
+
+    Args:
+        model: any deed model.
+        kwargs: of the call.
+    """
+    return bool(splits_outputs(model) and (kwargs.get("return_segments") or kwargs.get("return_token_timestamps")))
+
+
 def with_depths(out: Any, request: Request) -> Any:
     """What `generate()` returned, with the depths of all its generations as `exit_layers`, and after `exact=True` their
-    `accepted` drafts and `stats`; tokens alone as they are, and segments whose generations gave tokens alone.
+    `accepted` drafts and `stats`; tokens alone as they are. Segments tell of the depths of their tokens in `exit_layers`.
 
     Args:
         out: of Whisper's own `generate()`.
@@ -31,6 +42,16 @@ def with_depths(out: Any, request: Request) -> Any:
     """
     if isinstance(out, torch.Tensor) or not request.exit_layers:
         return out
+    for segments in (out.get("segments") if hasattr(out, "get") else None) or ():
+        for segment in segments:
+            result = segment["result"]
+            if isinstance(result, torch.Tensor) or "exit_layers" not in result:
+                continue
+            prompt = len(result["sequences"]) - len(result["exit_layers"])
+            first, last = (int(i) - prompt for i in segment["idxs"])
+            segment["exit_layers"] = result["exit_layers"][max(0, first) : max(0, last)]
+            if request.tokens_asked:
+                segment["result"] = result["sequences"]
     out["exit_layers"] = request.exit_layers
     if request.accepted:
         out["accepted"], out["stats"] = request.accepted, request.stats

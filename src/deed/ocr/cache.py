@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deed.errors import DataError
-from deed.utils.files import read_json, write_json
+from deed.utils.files import read_json, user_cache, write_json
 
 FORMAT = 2  # counted up whenever the same engine and image would give another result
 LARGEST = 200_000_000  # bytes of all entries; the ones longest unused go first
@@ -17,9 +17,8 @@ MOST = 10**9  # pixels a side, seconds: more is not an entry of ours
 
 
 def default_cache() -> Path:
-    """The folder `ocr` in `$DEED_CACHE`, else in `$XDG_CACHE_HOME/deed`, else in `~/.cache/deed`."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("DEED_CACHE") or caches / "deed").expanduser() / "ocr"
+    """The folder `ocr` in `deed.utils.files.user_cache()`."""
+    return user_cache() / "ocr"
 
 
 def usable_cache() -> Path | None:

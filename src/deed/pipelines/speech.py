@@ -12,6 +12,7 @@ import torch
 from deed.utils.audio import load_audio
 
 from .base import Generated, Pipeline, Row
+from .words import to_words
 
 SHORTEST = 0.1  # seconds: shorter pieces are filled up with silence, or convolutions have nothing to slide over
 QUIET = 0.1  # seconds: the length of sound whose loudness says where to cut
@@ -67,18 +68,21 @@ class TranscriptionPipeline(Pipeline):
         """By Whisper's own `generate()`, which returns tokens, and segments with their times where asked."""
         if not self.is_whisper:
             return super().generate_batch(inputs, options)
-        if options.get("return_timestamps") not in (None, False, True):
-            raise ValueError(
-                "return_timestamps is True or False; times of words are return_token_timestamps of generate()"
-            )
+        asked = options.get("return_timestamps")
+        if asked not in (None, False, True, "word"):
+            raise ValueError(f'return_timestamps must be True, False or "word", got {asked!r}')
         inputs = self._on_device(inputs)
         long = inputs["input_features"].shape[-1] > self.extractor.nb_max_frames
-        wanted = {**options, "return_timestamps": options.get("return_timestamps") or long, "return_segments": True}
+        # Only segments tell which of the inner generations was kept, and so of depths.
+        wanted = {**options, "return_timestamps": bool(asked) or long, "return_segments": True}
+        if asked == "word":
+            wanted["return_token_timestamps"] = True
         found = self.model.generate(**inputs, **{**wanted, "return_dict_in_generate": False})
         pad, rows = self.model.generation_config.pad_token_id, []
         for tokens, segments in zip(found["sequences"].tolist(), found["segments"], strict=True):
             kept = [token for token in tokens if token != pad]
-            rows.append(Generated(kept, [], segments if options.get("return_timestamps") else None))
+            depths = [depth for segment in segments for depth in depths_of(segment)]
+            rows.append(Generated(kept, depths, (asked, segments)))
         return rows
 
     def stream(self, item: Any, **call: Any) -> Iterator[str]:
@@ -94,22 +98,62 @@ class TranscriptionPipeline(Pipeline):
         return super().stream(item, **call)
 
     def result(self, item: Any, found: Sequence[Generated], call: Mapping[str, Any]) -> dict[str, Any]:
-        """`{"text"}`, and `"chunks"` with their timestamps in seconds where Whisper was asked for them.
+        """`{"text"}`; of Whisper also `"language"`, and `"chunks"` (see `chunk_of`) where timestamps were asked for.
 
         Args:
             item, found, call: as for `Pipeline.result`.
         """
         result: dict[str, Any] = {self.key: " ".join(filter(None, (self.text(one.tokens) for one in found)))}
-        segments = [segment for one in found for segment in one.more or ()]
-        if segments:
-            result["chunks"] = [
-                {
-                    "timestamp": (float(segment["start"]), float(segment["end"])),
-                    "text": self.tokenizer.decode(segment["tokens"].tolist(), skip_special_tokens=True).strip(),
-                }
-                for segment in segments
-            ]
+        if self.is_whisper:
+            ((asked, segments),) = (one.more for one in found)
+            result["language"] = self.language_of(segments)
+            if asked:
+                result["chunks"] = [self.chunk_of(segment, asked == "word") for segment in segments]
         return result
+
+    def chunk_of(self, segment: Mapping[str, Any], timed: bool) -> dict[str, Any]:
+        """A segment of Whisper's as what the caller gets: `"timestamp"` (from, to) in seconds, `"text"`, `"depth"`, and the
+        `"words"` (see `words.to_words`) of it.
+
+        Args:
+            segment: as Whisper's `generate()` returns it.
+            timed: whether words have their times.
+        """
+        tokens, depths = segment["tokens"].tolist(), depths_of(segment)
+        start, end = float(segment["start"]), float(segment["end"])
+        ends = segment["token_timestamps"].tolist() if timed else None
+        chunk = {
+            "timestamp": (start, end),
+            "text": self.text(tokens),
+            "words": to_words(tokens, depths, ends, start, self._plain_text),
+        }
+        return {**chunk, "depth": sum(depths) / len(depths)} if depths else chunk
+
+    def _plain_text(self, tokens: list[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def language_of(self, segments: Sequence[Mapping[str, Any]]) -> str | None:
+        """The language that Whisper was told or found out, as its code; English of a model for that alone; None where there
+        is nothing but silence.
+
+        Args:
+            segments: of one recording.
+        """
+        if not getattr(self.model.generation_config, "is_multilingual", True):
+            return "en"
+        codes = {i: code for code, i in (getattr(self.model.generation_config, "lang_to_id", None) or {}).items()}
+        for segment in segments:
+            result = segment["result"]
+            for token in (result if isinstance(result, torch.Tensor) else result["sequences"]).tolist():
+                if token in codes:
+                    return codes[token].strip("<|>")
+        return None
+
+
+def depths_of(segment: Mapping[str, Any]) -> list[int]:
+    """The exit depths of a segment's tokens; none of beams, which do not tell."""
+    depths = segment.get("exit_layers")
+    return [] if depths is None else depths.tolist()
 
 
 def cut_at_quiet(samples: np.ndarray, longest: int, window: int) -> Iterator[np.ndarray]:

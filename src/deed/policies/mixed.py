@@ -56,6 +56,11 @@ class MixedPolicy:
                 logits.append(found.logits)
         if not known:
             return ExitDecision(leave)
+        unknown = leave.clone()
+        unknown[torch.cat(known)] = False
+        if bool(unknown.any()):  # those of a schedule; a decision has the logits of every leaving row, or of none
+            known.append(unknown.nonzero()[:, 0])
+            logits.append(query.head(query.hidden[known[-1]]))
         places, order = torch.cat(known).sort()
         return ExitDecision(leave, places, torch.cat(logits)[order])
 

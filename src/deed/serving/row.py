@@ -8,19 +8,13 @@ from typing import Any
 import torch
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria
 
-from deed.constants import NEVER_EXIT
 from deed.engine.batch import NewRow
 from deed.engine.constraints import is_constraint
 from deed.modeling.answer_confidence import answer_confidence_of
 from deed.modeling.answer_watch import pooled_states
-from deed.modeling.prepared import Prepared
-from deed.policies.measures import MaxProb
-from deed.policies.policy import ThresholdPolicy
+from deed.modeling.prepared import FULL_DEPTH, Prepared
 
 from .ticket import Failed, Finished, Ticket, Token
-
-# Every token of an exact request is the last layer's.
-FULL_DEPTH = ThresholdPolicy(MaxProb(), NEVER_EXIT)
 
 
 class Row:
@@ -32,12 +26,14 @@ class Row:
         order: `(priority, number)`, smaller is served first.
         cache_bytes: what its keys and values may come to.
         deadline: `time.monotonic()` after which it fails; None: never.
-        seed: of sampling.
+        seed: of sampling, or the generator itself.
         confidence: whether tokens come with theirs.
 
     Attributes:
         tokens: prompt and new tokens.
         depths: of the new ones.
+        kept: processed scores and raw logits of the new ones, each `[1, vocab]`, where the configuration asks for them.
+        counts: whether it is a request, rather than part of one.
     """
 
     def __init__(
@@ -47,7 +43,7 @@ class Row:
         order: tuple[int, int],
         cache_bytes: int,
         deadline: float | None,
-        seed: int | None,
+        seed: int | torch.Generator | None,
         confidence: bool,
     ) -> None:
         self.ticket, self.prepared, self.order, self.cache_bytes = ticket, prepared, order, cache_bytes
@@ -60,11 +56,15 @@ class Row:
         self.samples = bool(prepared.config.do_sample)
         self.generator: torch.Generator | None = None
         if self.samples:
-            self.generator = torch.Generator(prepared.input_ids.device)
+            self.generator = seed if isinstance(seed, torch.Generator) else torch.Generator(prepared.input_ids.device)
             if seed is None:
                 self.generator.seed()
-            else:
+            elif isinstance(seed, int):
                 self.generator.manual_seed(seed)
+        wants = prepared.config.return_dict_in_generate
+        self.keeps = (wants and prepared.config.output_scores, wants and prepared.config.output_logits)
+        self.kept: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+        self.counts = True
         self._ids = prepared.input_ids.new_empty(1, prepared.max_length + 1)
         self._ids[:, : self.prompt] = prepared.input_ids
         self._source: tuple[torch.Tensor, torch.Tensor] | None = (
@@ -121,13 +121,17 @@ class Row:
     @property
     def is_plain(self) -> bool:
         """Whether its next token is the one with the largest logit."""
-        return not self.prepared.processors and not self.samples
+        return not self.prepared.processors and not self.samples and not any(self.keeps)
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token, given raw logits `[1, vocab]`."""
         scores = logits.to(torch.float32)
-        if self.prepared.processors:
+        if self.keeps[1]:
+            self.kept[1].append(scores.clone())
+        if self.prepared.processors or self.keeps[0]:
             scores = self.prepared.processors(self.ids, scores.clone())
+        if self.keeps[0]:
+            self.kept[0].append(scores)
         if self.samples:
             return int(torch.multinomial(scores.softmax(-1), 1, generator=self.generator))
         return int(scores.argmax(-1))

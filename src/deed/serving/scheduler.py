@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -22,11 +23,14 @@ import torch
 from deed.engine.batch import RunningBatch, row_bytes
 from deed.errors import DeadlinePassed, QueueFull, RequestCancelled, RequestTooLarge, SchedulerClosed
 from deed.modeling.prepared import encode_together, prepare
+from deed.modeling.request import taken_over
+from deed.modeling.whisper import splits_outputs
 
+from .guest import EncoderCall, Guest
 from .metrics import Metrics, Stats
 from .request import GenerationRequest
 from .row import Row
-from .ticket import Ticket
+from .ticket import Failed, Finished, Ticket
 from .turns import Slices, Turns
 
 log = logging.getLogger(__name__)
@@ -76,11 +80,12 @@ class Scheduler:
         self._slices = Slices(model.get_encoder(), self.turns, encoder_slice_s)
         self._numbers = itertools.count()
         self._changed = threading.Condition()  # guards what follows
-        self._queue: list[tuple[tuple[int, int], Row]] = []
-        self._encoding: list[Row] = []
+        self._queue: list[tuple[tuple[int, int], Row | EncoderCall]] = []
+        self._encoding: list[Row | EncoderCall] = []
         self._ready: deque[Row] = deque()
         self._rows: list[Row] = []
         self._reserved = 0
+        self._guests = 0
         self._look = False  # a row was cancelled
         self._draining = self._closing = False
         self._batches: list[tuple[RunningBatch, list[Row]]] = []  # the decoding thread's
@@ -104,6 +109,8 @@ class Scheduler:
         """
         self._check_open()
         ticket = Ticket(request)
+        if splits_outputs(self.model):
+            return self._as_guest(ticket, request)
         prepared = prepare(self.model, request.inputs, {**request.options, "exact": request.exact})
         source = prepared.source_length
         size = row_bytes(self.model, source or 1, prepared.max_length)
@@ -113,15 +120,88 @@ class Scheduler:
         )
         self._check_size(row)
         with self._changed:
-            self._check_open()
-            if len(self._queue) >= self.queue_limit:
-                self.metrics.count(refused=1)
-                wait = self._retry_after()
-                raise QueueFull(f"{len(self._queue)} requests wait already; try again in {wait:.0f} s", wait)
+            self._check_room()
             heapq.heappush(self._queue, (row.order, row))
             self._changed.notify_all()
         self.metrics.count(submitted=1)
         ticket.on_cancel(self._cancelled)
+        return ticket
+
+    def guest(
+        self,
+        ticket: Ticket | None = None,
+        *,
+        priority: int = 0,
+        deadline_s: float | None = None,
+        seed: int | None = None,
+    ) -> AbstractContextManager[None]:
+        """Within, every `generate()` of the model in this thread (that of a pipeline, say) has its encoder calls and
+        decoding loops run here, among all other rows. Greedy search and sampling.
+
+        Args:
+            ticket: gets the tokens as they come, and may be cancelled; None: nobody listens.
+            priority: as of a request.
+            deadline_s: from now on; what is not done by then raises `DeadlinePassed`.
+            seed: of sampling.
+
+        Raises:
+            QueueFull: as many requests wait as may.
+            SchedulerClosed: the scheduler is draining or closed.
+        """
+        with self._changed:
+            self._check_room()
+        ticket = ticket or Ticket()
+        ticket.on_cancel(self._cancelled)
+        deadline = None if deadline_s is None else time.monotonic() + deadline_s
+        return taken_over(Guest(self, ticket, priority, deadline, seed))
+
+    def next_number(self) -> int:
+        """The next request's place among those of one priority."""
+        return next(self._numbers)
+
+    def enqueue(self, row: Row | EncoderCall) -> None:
+        """Put part of a guest's work in the queue.
+
+        Raises:
+            RequestTooLarge: its keys and values alone exceed the budget.
+            SchedulerClosed: the scheduler was closed.
+        """
+        if isinstance(row, Row):
+            row.cache_bytes = row_bytes(self.model, row.prepared.source_length or 1, row.prepared.max_length)
+        self._check_size(row)
+        with self._changed:
+            if self._closing:
+                raise SchedulerClosed("the scheduler was closed before this request was answered")
+            heapq.heappush(self._queue, (row.order, row))
+            self._changed.notify_all()
+
+    def _as_guest(self, ticket: Ticket, request: GenerationRequest) -> Ticket:
+        """Run a request's whole `generate()` in a thread of its own."""
+        with self._changed:
+            self._check_room()
+            self._guests += 1
+        deadline = None if request.deadline_s is None else ticket.submitted + request.deadline_s
+        guest = Guest(self, ticket, request.priority, deadline, request.seed, request.confidence)
+        ticket.on_cancel(self._cancelled)
+        self.metrics.count(submitted=1)
+
+        def run() -> None:
+            end: Finished | Failed
+            try:
+                with taken_over(guest):
+                    out = self.model.generate(**request.inputs, **{**request.options, "exact": request.exact})
+                tokens = (out if isinstance(out, torch.Tensor) else out["sequences"])[0].tolist()
+                took = time.monotonic() - ticket.submitted
+                end = Finished(tokens, guest.depths, "stop", total_s=took, output=out)
+            except Exception as error:
+                end = Failed(error)
+            with self._changed:
+                self._guests -= 1
+                self._changed.notify_all()
+            self._count(end.error if isinstance(end, Failed) else None)
+            ticket.put(end)
+
+        threading.Thread(target=run, name="deed-guest", daemon=True).start()
         return ticket
 
     def stats(self) -> Stats:
@@ -188,15 +268,22 @@ class Scheduler:
         if self._draining:
             raise SchedulerClosed("the scheduler takes no more requests")
 
-    def _check_size(self, row: Row) -> None:
+    def _check_size(self, row: Row | EncoderCall) -> None:
         if row.cache_bytes > self.cache_bytes:
             raise RequestTooLarge(
                 f"the request may need {row.cache_bytes:,} bytes of keys and values, the budget (cache_bytes) is "
                 f"{self.cache_bytes:,}: ask for fewer new tokens, or a shorter source"
             )
 
+    def _check_room(self) -> None:
+        self._check_open()
+        if len(self._queue) >= self.queue_limit:
+            self.metrics.count(refused=1)
+            wait = self._retry_after()
+            raise QueueFull(f"{len(self._queue)} requests wait already; try again in {wait:.0f} s", wait)
+
     def _is_busy(self) -> bool:
-        return bool(self._queue or self._encoding or self._ready or self._rows)
+        return bool(self._queue or self._encoding or self._ready or self._rows or self._guests)
 
     def _retry_after(self) -> float:
         rate = self.metrics.request_rate.per_second(time.monotonic())
@@ -207,21 +294,26 @@ class Scheduler:
             self._look = True
             self._changed.notify_all()
 
-    def _end(self, row: Row, error: BaseException | None, reason: str = "") -> None:
+    def _end(self, row: Row | EncoderCall, error: BaseException | None, reason: str = "") -> None:
         """Answer a request that holds no row of a batch any more."""
         with self._changed:
             self._reserved -= row.cache_bytes if row.began else 0
-            for place in (self._encoding, self._ready, self._rows):
+            places: tuple[Any, ...] = (self._encoding, self._ready, self._rows)
+            for place in places:
                 if row in place:
                     place.remove(row)
             self._changed.notify_all()
+        if row.counts:
+            self._count(error)
         if error is None:
             row.finish(reason)
-            self.metrics.count(finished=1)
         else:
             row.fail(error)
-            kinds: dict[type, str] = {RequestCancelled: "cancelled", DeadlinePassed: "expired"}
-            self.metrics.count(**{kinds.get(type(error), "failed"): 1})
+
+    def _count(self, error: BaseException | None) -> None:
+        """Count a request that has ended."""
+        kinds: dict[type, str] = {RequestCancelled: "cancelled", DeadlinePassed: "expired", type(None): "finished"}
+        self.metrics.count(**{kinds.get(type(error), "failed"): 1})
         with self.metrics.lock:
             self.metrics.request_rate.add(1, time.monotonic())
 
@@ -233,7 +325,7 @@ class Scheduler:
         for row in rows:
             self._end(row, error)
 
-    def _lost(self, row: Row, now: float) -> BaseException | None:
+    def _lost(self, row: Row | EncoderCall, now: float) -> BaseException | None:
         """Why a row is to be given up."""
         if row.ticket.cancelled:
             return RequestCancelled("the request was cancelled")
@@ -258,10 +350,11 @@ class Scheduler:
     def _fits(self) -> bool:
         return bool(self._queue) and self._reserved + self._queue[0][1].cache_bytes <= self.cache_bytes
 
-    def _next_call(self) -> list[Row]:
+    def _next_call(self) -> list[Row | EncoderCall]:
         """The first of the queue, and what can be encoded with it."""
         _, first = heapq.heappop(self._queue)
-        rows, key = [first], first.prepared.encoder_call is not None and first.prepared.shape_key()
+        rows, call = [first], first.prepared.encoder_call
+        key = first.prepared.shape_key() if call is not None and len(call["inputs_tensor"]) == 1 else None
         self._reserved += first.cache_bytes
         length = first.prepared.source_length or 1
         for _, row in heapq.nsmallest(len(self._queue), self._queue) if key else []:
@@ -282,7 +375,7 @@ class Scheduler:
         self._encoding += rows
         return rows
 
-    def _encode_rows(self, rows: list[Row]) -> None:
+    def _encode_rows(self, rows: list[Row | EncoderCall]) -> None:
         now = time.monotonic()
         for row in list(rows):
             error = self._lost(row, now)
@@ -304,7 +397,10 @@ class Scheduler:
         for row in rows:
             self._encoded(row)
 
-    def _encoded(self, row: Row) -> None:
+    def _encoded(self, row: Row | EncoderCall) -> None:
+        if isinstance(row, EncoderCall):
+            self._end(row, None)
+            return
         size = row_bytes(self.model, row.prepared.source_length or 1, row.prepared.max_length)
         with self._changed:
             self._reserved += size - row.cache_bytes
@@ -391,9 +487,8 @@ class Scheduler:
 
     def _leave(self, batch: RunningBatch, rows: list[Row], gone: list[Row]) -> None:
         lost = {id(row) for row in gone}
-        left = [i for i, row in enumerate(rows) if id(row) not in lost]
-        batch.keep(left)
-        rows[:] = [rows[i] for i in left]
+        order = batch.leave({i for i, row in enumerate(rows) if id(row) in lost})
+        rows[:] = [rows[i] for i in order]
         if not rows:
             self._batches = [(b, r) for b, r in self._batches if b is not batch]
 

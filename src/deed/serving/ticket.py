@@ -19,12 +19,15 @@ class Token:
         depth: the decoder layer that produced it; in an exact request, at which its draft exited.
         confidence: the probability that its exit gave it, None where the request did not ask for it.
         time: seconds since the request was submitted.
+        piece: which generation of the request it is of. Whisper runs one after another, for pieces of the sound and again at
+            higher temperatures, and what `Finished` says may leave some out.
     """
 
     id: int
     depth: int
     confidence: float | None
     time: float
+    piece: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,11 +89,16 @@ class Ticket:
     def __init__(self, request: Any = None) -> None:
         self.request = request
         self.submitted = time.monotonic()
-        self.cancelled = False
+        self._cancelled = False
         self._events: list[Event] = []
         self._changed = threading.Condition()
         self._listeners: list[Callable[[], None]] = []
         self._on_cancel: Callable[[], None] | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has given the request up."""
+        return self._cancelled
 
     @property
     def done(self) -> bool:
@@ -105,7 +113,7 @@ class Ticket:
 
     def cancel(self) -> None:
         """Give the request up. Its row is freed at the next step, and `Failed` with `RequestCancelled` ends the events."""
-        self.cancelled = True
+        self._cancelled = True
         if self._on_cancel is not None and not self.done:
             self._on_cancel()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from deed.errors import DeedLoadError
 from deed.modeling.loading import from_pretrained
+from deed.models.whisper import ctranslate2_processor, is_ctranslate2_whisper
 from deed.utils.saved_model import read_saved_model
 
 from .task import Loaded, tokenizer_of
@@ -45,6 +46,8 @@ def load_processor(folder: Path) -> Any:
     """
     from transformers import AutoProcessor, AutoTokenizer
 
+    if is_ctranslate2_whisper(Path(folder)):
+        return ctranslate2_processor(Path(folder))
     has_processor = any((Path(folder) / f"{kind}processor_config.json").is_file() for kind in ("", "pre"))
     what, auto = ("processor", AutoProcessor) if has_processor else ("tokenizer", AutoTokenizer)
     try:

@@ -20,6 +20,12 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
+def user_cache() -> Path:
+    """Where deed keeps what can be made again: `$DEED_CACHE`, else `$XDG_CACHE_HOME/deed`, else `~/.cache/deed`."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("DEED_CACHE") or caches / "deed").expanduser()
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file whole or not at all; what was there before is replaced.

@@ -114,10 +114,12 @@ INSTRUCTION_FLAGS = (
     ),
     *("asimd", "asimddp", "i8mm", "bf16", "sve"),
 )
-# What keeps a library from using all of them: ATen, oneDNN, MKL, FBGEMM (which heeds none of the others), deed.
+# What keeps a library from using all of them: ATen, oneDNN, MKL, FBGEMM (which heeds none of the others), deed, CTranslate2,
+# OpenVINO.
 RESTRICTIONS = (
     *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR"),
     *("FBGEMM_ENABLE_INSTRUCTIONS", "FBGEMM_FORCE_AUTOVEC", "FBGEMM_NO_ASMJIT", "DEED_KERNELS"),
+    *("CT2_FORCE_CPU_ISA", "OV_CPU_MAX_ISA"),
 )
 
 
