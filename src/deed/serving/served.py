@@ -60,6 +60,7 @@ class ServedModel:
     ) -> None:
         self.name, self.model, self.processor, self.scheduler = name, model, processor, scheduler
         self.limits, self.has_exits = limits, has_exits
+        self.drift: Any = None  # a `DriftWatch`, where answers are compared with full depth
         self.tokenizer = tokenizer_of(processor)
         self._pipelines: dict[str, Pipeline] = {}
         self._making = threading.Lock()
@@ -151,7 +152,10 @@ class ServedModel:
         device, dtype = self.model.device, self.model.dtype
         placed = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}
         request = GenerationRequest(placed, options, asked.exact, asked.seed, asked.deadline_s)
-        return self.scheduler.submit(request)
+        ticket: Ticket = self.scheduler.submit(request)
+        if self.drift is not None:
+            self.drift.watch(ticket)
+        return ticket
 
     def threshold_of(self, asked: Asked) -> Any:
         """The exit threshold that an answer was made with."""
