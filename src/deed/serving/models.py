@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .api_errors import ApiError
+from .drift_watch import start_watch
 from .served import ServedModel
 from .settings import ServeSettings
 from .wire import ModelInfo
@@ -23,6 +24,7 @@ class Models:
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
         self._served: dict[str, ServedModel] = {}
+        self._turns: Any = None
         self.ready = False
 
     def load(self) -> None:
@@ -48,7 +50,9 @@ class Models:
         from deed.utils.saved_model import read_saved_model
 
         from .scheduler import Scheduler
+        from .turns import Turns
 
+        self._turns = self._turns or Turns()  # one device, one model at a time
         has_exits = not is_ctranslate2_whisper(folder) and read_saved_model(folder).has_exits
         with warnings.catch_warnings():
             if not has_exits:
@@ -62,8 +66,11 @@ class Models:
 
             quantize(model, parts=("encoder", "decoder", "head"))
         limits = self.settings.limits
-        scheduler = Scheduler(model, cache_bytes=limits.cache_bytes, queue_limit=limits.queue)
-        return ServedModel(name, model, processor, scheduler, limits, has_exits)
+        scheduler = Scheduler(model, cache_bytes=limits.cache_bytes, queue_limit=limits.queue, turns=self._turns)
+        served = ServedModel(name, model, processor, scheduler, limits, has_exits)
+        if self.settings.drift:
+            served.drift = start_watch(served, self.settings.drift, self.settings.drift_rise)
+        return served
 
     def add(self, served: ServedModel) -> None:
         """Serve one more model."""
@@ -123,4 +130,6 @@ class Models:
         """End all schedulers."""
         self.ready = False
         for served in self.all():
+            if served.drift is not None:
+                served.drift.close()
             served.scheduler.close()

@@ -50,7 +50,11 @@ class Ingress:
         return _Asgi(self.guarded)
 
     async def answer(self, scope: Any, receive: Any, send: Any) -> None:
-        """An ASGI application."""
+        """An ASGI application, behind the guard.
+
+        Args:
+            scope, receive, send: as ASGI has them.
+        """
         body, path = await Request(scope, receive).body(), scope["path"]
         if path in OWN:
             names = [model.name for model in self.models]

@@ -16,7 +16,7 @@ from deed.policies.policy import FixedSchedule
 from deed.tasks.task import tokenizer_of
 
 from .api_errors import ApiError
-from .detokenize import Detokenizer
+from .detokenize import Detokenizer, StopTexts
 from .request import GenerationRequest
 from .settings import Limits
 from .ticket import Failed, Finished, Ticket, Token
@@ -60,6 +60,7 @@ class ServedModel:
     ) -> None:
         self.name, self.model, self.processor, self.scheduler = name, model, processor, scheduler
         self.limits, self.has_exits = limits, has_exits
+        self.drift: Any = None  # a `DriftWatch`, where answers are compared with full depth
         self.tokenizer = tokenizer_of(processor)
         self._pipelines: dict[str, Pipeline] = {}
         self._making = threading.Lock()
@@ -121,8 +122,6 @@ class ServedModel:
         stop = [wanted.stop] if isinstance(wanted.stop, str) else list(wanted.stop or ())
         if any(not text for text in stop):
             raise ApiError(400, "stop: an empty text ends nothing", "stop")
-        if stop:
-            options |= {"stop_strings": stop, "tokenizer": self.tokenizer}
         exact = wanted.exact or (not self.has_exits and wanted.threshold is None)
         deadline = min(wanted.deadline or self.limits.deadline_s, self.limits.deadline_s)
         return Asked(options, exact, wanted.seed, deadline, tuple(stop))
@@ -148,10 +147,15 @@ class ServedModel:
         problem = confidence_problem(self.model, {**options, "exact": asked.exact})
         if answer_confidence and not problem and not options.get("do_sample"):
             options["answer_confidence"] = True
+        if asked.stop:
+            options["stopping_criteria"] = [StopTexts(Detokenizer(self.tokenizer, asked.stop))]
         device, dtype = self.model.device, self.model.dtype
         placed = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}
         request = GenerationRequest(placed, options, asked.exact, asked.seed, asked.deadline_s)
-        return self.scheduler.submit(request)
+        ticket: Ticket = self.scheduler.submit(request)
+        if self.drift is not None:
+            self.drift.watch(ticket)
+        return ticket
 
     def threshold_of(self, asked: Asked) -> Any:
         """The exit threshold that an answer was made with."""
