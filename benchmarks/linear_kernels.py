@@ -67,14 +67,46 @@ def work(rows: list[int], seconds: float, groups: list[str]) -> dict[str, Any]:
             for n in rows:
                 table.append({"shape": [out, width], "rows": n, "microseconds": timed(prepared, n, width, seconds)})
                 print(table[-1], file=sys.stderr, flush=True)
-    return {"machine": machine(), "instruction_set_of_deed": native.instruction_set(), "rows": table}
+    about = {"machine": machine(), "instruction_set_of_deed": native.instruction_set()}
+    return {**about, "rows": table, "feed_forward": [feed_forward(n, seconds) for n in rows if n <= 32]}
+
+
+def feed_forward(rows: int, seconds: float) -> dict[str, Any]:
+    """T5-base's: norm, 768 to 3072, ReLU, back, residual sum; as one call and by PyTorch's operations. And a call's own time: a
+    linear of 16 x 16."""
+    import torch
+    from torch import nn
+
+    from deed.kernels import Link, RowNorm, chain
+    from deed.kernels.int8 import exact_kernels
+    from deed.kernels.int8_linear import Int8Linear
+
+    subjects: dict[str, list[Any]] = {}
+    for _ in range(8):
+        up, down = nn.Linear(768, 3072, bias=False), nn.Linear(3072, 768, bias=False)
+        kinds = {f"int8 {build.__name__}": (build, levels) for build, levels in exact_kernels()[:2]}
+        for name, product in {"float32": None, **kinds}.items():
+            a, b = (
+                (up, down) if product is None else (Int8Linear(up, product=product), Int8Linear(down, product=product))
+            )
+            norm = RowNorm("rms", torch.ones(768))
+            run = chain([Link(a, activation="relu", before=norm), Link(b, "residual")])
+            if run.native:
+                subjects.setdefault(f"{name}, one call", []).append(run)
+            subjects.setdefault(f"{name}, operations", []).append(run.by_torch)
+    times = timed(subjects, rows, 768, seconds)
+    small = nn.Linear(16, 16, bias=False)
+    calls = {"native": [chain([Link(small)])], "linear": [lambda x: nn.functional.linear(x, small.weight)]}
+    return {"rows": rows, "microseconds": times, "one small call": timed(calls, 1, 16, 0.05)}
 
 
 def timed(prepared: dict[str, list[Any]], rows: int, width: int, seconds: float) -> dict[str, float]:
     """Microseconds of a call per kernel."""
     import torch
 
-    x, best, dropped = torch.randn(1, rows, width), {}, set()
+    x = torch.randn(1, rows, width)
+    best: dict[str, float] = {}
+    dropped: set[str] = set()
     end = time.perf_counter() + seconds
     turn = 0
     while turn < 4 or time.perf_counter() < end:
@@ -115,7 +147,7 @@ def main() -> None:
     result |= {"versions": versions(), "settings": {}}
     for setting in options.settings:
         names = {name for values in SETTINGS.values() for name in values} | {"DEED_KERNELS", "DEED_NATIVE"}
-        env = {k: v for k, v in os.environ.items() if k not in names} | SETTINGS[setting]
+        env = {k: v for k, v in os.environ.items() if k not in names} | SETTINGS[setting] | {"DEED_KERNELS": ""}
         worker = [sys.executable, __file__, "--worker", "--seconds", str(options.seconds)]
         worker += ["--rows", *map(str, options.rows), "--shapes", *options.shapes]
         done = subprocess.run(worker, env=env, stdout=subprocess.PIPE, text=True, check=True)
