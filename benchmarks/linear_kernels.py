@@ -72,8 +72,8 @@ def work(rows: list[int], seconds: float, groups: list[str]) -> dict[str, Any]:
 
 
 def feed_forward(rows: int, seconds: float) -> dict[str, Any]:
-    """T5-base's: norm, 768 to 3072, ReLU, back, residual sum; as one call and by PyTorch's operations. And a call's own time: a
-    linear of 16 x 16."""
+    """T5-base's: norm, 768 to 3072, ReLU, back, residual sum; as one call and by PyTorch's operations. And what a call itself
+    takes: a linear of 16 x 16."""
     import torch
     from torch import nn
 
