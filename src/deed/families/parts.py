@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from deed.kernels.float32 import product
+from deed.kernels.float32 import MIN_WEIGHTS, product
 from deed.kernels.int8_linear import Int8Linear, join, joinable
+from deed.kernels.small import small_product
 
 Module = Callable[[torch.Tensor], torch.Tensor]
 Rotate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -177,7 +178,8 @@ def direct(module: Any) -> Module:
     if not _bare(module):
         return module
     if type(module) is nn.Linear:
-        return product(module.weight, module.bias)
+        few_weights = module.weight.numel() < MIN_WEIGHTS
+        return (small_product if few_weights else product)(module.weight, module.bias)
     return ACTIVATIONS.get(type(module).__name__, module)
 
 
