@@ -87,7 +87,6 @@ def compare(name: str, make: Any, options: dict[str, Any]) -> dict[str, Any]:
         "answers_that_differ": differ,
         "depths_that_differ": depths,
         "of_these_ties": ties,
-        "longest_gap_s": round(stats.gap_s.largest, 4),
     }
 
 
