@@ -365,6 +365,7 @@ function versus(early, full) {
 $("form").addEventListener("submit", ask);
 $("stop").addEventListener("click", () => running?.abort());
 $("file").addEventListener("change", () => $("file").files[0] && takeFile($("file").files[0]));
+$("file").addEventListener("keydown", (event) => event.key === "Enter" && (event.preventDefault(), $("file").click()));
 $("remove").addEventListener("click", () => { $("file").value = ""; takeFile(null); $("file").focus(); });
 $("sample").addEventListener("click", async () => {
   const response = await fetch("/page/invoice.pdf");
