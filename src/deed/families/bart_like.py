@@ -18,8 +18,8 @@ from torch import nn
 from deed.errors import DeedConfigError
 
 from .base import DecoderFamily, by_starts, register_family
-from .encoders.layer import EncoderLayer, encoder_layer, in_turn
-from .parts import AttentionParts, LayerParts, Module, direct, direct_norm, joined, plain
+from .encoders.layer import EncoderLayer, encoder_layer, feed_forward
+from .parts import AttentionParts, LayerParts, Module, activated, direct, direct_norm, joined, plain
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ class BartLikeFamily(DecoderFamily):
 
     def feed_forward(self, layer: Any) -> Module:
         """A layer's feed-forward as a function."""
-        up, act, down = direct(layer.fc1), direct(layer.activation_fn), direct(layer.fc2)
-        return lambda x: down(act(up(x)))
+        up, down = activated(layer.fc1, layer.activation_fn), direct(layer.fc2)
+        return lambda x: down(up(x))
 
     def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """By its `k_proj` and `v_proj`."""
@@ -335,7 +335,7 @@ def encoder_bart_layer(layer: Any) -> EncoderLayer:
     return EncoderLayer(
         joined(_attention(layer.self_attn_layer_norm, layer.self_attn)),
         direct_norm(layer.final_layer_norm),
-        in_turn(layer.fc1, layer.activation_fn, layer.fc2),
+        feed_forward(layer.fc1, layer.activation_fn, layer.fc2),
         (layer.self_attn,),
         post_norm=name in POST_NORM,
         values=2 if name == "Mvp" else 0,

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from deed.kernels.float32 import product
-from deed.kernels.int8_linear import join, joinable
+from deed.kernels.int8_linear import Int8Linear, join, joinable
 
 Module = Callable[[torch.Tensor], torch.Tensor]
 Rotate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -178,9 +178,38 @@ def direct(module: Any) -> Module:
         return module
     if type(module) is nn.Linear:
         return product(module.weight, module.bias)
-    if type(module).__name__ == "GELUActivation":
-        return nn.functional.gelu
-    return nn.functional.relu if type(module) is nn.ReLU else module
+    return ACTIVATIONS.get(type(module).__name__, module)
+
+
+def activated(up: Any, act: Any) -> Module:
+    """A linear layer and the activation after it, which goes to work in place where the layer's output is nobody else's: of a
+    long block, another tensor takes as long to come by as to fill."""
+    first, then = direct(up), direct(act)
+    in_place = IN_PLACE.get(then) if first is not up or type(up) is Int8Linear else None
+    then = in_place or then
+    return lambda x: then(first(x))
+
+
+def _gelu_by_tanh(x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.gelu(x, approximate="tanh")
+
+
+def _gelu_by_tanh_in_place(x: torch.Tensor) -> torch.Tensor:
+    return torch.ops.aten.gelu_(x, approximate="tanh")
+
+
+# By the names of their classes. Transformers' "gelu_new" and torch's approximation are the same formula.
+ACTIVATIONS: dict[str, Module] = {
+    "GELUActivation": nn.functional.gelu,
+    "NewGELUActivation": _gelu_by_tanh,
+    "GELUTanh": _gelu_by_tanh,
+    "ReLU": nn.functional.relu,
+}
+IN_PLACE: dict[Module, Module] = {
+    nn.functional.gelu: torch.ops.aten.gelu_,
+    _gelu_by_tanh: _gelu_by_tanh_in_place,
+    nn.functional.relu: torch.relu_,
+}
 
 
 def direct_norm(module: Any) -> Module:

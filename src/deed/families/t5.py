@@ -13,7 +13,7 @@ from torch import nn
 
 from .base import DecoderFamily, register_family
 from .encoders.layer import EncoderLayer, encoder_layer
-from .parts import AttentionParts, LayerParts, Module, direct, direct_rms_norm, joined, plain
+from .parts import AttentionParts, LayerParts, Module, activated, direct, direct_rms_norm, joined, plain
 
 # Prefixes of the classes (`…Block`, `…LayerNorm`, `…DenseActDense`) that compute what T5's of that name do.
 BUILDS = ("T5", "MT5", "UMT5", "LongT5", "Udop", "Pop2Piano", "Pix2Struct", "Pix2StructText")
@@ -249,11 +249,11 @@ def _ffn(ffn: Any) -> Module:
     name, weight = type(ffn).__name__, getattr(ffn.wo, "weight", None)
     if not plain([ffn]) or not isinstance(weight, torch.Tensor) or weight.dtype not in (torch.float32, torch.float64):
         return ffn
-    act, down = direct(ffn.act), direct(ffn.wo)
+    down = direct(ffn.wo)
     if name.removesuffix("DenseActDense") in BUILDS:
-        up = direct(ffn.wi)
-        return lambda x: down(act(up(x)))
+        up = activated(ffn.wi, ffn.act)
+        return lambda x: down(up(x))
     if name.removesuffix("DenseGatedActDense").removesuffix("VisionMlp") in BUILDS:
-        gate, linear = direct(ffn.wi_0), direct(ffn.wi_1)
-        return lambda x: down(act(gate(x)) * linear(x))
+        gate, linear = activated(ffn.wi_0, ffn.act), direct(ffn.wi_1)
+        return lambda x: down(gate(x) * linear(x))
     return ffn

@@ -42,7 +42,8 @@ def create_app(settings: ServeSettings, models: Models | None = None) -> FastAPI
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        server.models.close()
+        if models is None:  # else they are their giver's
+            server.models.close()
 
     app = FastAPI(
         title=TITLE, description=ABOUT, version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from transformers import StoppingCriteria
+
 WINDOW = 24  # tokens that are decoded again for each new one
 
 
@@ -75,3 +78,29 @@ def _overlap(text: str, stop: str) -> int:
         if text.endswith(stop[:n]):
             return n
     return 0
+
+
+class StopTexts(StoppingCriteria):
+    """Ends one row at one of the texts. Transformers' `stop_strings` go through the whole vocabulary for each new text, and do
+    not work with every tokenizer.
+
+    Args:
+        text: made for this row, with the texts.
+    """
+
+    def __init__(self, text: Detokenizer) -> None:
+        self.text, self._seen = text, 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        """`[1]` bool.
+
+        Args:
+            input_ids: `[1, length]`, the newest token last.
+            scores: not looked at.
+            kwargs: not looked at.
+        """
+        self._seen = self._seen or input_ids.shape[1] - 1  # what stood before the first new token is the prompt
+        for token in input_ids[0, self._seen :].tolist():
+            self.text.add(token)
+        self._seen = input_ids.shape[1]
+        return input_ids.new_full((1,), self.text.stopped, dtype=torch.bool)

@@ -24,6 +24,7 @@ class Models:
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
         self._served: dict[str, ServedModel] = {}
+        self._turns: Any = None
         self.ready = False
 
     def load(self) -> None:
@@ -49,7 +50,9 @@ class Models:
         from deed.utils.saved_model import read_saved_model
 
         from .scheduler import Scheduler
+        from .turns import Turns
 
+        self._turns = self._turns or Turns()  # one device, one model at a time
         has_exits = not is_ctranslate2_whisper(folder) and read_saved_model(folder).has_exits
         with warnings.catch_warnings():
             if not has_exits:
@@ -61,9 +64,9 @@ class Models:
         if self.settings.int8:
             from deed.modeling.quantization import quantize
 
-            quantize(model)
+            quantize(model, parts=("encoder", "decoder", "head"))
         limits = self.settings.limits
-        scheduler = Scheduler(model, cache_bytes=limits.cache_bytes, queue_limit=limits.queue)
+        scheduler = Scheduler(model, cache_bytes=limits.cache_bytes, queue_limit=limits.queue, turns=self._turns)
         served = ServedModel(name, model, processor, scheduler, limits, has_exits)
         if self.settings.drift:
             served.drift = start_watch(served, self.settings.drift, self.settings.drift_rise)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,14 @@ class Job:
         finally:
             self.cancel()
 
+    def result(self, ends: Sequence[Finished]) -> dict[str, Any]:
+        """What the pipeline itself would give.
+
+        Args:
+            ends: of the tickets.
+        """
+        return self.pipe.result(self.item, [generated(end) for end in ends], self.call)
+
     def respond(self, tokens: list[TokenOut], ends: list[Finished]) -> GenerateResponse:
         """What the client gets.
 
@@ -99,8 +107,7 @@ class Job:
             tokens: of all pieces.
             ends: of their tickets.
         """
-        result = self.pipe.result(self.item, [generated(end) for end in ends], self.call)
-        text = next(value for name, value in result.items() if isinstance(value, str))
+        text = self.result(ends)[self.pipe.key]
         cuts = [at for at in (text.find(stop) for stop in self.asked.stop) if at >= 0]
         depth, layers = mean_depth(tokens), self.served.layers
         accepted = [end.accepted for end in ends if end.accepted is not None]

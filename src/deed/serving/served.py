@@ -12,10 +12,11 @@ from typing import Any
 from deed.modeling.answer_confidence import confidence_problem
 from deed.pipelines import Pipeline, pipeline
 from deed.pipelines.base import Generated
+from deed.policies.policy import FixedSchedule
 from deed.tasks.task import tokenizer_of
 
 from .api_errors import ApiError
-from .detokenize import Detokenizer
+from .detokenize import Detokenizer, StopTexts
 from .request import GenerationRequest
 from .settings import Limits
 from .ticket import Failed, Finished, Ticket, Token
@@ -116,11 +117,11 @@ class ServedModel:
             options |= {"top_p": wanted.top_p or 1.0, "top_k": wanted.top_k or 0}
         if wanted.threshold is not None:
             options["exit_threshold"] = wanted.threshold
+        if wanted.exit_schedule is not None:
+            options["exit_policy"] = FixedSchedule(tuple(wanted.exit_schedule), ask=True)
         stop = [wanted.stop] if isinstance(wanted.stop, str) else list(wanted.stop or ())
         if any(not text for text in stop):
             raise ApiError(400, "stop: an empty text ends nothing", "stop")
-        if stop:
-            options |= {"stop_strings": stop, "tokenizer": self.tokenizer}
         exact = wanted.exact or (not self.has_exits and wanted.threshold is None)
         deadline = min(wanted.deadline or self.limits.deadline_s, self.limits.deadline_s)
         return Asked(options, exact, wanted.seed, deadline, tuple(stop))
@@ -146,6 +147,8 @@ class ServedModel:
         problem = confidence_problem(self.model, {**options, "exact": asked.exact})
         if answer_confidence and not problem and not options.get("do_sample"):
             options["answer_confidence"] = True
+        if asked.stop:
+            options["stopping_criteria"] = [StopTexts(Detokenizer(self.tokenizer, asked.stop))]
         device, dtype = self.model.device, self.model.dtype
         placed = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}
         request = GenerationRequest(placed, options, asked.exact, asked.seed, asked.deadline_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deed.pipelines.speech import TranscriptionPipeline
@@ -68,9 +68,9 @@ class SpeechJob(Job):
         """
         if not self.served.is_whisper:
             until = [*self.starts[1:], self.seconds]
-            texts = [self.pipe.text(end.tokens) for end in ends]
             return [
-                Segment(*part, list(end.tokens)) for *part, end in zip(self.starts, until, texts, ends, strict=True)
+                Segment(start, stop, self.pipe.text(end.tokens), list(end.tokens))
+                for start, stop, end in zip(self.starts, until, ends, strict=True)
             ]
         found = []
         for segment in ends[0].output["segments"][0]:
@@ -79,13 +79,16 @@ class SpeechJob(Job):
             found.append(Segment(start, max(start, stop), self.pipe.text(tokens), tokens))
         return found
 
-    def text_of(self, ends: Sequence[Finished]) -> str:
-        """The whole transcript, as `deed.pipeline("transcribe")` has it.
+    def result(self, ends: Sequence[Finished]) -> dict[str, Any]:
+        """What `deed.pipeline("transcribe")` gives: `"text"`, and of Whisper `"language"`.
 
         Args:
             ends: of the tickets.
         """
-        return str(self.pipe.result(self.item, [generated(end) for end in ends], self.call)["text"])
+        found = [generated(end) for end in ends]
+        if self.served.is_whisper:
+            found = [replace(found[0], more=(False, ends[0].output["segments"][0]))]
+        return self.pipe.result(self.item, found, self.call)
 
     async def transcribe(self) -> tuple[str, list[Segment]]:
         """The whole text, and its parts.
@@ -94,7 +97,9 @@ class SpeechJob(Job):
             Exception: of a piece that failed.
         """
         ends = await all_finished(self.tickets)
-        return self.text_of(ends), self.segments(ends)
+        result = self.result(ends)
+        self.language = self.language or result.get("language") or ""
+        return result["text"], self.segments(ends)
 
     async def stream_text(self) -> AsyncIterator[str]:
         """The text as it comes; joined it is the whole.
@@ -214,7 +219,7 @@ def make_ready(
     inputs = [pipe.collate([row]) for row in rows]
     if served.is_whisper:
         timed = timed or len(samples) > pipe.extractor.n_samples
-        asked, language = _whisper_options(served, asked, wanted, inputs[0], language, translate, prompt, timed)
+        asked = _whisper_options(served, asked, wanted, language, translate, prompt, timed)
     elif translate:
         raise ApiError(400, f"{served.name} transcribes; it does not translate speech", "model")
     job = SpeechJob(served, SPEECH, pipe, samples, {}, inputs, asked)
@@ -227,38 +232,22 @@ def _whisper_options(
     served: ServedModel,
     asked: Asked,
     wanted: Generation,
-    first: dict[str, Any],
     language: str | None,
     translate: bool,
     prompt: str | None,
     timed: bool,
-) -> tuple[Asked, str]:
-    """What Whisper's `generate()` is told, and the language."""
+) -> Asked:
+    """What Whisper's `generate()` is told."""
     options = dict(asked.options)
     if wanted.max_new_tokens is None:
         options.pop("max_new_tokens", None)  # its own limit counts the prompt, too
     options |= {"return_segments": True, "return_timestamps": timed}
-    config = served.model.generation_config
-    if getattr(config, "is_multilingual", False):
-        if language is None:
-            language = _spoken(served, first)
-        options |= {"language": language, "task": "translate" if translate else "transcribe"}
+    if getattr(served.model.generation_config, "is_multilingual", False):
+        options["task"] = "translate" if translate else "transcribe"
+        if language:
+            options["language"] = language
     elif translate or (language or "en").lower() not in ("en", "english"):
         raise ApiError(400, f"{served.name} knows English only", "language")
-    else:
-        language = "en"
     if prompt:
         options["prompt_ids"] = served.processor.get_prompt_ids(prompt, return_tensors="pt").to(served.model.device)
-    return Asked(options, asked.exact, asked.seed, asked.deadline_s, asked.stop), language
-
-
-def _spoken(served: ServedModel, inputs: dict[str, Any]) -> str:
-    """The language of a recording's first window, found as `generate()` would."""
-    import torch
-
-    most = served.processor.feature_extractor.nb_max_frames
-    features = inputs["input_features"][..., :most].to(served.model.device, served.model.dtype)
-    with torch.no_grad():
-        token = int(served.model.detect_language(input_features=features)[0])
-    known = {index: name for name, index in served.model.generation_config.lang_to_id.items()}
-    return str(known.get(token, "<|en|>")).strip("<|>")
+    return Asked(options, asked.exact, asked.seed, asked.deadline_s, asked.stop)

@@ -116,10 +116,10 @@ async def _respond(
 
 async def _transcribed(
     state: ServerState, arguments: tuple[Any, ...]
-) -> tuple[speech.SpeechJob, list[speech.Segment]]:
+) -> tuple[speech.SpeechJob, str, list[speech.Segment]]:
     job = await state.read(speech.make_ready, *arguments)
     job.submit()
-    return job, await job.transcribe()
+    return job, *await job.transcribe()
 
 
 async def _events(state: ServerState, arguments: tuple[Any, ...]) -> AsyncIterator[str]:
