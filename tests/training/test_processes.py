@@ -139,7 +139,7 @@ def test_sharded_weights_give_the_same_loss_and_gradients(tmp_path):
     done = run([*LAUNCH, str(script), str(tmp_path / "found.pt")])
     assert done.returncode == 0, done.stderr[-3000:]
     found = torch.load(tmp_path / "found.pt", weights_only=True)
-    assert found["loss"] == pytest.approx(found["whole"], rel=1e-9) and found["worst"] < 1e-9
+    assert found["loss"] == pytest.approx(found["whole"], rel=1e-6) and found["worst"] < 1e-5
     local, whole = found["held"]
     assert local < 0.6 * whole, "each process holds its half"
 
