@@ -109,13 +109,17 @@ class T5Family(DecoderFamily):
 
     def _chains(self, block: Any) -> Chains | None:
         self_attn, cross, ffn = self.sublayers(block)
-        own, other, dense = getattr(self_attn, self.attentions[0]), getattr(cross, self.attentions[1]), ffn.DenseReluDense
+        own, other, dense = (
+            getattr(self_attn, self.attentions[0]),
+            getattr(cross, self.attentions[1]),
+            ffn.DenseReluDense,
+        )
         names = ("wi",) if hasattr(dense, "wi") else ("wi_0", "wi_1")
         if type(dense).__name__.removesuffix("DenseActDense").removesuffix("DenseGatedActDense") not in BUILDS:
             return None
         if not plain([dense]):
             return None
-        norms = [_row_norm(x.layer_norm) for x in (self_attn, cross, ffn)]
+        norms = _row_norm(self_attn.layer_norm), _row_norm(cross.layer_norm), _row_norm(ffn.layer_norm)
         q, k, v, out = (getattr(own, name) for name in self.projections)
         cross_q, cross_out = getattr(other, self.projections[0]), getattr(other, self.projections[3])
         up = [getattr(dense, name) for name in names]
