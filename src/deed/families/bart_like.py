@@ -162,7 +162,8 @@ class BartLikeFamily(DecoderFamily):
         own, cross, ffn = layer.self_attn, getattr(layer, self.build.cross), self.feed_forward_modules(layer)
         if ffn is None:
             return None
-        norms = [row_norm(x) for x in (layer.self_attn_layer_norm, cross_norm, getattr(layer, self.build.feed_norm))]
+        feed_norm = getattr(layer, self.build.feed_norm)
+        norms = row_norm(layer.self_attn_layer_norm), row_norm(cross_norm), row_norm(feed_norm)
         qkv = (own.q_proj, own.k_proj, own.v_proj)
         up, act, down = ffn
         linears = (qkv, own.out_proj, cross.q_proj, cross.out_proj, (up,), act, down)
