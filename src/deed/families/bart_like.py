@@ -167,7 +167,7 @@ class BartLikeFamily(DecoderFamily):
         qkv = (own.q_proj, own.k_proj, own.v_proj)
         up, act, down = ffn
         linears = (qkv, own.out_proj, cross.q_proj, cross.out_proj, (up,), act, down)
-        return chains_of(layer, Modules(*norms, *linears, self.build.post_norm))
+        return chains_of(layer, Modules(norms, *linears, self.build.post_norm))
 
     def feed_forward_modules(self, layer: Any) -> tuple[Any, Any, Any] | None:
         """A layer's first linear, activation and second linear; None where there is more to it."""

@@ -45,7 +45,7 @@ class Modules(NamedTuple):
     """What a layer consists of, in the order of its use.
 
     Attributes:
-        self_norm, cross_norm, ffn_norm: `row_norm` of its norms.
+        norms: `row_norm` of the norms of self-attention, cross-attention and feed-forward.
         qkv: query, key and value projection.
         out: output projection of self-attention.
         cross_q, cross_out: of cross-attention.
@@ -55,9 +55,7 @@ class Modules(NamedTuple):
         post_norm: see `LayerParts`.
     """
 
-    self_norm: RowNorm | None
-    cross_norm: RowNorm | None
-    ffn_norm: RowNorm | None
+    norms: Sequence[RowNorm | None]
     qkv: Sequence[Any]
     out: Any
     cross_q: Any
@@ -107,30 +105,35 @@ def row_norm(module: Any, eps: float | None = None) -> RowNorm | None:
 def _state(modules: Modules) -> tuple[Any, ...]:
     """What chains depend on, apart from where weights lie, which they look after themselves."""
     linears = (*modules.qkv, modules.out, modules.cross_q, modules.cross_out, *modules.up, modules.down)
-    norms = [n and (n.weight.data_ptr(), n.eps) for n in (modules.self_norm, modules.cross_norm, modules.ffn_norm)]  # type: ignore[union-attr]
-    kinds = [(id(m), is_bare(m), str(m.weight.dtype), m.weight.device.type) for m in linears if hasattr(m, "weight")]
-    return (len(linears), *kinds, *norms, type(modules.activation), is_bare(modules.activation))
+    norms = [n and (n.weight.data_ptr(), n.eps) for n in modules.norms]  # type: ignore[union-attr]
+    kinds = [(id(m), is_bare(m), *_kind(getattr(m, "weight", None))) for m in linears]
+    return (*kinds, *norms, type(modules.activation), is_bare(modules.activation))
+
+
+def _kind(weight: Any) -> tuple[Any, ...]:
+    return (weight.dtype, weight.device.type) if isinstance(weight, torch.Tensor) else ()
 
 
 def _made(m: Modules) -> Chains | None:
-    if None in (m.self_norm, m.cross_norm, m.ffn_norm):
+    self_norm, cross_norm, ffn_norm = m.norms
+    if self_norm is None or cross_norm is None or ffn_norm is None:
         return None
     activation = ACTIVATIONS.get(type(m.activation).__name__)
     post = m.post_norm
-    before = [Link(linear, before=None if post else m.self_norm) for linear in m.qkv]
+    before = [Link(linear, before=None if post else self_norm) for linear in m.qkv]
     between = [
-        Link(m.out, "residual", after=m.self_norm if post else None),
-        Link(m.cross_q, before=None if post else m.cross_norm),
+        Link(m.out, "residual", after=self_norm if post else None),
+        Link(m.cross_q, before=None if post else cross_norm),
     ]
     after = None
     if activation is not None and is_bare(m.activation):
-        first = Link(m.up[0], activation=activation, before=None if post else m.ffn_norm)
+        first = Link(m.up[0], activation=activation, before=None if post else ffn_norm)
         gate = [Link(linear, "gate", before=first.before) for linear in m.up[1:]]
         after = [
-            Link(m.cross_out, "residual", after=m.cross_norm if post else None),
+            Link(m.cross_out, "residual", after=cross_norm if post else None),
             first,
             *gate,
-            Link(m.down, "residual", after=m.ffn_norm if post else None),
+            Link(m.down, "residual", after=ffn_norm if post else None),
         ]
     made = Chains(*(_native(links) for links in (before, between, after)))
     return made if any(made) else None

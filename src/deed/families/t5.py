@@ -123,7 +123,7 @@ class T5Family(DecoderFamily):
         q, k, v, out = (getattr(own, name) for name in self.projections)
         cross_q, cross_out = getattr(other, self.projections[0]), getattr(other, self.projections[3])
         up = [getattr(dense, name) for name in names]
-        return chains_of(block, Modules(*norms, (q, k, v), out, cross_q, cross_out, up, dense.act, dense.wo))
+        return chains_of(block, Modules(norms, (q, k, v), out, cross_q, cross_out, up, dense.act, dense.wo))
 
     def _attention(self, norm: Any, attention: Any) -> AttentionParts:
         q, k, v, out = (direct(getattr(attention, name)) for name in self.projections)
