@@ -2,6 +2,8 @@
 
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi import checks
 
 FUZZED = settings(
     max_examples=8,
@@ -14,10 +16,10 @@ FUZZED = settings(
 
 
 CHECKS = [
-    schemathesis.checks.not_a_server_error,
-    schemathesis.openapi.checks.status_code_conformance,
-    schemathesis.openapi.checks.content_type_conformance,
-    schemathesis.openapi.checks.response_schema_conformance,
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
 ]
 
 

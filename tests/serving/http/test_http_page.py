@@ -1,4 +1,4 @@
-"""The page in Chromium: file, question, tokens in their colors; keyboard, narrow screens, dark; nothing from outside."""
+"""The page in real Chromium: file, question, tokens in color; keyboard, narrow screens, dark; nothing from elsewhere."""
 
 import os
 from pathlib import Path
@@ -57,7 +57,7 @@ def page_of(browser, served):
     def make(width=1280, height=900, scheme="light"):
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
         page.set_default_timeout(WAIT)
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("console", lambda message: problems.append(message.text) if is_problem(message) else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on(
             "request", lambda r: None if r.url.startswith((served.url, "data:", "blob:")) else problems.append(r.url)
@@ -71,6 +71,11 @@ def page_of(browser, served):
     for page in pages:
         page.close()
     assert not problems
+
+
+def is_problem(message):
+    """An error, but for a refusal, which is shown to the reader."""
+    return message.type == "error" and "status of 400" not in message.text
 
 
 def shot(page, name):

@@ -62,14 +62,16 @@ def test_a_hung_worker_is_started_again_and_sigterm_ends_well(running):
     body = {"text": "mississippi"}
     want = http.post("/generate", json=body).json()["text"]
     os.kill(first, signal.SIGSTOP)  # hung, really
-    answer = http.post("/generate", json=body)  # waits in the socket, which stays open, for the next worker
+    answer = httpx.post(
+        f"{url}/generate", json=body, timeout=START
+    )  # waits in the socket, which stays open, for the next worker
     second = int(running.wait_for(r"ready \(worker (\d+)\)", 2)[1])
     assert running.said("no sign of life") and second != first
     if answer.status_code == 503:  # it came while the models were loaded
-        answer = http.post("/generate", json=body)
+        answer = httpx.post(f"{url}/generate", json=body, timeout=START)
     assert answer.json()["text"] == want
     long = {"text": "mississippi", "temperature": 100, "seed": 1, "threshold": 2, "max_new_tokens": 1000}
-    with http.stream("POST", "/generate/stream", json=long) as stream:
+    with httpx.stream("POST", f"{url}/generate/stream", json=long, timeout=START) as stream:
         lines = stream.iter_lines()
         next(lines)
         running.process.terminate()
