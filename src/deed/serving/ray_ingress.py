@@ -1,7 +1,8 @@
 """What receives requests of `deed serve --ray`: finds the model, passes the request to a replica, and its answer back.
 
 A replica may die (out of memory, a lost machine). Where nothing of its answer was passed on yet, the request goes to another
-replica, once; else a stream ends with an event `error`, and any other answer with status 503 or a closed connection.
+replica, once; else a stream of events ends with the event `error`. Answers that are no streams are passed on when they are
+complete, so that they can always be tried again; where the second replica dies, too, they have status 503.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ class Ingress:
                 stream = handle.remote(name, dict(scope), body)
                 async for message in stream:
                     await answer.put(message)
+                    if answer.complete:
+                        return  # whatever becomes of the replica now
                 return
             except BackPressureError:
                 await answer.refuse(429, "too many requests wait already; try again later")
@@ -105,37 +108,41 @@ class Ingress:
 
 
 class _Answer:
-    """An answer on its way: its start is held back until there is something of its body."""
+    """An answer on its way: events are passed on as they come, anything else once it is complete.
+
+    Attributes:
+        begun: something was passed on.
+        complete: all of it was.
+    """
 
     def __init__(self, send: Any) -> None:
         self.send = send
-        self.begun = False
-        self._start: Any = None
+        self.begun = self.complete = False
+        self._held: list[Any] = []
+        self._are_events = False
 
     async def put(self, message: Any) -> None:
+        self._held.append(message)
         if message["type"] == START:
-            self._start = message
+            kinds = [value for key, value in message["headers"] if key.lower() == b"content-type"]
+            self._are_events = bool(kinds) and kinds[0].startswith(b"text/event-stream")
             return
-        if not self.begun and not message.get("body") and message.get("more_body"):
-            return
-        if not self.begun:
-            self.begun = True
-            await self.send(self._start)
-        await self.send(message)
+        whole = not message.get("more_body")
+        if whole or (self._are_events and message.get("body")):
+            self.begun, held, self._held = True, self._held, []
+            for each in held:
+                await self.send(each)
+        self.complete = whole
 
     async def refuse(self, status: int, why: str) -> None:
         """End it with an error: the status where nothing was passed on, an event where events were."""
-        if not self.begun:
-            response = _told(status, why)
-            await self.send({"type": START, "status": status, "headers": response.raw_headers})
-            await self.send({"type": BODY, "body": response.body})
-            return
-        kinds = [value for key, value in self._start["headers"] if key.lower() == b"content-type"]
-        if kinds and kinds[0].startswith(b"text/event-stream"):
+        if self.begun:
             told = json.dumps(_error(status, why))
             await self.send({"type": BODY, "body": f"event: error\ndata: {told}\n\n".encode()})
             return
-        raise RuntimeError(why)  # half an answer: the connection is closed
+        response = _told(status, why)
+        await self.send({"type": START, "status": status, "headers": response.raw_headers})
+        await self.send({"type": BODY, "body": response.body})
 
 
 class _Asgi(Response):
