@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo transcribe serve test check bench docs
+.PHONY: install demo transcribe serve test test-ray check bench docs
 
 # Stamped, so that a second `make` does not reinstall; touched pyproject or constraints do.
 .venv/.installed: pyproject.toml constraints.txt
@@ -28,6 +28,11 @@ serve: install
 
 test: install
 	$(BIN)/python -m pytest -n 2
+
+# What needs Ray (a local cluster is started): replicas, one of them killed, and data jobs.
+test-ray: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
+	$(BIN)/python -m pytest $(wildcard tests/serving/*ray*.py)
 
 check: install
 	$(BIN)/lint-imports --no-cache
