@@ -2,10 +2,11 @@
 
     python benchmarks/encoder_speed.py [--rounds 4] [--settings native avx2] [--subjects t5-base …] [--out FILE]
 
-Subjects: T5-base's and BART-base's encoders and ViT-B with random weights (256 tokens or 224 x 224 pixels; batch 1 and 8, the
-latter also with texts of 81 to 256 tokens), Whisper base on one window of 30 s (`--whisper FOLDER`), and the shipped LaTr++ and
-OFA on pages and scenes of their test splits. Ways take turns within each round; the first round warms up. Beside them, the
-keys and values of T5-base's 12 attentions to the source: per layer as decoding asks for them, and as one product for all.
+Subjects: T5-base's and BART-base's encoders and ViT-B with random weights (256 tokens or 224 x 224 pixels; batch 1 and
+8, the latter also with texts of 81 to 256 tokens), Whisper base on one window of 30 s (`--whisper FOLDER`), and the shipped
+LaTr++ and OFA on pages and scenes of their test splits. Ways take turns within each round; the first round warms up. Beside
+them, the keys and values of T5-base's 12 attentions to the source: per layer as decoding asks for them, and as one product
+for all.
 
 One process per setting, since the variables that restrict libraries are read when they are loaded. Writes
 benchmarks/results/encoder_speed.json.

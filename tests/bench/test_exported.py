@@ -51,7 +51,7 @@ def test_onnxruntime_decodes_the_same_weights(kind, workplace):
     assert parity["tokens"] == 12 and (parity["equal"] == 1.0 if kind == "fp32" else parity["equal"] > 0)
 
 
-@pytest.mark.parametrize("kind", ["fp32", "int8 weights"])
+@pytest.mark.parametrize("kind", ["fp32", "int8"])
 def test_openvino_decodes_the_same_weights(kind, workplace):
     pytest.importorskip("openvino")
     if kind != "fp32":

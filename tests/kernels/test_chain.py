@@ -1,10 +1,8 @@
 """Chains of linears: natively as in PyTorch, and a row of a block is what the row alone gives, bit for bit."""
 
 import copy
-import os
-import subprocess
-import sys
 import threading
+from importlib import import_module
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ from torch import nn
 from deed.kernels import Link, RowNorm, chain, fused_norm_linear, native
 from deed.kernels.int8 import IntMM, Native, is_exact
 from deed.kernels.int8_linear import Int8Linear
+from deed.kernels.native import runs
 from deed.kernels.native.runs import available
 
 WIDTH, INNER, OTHER = 96, 256, 48
@@ -23,6 +22,17 @@ CASES = ("qkv", "feed_forward", "gated", "post_norm", "between", "after", "gate_
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch):
     monkeypatch.setenv("DEED_KERNELS", "fixed")
+
+
+@pytest.fixture(params=native.SETS)
+def each_set(request, monkeypatch):
+    """Every instruction set of this processor in turn, as far as the environment allows."""
+    best = native.instruction_set()
+    if best is None or native.SETS.index(request.param) > native.SETS.index(best):
+        pytest.skip("not of this processor, or not allowed")
+    if not native.load().deed_has(native.SETS.index(request.param)):
+        pytest.skip("not of this processor")
+    monkeypatch.setattr(runs, "instruction_set", lambda: request.param)
 
 
 @pytest.fixture(params=["float32", "int8", "mixed"])
@@ -71,10 +81,10 @@ def links(case, linear, kind):
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", ["rms", "layer"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_chain_gives_what_pytorch_gives_and_rows_are_independent(case, kind, linear):
+def test_a_chain_gives_what_pytorch_gives_and_rows_are_independent(case, kind, linear, each_set):
     torch.manual_seed(0)
     run = chain(links(case, linear, kind))
-    assert run.native == available()
+    assert run.native
     hidden, x = 3 * torch.randn(37, WIDTH), torch.randn(37, OTHER)
     int8 = any(type(link.linear) is Int8Linear for link in run.links)
     for got, expected in zip(run(hidden, x), run.by_torch(hidden, x), strict=True):
@@ -82,8 +92,6 @@ def test_a_chain_gives_what_pytorch_gives_and_rows_are_independent(case, kind, l
         if got is not None:
             error = (got - expected).abs().max() / expected.abs().max()
             assert error < (0.02 if int8 else 3e-6)
-    if not run.native:
-        return
     whole = run(hidden, x)
     for rows in (1, 2, 3, 4, 5, 8, 9, 33):
         for part, full in zip(run(hidden[2 : 2 + rows], x[2 : 2 + rows]), whole, strict=True):
@@ -93,7 +101,7 @@ def test_a_chain_gives_what_pytorch_gives_and_rows_are_independent(case, kind, l
 @NATIVELY
 @torch.inference_mode()
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_neither_threads_nor_long_blocks_change_a_row(threads, linear):
+def test_neither_threads_nor_long_blocks_change_a_row(threads, linear, each_set):
     """600 rows go through in parts; sizes that are large enough for several threads."""
     torch.manual_seed(0)
     run = chain(
@@ -116,7 +124,7 @@ def test_neither_threads_nor_long_blocks_change_a_row(threads, linear):
 @NATIVELY
 @pytest.mark.skipif(not is_exact(IntMM, 127), reason="`_int_mm` is not exact here")
 @pytest.mark.parametrize("shape", [(33, 50), (768, 96), (96, 768), (130, 257), (1, 1)])
-def test_int8_is_bit_for_bit_what_int_mm_gives(shape):
+def test_int8_is_bit_for_bit_what_int_mm_gives(shape, each_set):
     torch.manual_seed(0)
     source = nn.Linear(shape[1], shape[0])
     x = torch.randn(37, shape[1]) * torch.logspace(-30, 30, 37)[:, None]
@@ -211,23 +219,16 @@ def test_what_is_no_chain_is_refused(make, message):
         chain(make(nn.Linear(WIDTH, WIDTH)))
 
 
+def test_without_the_library_pytorch_runs_it(monkeypatch, linear):
+    torch.manual_seed(0)
+    made, x = links("gated", linear, "rms"), torch.randn(3, WIDTH)
+    with torch.inference_mode():
+        expected = chain(made).by_torch(x)[0]
+        monkeypatch.setattr(import_module("deed.kernels.chain"), "available", lambda: False)
+        run = chain(made)
+        assert not run.native and torch.equal(run(x)[0], expected)
+
+
 def test_a_chain_is_not_copied():
     with pytest.raises(TypeError, match="make one of the copy"):
         copy.deepcopy(chain([Link(nn.Linear(WIDTH, WIDTH))]))
-
-
-# -- other instruction sets, and none ------------------------------------------------------------------------------
-
-INSIDE = "DEED_TESTS_INSTRUCTION_SET"
-
-
-@NATIVELY
-@pytest.mark.skipif(INSIDE in os.environ, reason="is inside")
-@pytest.mark.parametrize("most", ["off", *native.SETS])
-def test_with_other_instruction_sets(most):
-    if most != "off" and not native.load().deed_has(native.SETS.index(most)):
-        pytest.skip("not of this processor")
-    env = {**os.environ, native.VARIABLE: most, INSIDE: "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=os.path.dirname(__file__) + "/../..")
-    assert done.returncode == 0, done.stdout[-3000:]

@@ -102,7 +102,7 @@ from torch.distributed.fsdp import fully_shard
 from conftest import deed_model
 dist.init_process_group("gloo")
 rank, n = dist.get_rank(), dist.get_world_size()
-model = deed_model("t5_tied").float().train()
+model = deed_model("t5_tied").double().train()
 for m in model.modules():
     if isinstance(m, torch.nn.Dropout): m.p = 0.0
     elif isinstance(getattr(m, "dropout", None), float): m.dropout = 0.0
@@ -139,7 +139,7 @@ def test_sharded_weights_give_the_same_loss_and_gradients(tmp_path):
     done = run([*LAUNCH, str(script), str(tmp_path / "found.pt")])
     assert done.returncode == 0, done.stderr[-3000:]
     found = torch.load(tmp_path / "found.pt", weights_only=True)
-    assert found["loss"] == pytest.approx(found["whole"], rel=1e-5) and found["worst"] < 1e-5
+    assert found["loss"] == pytest.approx(found["whole"], rel=1e-6) and found["worst"] < 1e-5
     local, whole = found["held"]
     assert local < 0.6 * whole, "each process holds its half"
 

@@ -85,7 +85,7 @@ def serve(
     """
     from deed.utils.optional import need
 
-    for module in ("fastapi", "uvicorn", "prometheus_client", "multipart"):
+    for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
         need(module, 'pip install "deed-transformers[serve]"')
     from deed.ocr import ENGINES
     from deed.serving.security import read_keys

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from deed.errors import DeedConfigError
 from deed.exits.heads import DirectExits
 from deed.families.parts import plain
 from deed.kernels.int8 import IntMM, kernel
@@ -114,7 +115,7 @@ def greedy_head(model: Any, exits: Any) -> GreedyHead | None:
         return None
     try:
         weight, bias, scale = model.deed_family.head_parts(model)
-    except NotImplementedError:
+    except (NotImplementedError, DeedConfigError):
         return None
     if weight is not head.weight or kernel()[0] is IntMM:  # which has no fast path on some machines
         return None

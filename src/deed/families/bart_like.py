@@ -18,6 +18,7 @@ from torch import nn
 from deed.errors import DeedConfigError
 
 from .base import DecoderFamily, by_starts, register_family
+from .chains import Chains, Modules, chains_of, row_norm
 from .encoders.layer import EncoderLayer, encoder_layer, feed_forward
 from .parts import AttentionParts, LayerParts, Module, activated, direct, direct_norm, joined, plain
 
@@ -152,9 +153,25 @@ class BartLikeFamily(DecoderFamily):
                     direct_norm(getattr(layer, build.feed_norm)),
                     self.feed_forward(layer),
                     post_norm=build.post_norm,
+                    chains=self._chains(layer, norm),
                 )
             )
         return found
+
+    def _chains(self, layer: Any, cross_norm: Any) -> Chains | None:
+        own, cross, ffn = layer.self_attn, getattr(layer, self.build.cross), self.feed_forward_modules(layer)
+        if ffn is None:
+            return None
+        feed_norm = getattr(layer, self.build.feed_norm)
+        norms = row_norm(layer.self_attn_layer_norm), row_norm(cross_norm), row_norm(feed_norm)
+        qkv = (own.q_proj, own.k_proj, own.v_proj)
+        up, act, down = ffn
+        linears = (qkv, own.out_proj, cross.q_proj, cross.out_proj, (up,), act, down)
+        return chains_of(layer, Modules(norms, *linears, self.build.post_norm))
+
+    def feed_forward_modules(self, layer: Any) -> tuple[Any, Any, Any] | None:
+        """A layer's first linear, activation and second linear; None where there is more to it."""
+        return layer.fc1, layer.activation_fn, layer.fc2
 
     def feed_forward(self, layer: Any) -> Module:
         """A layer's feed-forward as a function."""

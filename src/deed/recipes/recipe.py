@@ -41,7 +41,6 @@ class Recipe:
         bf16: bfloat16 autocast.
         fp16: float16 autocast with loss scaling instead, on a GPU.
         accumulation: batches whose gradients are summed up for a step.
-        fsdp: of several processes, each keeps a share of the weights and of the optimizer (for large models).
         seed: seed of weights, order and dropout.
         save_every: steps between checkpoints.
         log_every: steps between rows of the log.
@@ -58,7 +57,6 @@ class Recipe:
     bf16: bool = True
     fp16: bool = False
     accumulation: Count = 1
-    fsdp: bool = False
     seed: Natural = 0
     save_every: Count = 500
     log_every: Count = 50

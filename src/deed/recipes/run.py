@@ -138,7 +138,6 @@ def training_arguments(output: Path, recipe: Recipe, **own: Any) -> Seq2SeqTrain
         "bf16": recipe.bf16 and not recipe.fp16,
         "fp16": recipe.fp16,
         "gradient_accumulation_steps": recipe.accumulation,
-        "fsdp": "full_shard auto_wrap" if recipe.fsdp else "",
         "seed": recipe.seed,
         "logging_steps": recipe.log_every,
         "save_steps": recipe.save_every,

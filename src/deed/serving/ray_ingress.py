@@ -1,7 +1,8 @@
 """What receives requests of `deed serve --ray`: finds the model, passes the request to a replica, and its answer back.
 
 A replica may die (out of memory, a lost machine). Where nothing of its answer was passed on yet, the request goes to another
-replica, once; else a stream ends with an event `error`, and any other answer with status 503 or a closed connection.
+replica, once; else a stream of events ends with the event `error`. Answers that are no streams are passed on when they are
+complete, so that they can always be tried again; where the second replica dies, too, they have status 503.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from .settings import ServeSettings
 log = logging.getLogger(__name__)
 START, BODY = "http.response.start", "http.response.body"
 LOST = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)
-UNAVAILABLE = (DeploymentUnavailableError, BackPressureError)
 OWN = {"/healthz": "alive", "/readyz": "ready", "/models": "", "/v1/models": ""}  # told without a replica
 TRIES = 2
 DIED = "the replica that answered this request has died; send it again"
@@ -58,7 +58,7 @@ class Ingress:
         body, path = await Request(scope, receive).body(), scope["path"]
         if path in OWN:
             names = [model.name for model in self.models]
-            told = {"status": OWN[path], "models": names}
+            told: dict[str, Any] = {"status": OWN[path], "models": names}
             if path.endswith("/models"):
                 told = {"object": "list", "data": [model.told() for model in self.models]}
             await JSONResponse(told)(scope, receive, send)
@@ -88,9 +88,14 @@ class Ingress:
                 stream = handle.remote(name, dict(scope), body)
                 async for message in stream:
                     await answer.put(message)
+                    if answer.complete:
+                        return  # whatever becomes of the replica now
                 return
-            except UNAVAILABLE:
-                await answer.refuse(503, "no replica takes requests now; try again later")
+            except BackPressureError:
+                await answer.refuse(429, "too many requests wait already; try again later")
+                return
+            except DeploymentUnavailableError:
+                await answer.refuse(503, "no replica can be started; the cluster's log says more")
                 return
             except LOST as error:
                 log.warning("a replica died on a request for %s (try %d): %s", name, attempt, type(error).__name__)
@@ -103,37 +108,41 @@ class Ingress:
 
 
 class _Answer:
-    """An answer on its way: its start is held back until there is something of its body."""
+    """An answer on its way: events are passed on as they come, anything else once it is complete.
+
+    Attributes:
+        begun: something was passed on.
+        complete: all of it was.
+    """
 
     def __init__(self, send: Any) -> None:
         self.send = send
-        self.begun = False
-        self._start: Any = None
+        self.begun = self.complete = False
+        self._held: list[Any] = []
+        self._are_events = False
 
     async def put(self, message: Any) -> None:
+        self._held.append(message)
         if message["type"] == START:
-            self._start = message
+            kinds = [value for key, value in message["headers"] if key.lower() == b"content-type"]
+            self._are_events = bool(kinds) and kinds[0].startswith(b"text/event-stream")
             return
-        if not self.begun and not message.get("body") and message.get("more_body"):
-            return
-        if not self.begun:
-            self.begun = True
-            await self.send(self._start)
-        await self.send(message)
+        whole = not message.get("more_body")
+        if whole or (self._are_events and message.get("body")):
+            self.begun, held, self._held = True, self._held, []
+            for each in held:
+                await self.send(each)
+        self.complete = whole
 
     async def refuse(self, status: int, why: str) -> None:
         """End it with an error: the status where nothing was passed on, an event where events were."""
-        if not self.begun:
-            response = _told(status, why)
-            await self.send({"type": START, "status": status, "headers": response.raw_headers})
-            await self.send({"type": BODY, "body": response.body})
-            return
-        kinds = [value for key, value in self._start["headers"] if key.lower() == b"content-type"]
-        if kinds and kinds[0].startswith(b"text/event-stream"):
+        if self.begun:
             told = json.dumps(_error(status, why))
             await self.send({"type": BODY, "body": f"event: error\ndata: {told}\n\n".encode()})
             return
-        raise RuntimeError(why)  # half an answer: the connection is closed
+        response = _told(status, why)
+        await self.send({"type": START, "status": status, "headers": response.raw_headers})
+        await self.send({"type": BODY, "body": response.body})
 
 
 class _Asgi(Response):
@@ -148,12 +157,12 @@ class _Asgi(Response):
 
 
 def _error(status: int, why: str) -> dict[str, Any]:
-    kind = {404: "not_found_error", 413: "invalid_request_error"}.get(status, "unavailable_error")
+    kind = {404: "not_found_error", 429: "rate_limit_error"}.get(status, "unavailable_error")
     return {"error": {"message": why, "type": kind, "param": None, "code": status}}
 
 
 def _told(status: int, why: str) -> JSONResponse:
-    return JSONResponse(_error(status, why), status, {"Retry-After": "1"} if status == 503 else None)
+    return JSONResponse(_error(status, why), status, {"Retry-After": "1"} if status in (429, 503) else None)
 
 
 async def fields_of(scope: Any, body: bytes) -> dict[str, Any]:

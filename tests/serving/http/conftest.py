@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models
 from transformers import (
     PreTrainedTokenizerFast,
     WhisperConfig,
@@ -30,7 +30,7 @@ from deed.serving.settings import Limits, ServeSettings
 
 SPECIAL = ["<pad>", "</s>", "<start>", "<|en|>", "<|de|>", "<translate>", "<transcribe>", "<prev>", "<notimestamps>"]
 TIMES = [f"<|{0.02 * i:.2f}|>" for i in range(101)]
-VOCAB = [*SPECIAL[:2], *(f"w{i}" for i in range(30)), *SPECIAL[2:], *TIMES]
+VOCAB = [*SPECIAL[:2], *(f" w{i}" for i in range(30)), *SPECIAL[2:], *TIMES]
 RATE = 16_000
 
 
@@ -38,14 +38,14 @@ class WhisperProcessor:
     """A feature extractor and a tokenizer, as a processor holds them."""
 
     def __init__(self):
-        inner = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCAB)}, unk_token="w0"))
-        inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        inner = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCAB)}, unk_token=" w0"))
+        inner.decoder = decoders.Fuse()  # words bring their spaces
         self.feature_extractor = WhisperFeatureExtractor(feature_size=8, chunk_length=2)
         self.tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=inner,
             pad_token="<pad>",
             eos_token="</s>",
-            unk_token="w0",
+            unk_token=" w0",
             additional_special_tokens=[*SPECIAL[2:], *TIMES],
         )
 
@@ -69,6 +69,7 @@ def tiny_whisper():
     with torch.no_grad():
         for p in model.parameters():
             p.normal_(0, 0.3 if p.ndim > 1 else 0.1)
+        model.model.decoder.embed_tokens.weight[index[TIMES[0]] :] *= 0.3  # words are likelier than times
     vars(model.generation_config).update(
         is_multilingual=True,
         lang_to_id={"<|en|>": index["<|en|>"], "<|de|>": index["<|de|>"]},

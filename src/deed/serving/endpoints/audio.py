@@ -57,7 +57,15 @@ async def transcriptions(
     deadline: Deadline = None,
 ) -> Response:
     """Speech to text in the language spoken. With `stream` server-sent events: `transcript.text.delta` …,
-    `transcript.text.done`."""
+    `transcript.text.done`.
+    \f
+    Args:
+        request: of the client.
+        file, language, prompt: what is transcribed, and what is known of it.
+        model: name of the model.
+        response_format, stream, granularities: how the text comes.
+        temperature, threshold, exact, max_new_tokens, deadline: as of `Generation`.
+    """
     if granularities and set(granularities) - {"segment"}:
         raise ApiError(400, "timestamp_granularities: segment is what there is", "timestamp_granularities")
     wanted = _wanted(temperature, threshold, exact, max_new_tokens, deadline)
@@ -77,7 +85,15 @@ async def translations(
     max_new_tokens: Tokens = None,
     deadline: Deadline = None,
 ) -> Response:
-    """Speech of any language to English text, by models that were trained for it."""
+    """Speech of any language to English text, by models that were trained for it.
+    \f
+    Args:
+        request: of the client.
+        file, prompt: what is translated, and what was said before.
+        model: name of the model.
+        response_format: how the text comes.
+        temperature, threshold, exact, max_new_tokens, deadline: as of `Generation`.
+    """
     wanted = _wanted(temperature, threshold, exact, max_new_tokens, deadline)
     return await _respond(request, file, model, wanted, None, prompt, response_format, False, True)
 

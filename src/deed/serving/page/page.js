@@ -280,7 +280,7 @@ function showPage(page) {
 
 function showToken(token, layers) {
   const color = depthColor(token.depth, layers);
-  const end = token.text === "";
+  const end = token.text === "" || token.text === "</s>";
   if (!end || $("answer").childElementCount) {
     const span = element("span", end ? "end" : token.text, end ? "token end" : "token");
     span.style.setProperty("--depth", color);
@@ -354,7 +354,7 @@ function versus(early, full) {
     const row = $("versus").tBodies[0].insertRow(), head = element("th", name);
     head.scope = "row";
     row.append(head);
-    const same = answer === early ? answer.text : answer.text === early.text ? "the same" : answer.text;
+    const same = answer === early ? "as above" : answer.text === early.text ? "the same" : answer.text;
     for (const text of [answer.tokens.length ? layersOf(answer) : "", seconds(decoding(answer)), same || "(empty)"]) row.insertCell().textContent = text;
   }
   $("versus").hidden = false;
