@@ -122,6 +122,26 @@ def test_neither_threads_nor_long_blocks_change_a_row(threads, linear, each_set)
 
 
 @NATIVELY
+@torch.inference_mode()
+@pytest.mark.parametrize("rows", [257, 258, 514])
+def test_few_rows_that_are_left_after_long_blocks(rows):
+    """They had been prepared by each thread in memory for one row, and wrote over what lay behind it."""
+    wide, narrow = Int8Linear(nn.Linear(512, 2048)), Int8Linear(nn.Linear(2048, 512))
+    run = chain(
+        [Link(wide, activation="relu", before=RowNorm("rms", torch.ones(512), None, 1e-5)), Link(narrow, "residual")]
+    )
+    run.rows = 10**6
+    hidden, before = torch.randn(rows, 512), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(20):
+            assert torch.equal(run(hidden)[0][256:], run(hidden[256:].contiguous())[0])
+            [torch.empty(37 * i + 5) for i in range(50)]  # finds out whether the heap is whole
+    finally:
+        torch.set_num_threads(before)
+
+
+@NATIVELY
 @pytest.mark.skipif(not is_exact(IntMM, 127), reason="`_int_mm` is not exact here")
 @pytest.mark.parametrize("shape", [(33, 50), (768, 96), (96, 768), (130, 257), (1, 1)])
 def test_int8_is_bit_for_bit_what_int_mm_gives(shape, each_set):

@@ -309,6 +309,7 @@ struct Chain {
     float *hidden_out, *out, *t;
     int threads;
     int64_t last_output;  // from this stage on, outputs are the chain's
+    bool apart;           // `own` has room for all rows; else for one, also where few are left for the last chunk
 
     void run(int thread, const Prepared& own, const Prepared& shared) const {
         const float *h = hidden, *source = x;
@@ -318,10 +319,9 @@ struct Chain {
             bool residual = stage.role == RESIDUAL;
             const float* reads = residual ? source : h;
             // What a product reads is prepared once for all rows by all threads, or by each for itself.
-            bool alone = threads == 1 || rows <= ALONE;
-            const Prepared& at = alone ? own : shared;
+            const Prepared& at = apart ? own : shared;
             if (!stage.same_input) {
-                if (alone) prepare(stage, reads, 0, rows, at);
+                if (apart) prepare(stage, reads, 0, rows, at);
                 else {
                     prepare(stage, reads, rows * thread / threads, rows * (thread + 1) / threads, at);
                     barrier(threads);
@@ -383,7 +383,8 @@ int run_chain(const Call& call) {
                     call.out ? call.out + done * end.stride : nullptr,
                     (float*)memory,
                     threads,
-                    last_output};
+                    last_output,
+                    sets > 1};
         auto prepared = [&](int64_t i) {
             char* at = memory + per + i * set;
             return Prepared{(quantized*)(at + per), (Row*)(at + per + q), (float*)at};
