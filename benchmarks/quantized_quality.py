@@ -5,6 +5,10 @@ int8 quantizes every linear here (min_weights=0), decoder, head and encoder: at 
 float32, but it is the most that quantizing can cost them.
 
     python benchmarks/quantized_quality.py
+    python benchmarks/quantized_quality.py --kernels native_int8 weight_only fp16_weights int4_weights --count 1000
+
+With `--kernels` the words only, the decoder by each of these kernels in turn (`DEED_KERNELS`); 4-bit weights are only for
+sizes in multiples of 32. Writes benchmarks/results/kernels_quality.json.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -44,8 +49,14 @@ def main() -> None:
     parser.add_argument("--g2p", type=Path, default=CHECKPOINTS / "g2p")
     parser.add_argument("--latr", type=Path, default=CHECKPOINTS / "latr")
     parser.add_argument("--count", type=int, default=None, help="only so many words and questions of each set")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/quantised_quality.json"))
+    parser.add_argument("--kernels", nargs="+", default=[], help="names that DEED_KERNELS takes for int8")
+    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    name = "kernels_quality" if options.kernels else "quantised_quality"
+    options.output = options.output or Path(f"benchmarks/results/{name}.json")
+    if options.kernels:
+        VARIANTS.clear()
+        VARIANTS.update({"float32": lambda model: model, **{name: by_kernel(name) for name in options.kernels}})
     started = time.time()
     result: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
@@ -53,13 +64,32 @@ def main() -> None:
         "versions": versions(),
         "machine": machine(),
         "settings": {"kernel": kernel()[0].__name__, "levels": kernel()[1], "min_weights": 0},
-        "rows": [*words(options.g2p, options.count), *documents(options.latr, options.count)],
+        "rows": words(options.g2p, options.count)
+        + ([] if options.kernels else documents(options.latr, options.count)),
     }
     result["seconds"] = round(time.time() - started)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     temporary = options.output.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=1) + "\n")
     temporary.replace(options.output)
+
+
+def by_kernel(name: str) -> Callable[[Any], Any]:
+    """Quantizes the decoder for one kernel."""
+
+    def change(model: Any) -> Any:
+        before = os.environ.get("DEED_KERNELS")
+        os.environ["DEED_KERNELS"] = name
+        kernel.cache_clear()
+        try:
+            quantized = quantize(model, parts=("decoder",), min_weights=0)
+        finally:
+            os.environ.pop("DEED_KERNELS") if before is None else os.environ.update(DEED_KERNELS=before)
+            kernel.cache_clear()
+        assert quantized.deed_quantized["replaced"] and not quantized.deed_quantized["kept"]
+        return quantized
+
+    return change
 
 
 def words(folder: Path, count: int | None) -> list[dict[str, Any]]:

@@ -24,14 +24,6 @@ def test_ctranslate2_does_not_know_latr(tmp_path):
         runtimes.ctranslate2(make_workload("tiny-latr", 1, 4, tmp_path), "float32")
 
 
-def test_onnxruntime_decodes_the_same_weights(tmp_path):
-    pytest.importorskip("onnx")
-    subject = runtimes.onnxruntime(make_workload("tiny-t5", 2, 6, tmp_path))
-    assert subject.check(subject.run().tokens)["equal"] == 1.0
-    with pytest.raises(NotAvailable, match="knows T5 only"):
-        runtimes.onnxruntime(make_workload("tiny-bart", 1, 4, tmp_path))
-
-
 def test_real_words_are_read_without_their_padding(tmp_path):
     workload = make_workload("g2p", 3, 4, tmp_path)
     rows = runtimes.unpadded(workload)

@@ -247,7 +247,7 @@ def test_a_peer_under_load_in_processes_of_its_own(folder):
     same_settings(json.loads(json.dumps(report)), settings)
     work = make_work("tiny-t5", "g2p", 6, folder)
     path = work.folder / "alone_ctranslate2_fp32.json"
-    alone = reference(work, "ctranslate2 fp32", 1)
+    alone = reference(work, "ctranslate2 fp32", Setup(threads=1))
     try:
         path.write_text(json.dumps({**alone, "texts": ["t9", *alone["texts"][1:]]}))
         again = measure_serving(settings, folder, earlier=json.loads(json.dumps(report)))

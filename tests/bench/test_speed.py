@@ -17,12 +17,14 @@ from deed.bench.subjects import (
     BASELINE,
     Subject,
     Timing,
+    assisted,
     check_slowly,
     compiled,
     deed,
     generate,
     slow_tokens,
     time_limit,
+    transformers,
 )
 
 TINY = {"rounds": 2, "new_tokens": 6}
@@ -109,11 +111,41 @@ def test_memory_is_measured():
     assert speed["best"] == max(speed["read"], speed["copy"]) > 0
 
 
+def test_an_answer_is_timed_as_its_tokens_come(workload):
+    timing = deed(workload, "fp32").run()
+    assert timing.tokens.shape == (2, 6) and len(timing.token_ms) == 6 and timing.token_ms == sorted(timing.token_ms)
+    assert (
+        timing.first_ms == timing.answer_ms(1) and timing.answer_ms(6) == timing.answer_ms(99) == timing.token_ms[-1]
+    )
+    assert timing.step_ms == pytest.approx((timing.answer_ms(6) - timing.first_ms) / 5)
+
+
+def test_the_encoder_is_part_of_the_answer_unless_the_workload_says_otherwise(workplace):
+    workload = make_workload("tiny-t5", 1, 4, workplace)
+    runs = []
+    hooks = [m.get_encoder().register_forward_hook(lambda *_: runs.append(1)) for m in (workload.base, workload.model)]
+    for subject in (transformers(workload), deed(workload, "fp32")):
+        subject.run()
+        assert runs.pop() == 1
+        workload.encodes = False
+        subject.run()
+        workload.encodes = True
+        assert not runs
+    for hook in hooks:
+        hook.remove()
+
+
+def test_assisted_decoding_is_timed_by_the_token(workplace):
+    workload = make_workload("tiny-t5", 1, 7, workplace)
+    timing = assisted(workload).run()
+    assert timing.tokens.shape == (1, 7) and len(timing.token_ms) == 7
+
+
 def test_the_cost_of_an_ask_by_hand():
     workload = make_workload("tiny-t5", 1, 3, None)
 
     def timing(ms):
-        return [Timing(1.0, ms, torch.zeros(1, 3)), Timing(1.0, 2 * ms, torch.zeros(1, 3))]
+        return [Timing([1.0, 1.0 + m, 1.0 + 2 * m], torch.zeros(1, 3)) for m in (ms, 2 * ms)]
 
     depths = [[1, 3, 2]]
     names = {"full": 5.0, "depth 1 not asked": 2.0, "mean 3/12 not asked": 3.0, "mean 3/12 plain": 6.0}
@@ -192,7 +224,7 @@ def test_int8_is_a_copy_and_checked_against_itself(tmp_path, monkeypatch):
     subject = deed(workload, "int8", mean=6, exit_check="plain")
     parity = subject.check(subject.run().tokens)
     assert subject.weight_bytes == 1 and parity["against"] == "itself without a cache" and parity["equal"] > 0.7
-    assert workload.made["int8 decoder head"].deed_quantized["replaced"] and not hasattr(
+    assert workload.made["int8 encoder decoder head"].deed_quantized["replaced"] and not hasattr(
         workload.model, "deed_quantized"
     )
     assert torch.equal(generate(workload, workload.model, 5, exit_threshold=2.0), generate(workload, workload.base, 5))
@@ -213,7 +245,7 @@ def test_real_pages_need_no_ocr_engine(tmp_path):
 
 def test_every_subject_has_a_row(report):
     assert report["kind"] == "speed" and report["settings"]["new_tokens"] == 6
-    assert {"deed", "torch", "transformers", "ctranslate2", "onnxruntime"} <= set(report["versions"])
+    assert {"deed", "torch", "transformers", "ctranslate2", "onnxruntime", "openvino"} <= set(report["versions"])
     assert [(s["shape"], s["batch"], s["layers"], s["source"]) for s in report["workloads"]] == [
         ("tiny-t5", 1, 4, [12]),
         ("tiny-t5", 3, 4, [12] * 3),
@@ -228,6 +260,8 @@ def test_every_subject_has_a_row(report):
                 continue
             assert row["floor_ms"] > 0 and set(row["step_ms"]) == {"median", "p25", "p75"}
             assert BASELINE in row["times_faster_than"]
+            assert set(row["answer_ms"]) == {"5", "6"} == set(row["answer_times_faster_than"][BASELINE])
+            assert row["first_token_ms"]["median"] < row["answer_ms"]["5"]["median"] < row["answer_ms"]["6"]["median"]
             if not row["subject"].endswith(("screen", "shortlist", "gate")):
                 assert row["parity"]["equal"] == 1.0, row
         by_name = {r["subject"]: r for r in rows}
@@ -241,6 +275,14 @@ def test_every_subject_has_a_row(report):
         assert shallow["work"]["mean_depth"] == shallow["layers_per_step"] == 1.0
         assert shallow["mb_per_step"] < by_name["deed fp32 full"]["mb_per_step"]
     json.dumps(report, allow_nan=False)
+
+
+def test_a_run_says_which_instruction_sets_ran_and_how_the_goals_stand(report):
+    assert report["isa"]["asked"] == "native" and report["isa"]["torch_uses"] and not report["isa"]["not_restricted"]
+    goals = {(row["batch"], row["goal"]): row for row in report["goals"]}
+    row = goals[1, "full depth, fp32 step / best fp32 peer"]
+    assert row["against"] == BASELINE and row["met"] == (row["reached"]["median"] >= 1.0)
+    assert (1, "full depth, fp32 step / reading its bytes once") in goals and {b for b, _ in goals} == {1}
 
 
 def test_progress_only_rises_and_names_what_is_done(report):
@@ -291,6 +333,7 @@ def test_written_whole_with_its_plots(report, tmp_path):
         ({"new_tokens": 1}, "--new-tokens must be at least 2"),
         ({"rounds": 0}, "--rounds must be at least 1"),
         ({"subjects": ("nobody",)}, "fits no subject"),
+        ({"isa": "sse"}, "--isa must be one of native, avx2"),
     ],
 )
 def test_bad_settings(values, message):

@@ -11,9 +11,11 @@ from torch import nn
 
 from conftest import deed_model
 from deed import quantize
-from deed.kernels import int8
+from deed.kernels import float32, int8
 from deed.kernels.contract import Kernel
 from deed.kernels.int8 import Fbgemm, IntMM, faster_than_float32, is_exact
+from deed.kernels.int8_linear import Int8Linear
+from deed.kernels.native.runs import available
 from deed.modeling import quantization
 
 module = import_module("deed.kernels.choosing")
@@ -28,46 +30,50 @@ AVX2 = {
 @pytest.fixture(autouse=True)
 def unset(monkeypatch):
     monkeypatch.delenv("DEED_KERNELS", raising=False)
+    monkeypatch.setenv("DEED_KERNEL_CACHE", "off")
+    monkeypatch.setattr(module, "_times", {})
 
 
 def timed(monkeypatch, **times):
     """The clock shows these, in ms for 1, 4, 8 and 64 rows."""
-    monkeypatch.setattr(module, "_measure", lambda out, width, kernels: {k.name: times[k.name] for k in kernels})
+    shown = {name: tuple(map(float, row)) for name, row in times.items()}
+    monkeypatch.setattr(
+        module, "_measure", lambda out, width, kernels: ({k.name: shown[k.name] for k in kernels}, True)
+    )
     monkeypatch.setattr(module, "_times", {})
 
 
 def test_the_fastest_of_each_number_of_rows(monkeypatch):
     timed(monkeypatch, a=(1, 1, 1, 1), b=(2, 0.5, 0.97, 0.9))
-    assert [k.name for k in module.choose(9, 9, (A, B))] == ["a", "b", "a", "b"]  # 3 % are noise
+    assert [k.name for k in module.fastest(9, 9, (A, B))] == ["a", "b", "a", "b"]  # 3 % are noise
 
 
 def test_measured_once_per_shape_and_threads(monkeypatch):
     calls = []
-    monkeypatch.setattr(
-        module, "_measure", lambda out, width, kernels: calls.append((out, width)) or {"a": (1,) * 4, "b": (2,) * 4}
-    )
-    monkeypatch.setattr(module, "_times", {})
+    times = {"a": (1,) * 4, "b": (2,) * 4}
+    monkeypatch.setattr(module, "_measure", lambda out, width, kernels: calls.append((out, width)) or (times, True))
     for _ in range(2):
-        module.choose(9, 8, (A, B))
-        module.choose(8, 9, (A, B))
+        module.fastest(9, 8, (A, B))
+        module.fastest(8, 9, (A, B))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
-    module.choose(9, 8, (A, B))
-    module.choose(10**9, 2**24, (A, B))
+    module.fastest(9, 8, (A, B))
+    module.fastest(10**9, 2**24, (A, B))
     assert calls == [(9, 8), (8, 9), (9, 8), (1, 2**24)]  # of a huge matrix only a part is built
 
 
 def test_the_clock_finds_the_slow_one(monkeypatch):
-    monkeypatch.setattr(module, "_times", {})
     slow = Kernel("slow", lambda w, b: lambda x: [x @ w.T for _ in range(20)][-1], copies=False)
-    assert [k.name for k in module.choose(512, 512, (slow, A))] == ["a"] * 4
-    assert [k.name for k in module.choose(512, 512, (A, slow))] == ["a"] * 4
+    assert [k.name for k in module.fastest(512, 512, (slow, A))] == ["a"] * 4
+    assert [k.name for k in module.fastest(512, 512, (A, slow))] == ["a"] * 4
 
 
 def test_fixed_takes_no_time(monkeypatch):
     monkeypatch.setenv("DEED_KERNELS", "fixed")
     monkeypatch.setattr(module, "_measure", None)
-    assert module.choose(9, 9, (A, B)) == (A,) * 4
-    assert module.choose(9, 9, (A, B), fallback=B) == (B,) * 4
+    assert module.fastest(9, 9, (A, B)) == (A,) * 4
+    assert float32.fastest_for(1024, 1024)[3] is float32.ONEDNN
+    few = float32.NATIVE if available() else float32.ONEDNN
+    assert float32.fastest_for(1024, 1024)[:3] == (few,) * 3
     assert faster_than_float32(1024, 1024) == int8.exact_kernels()[0]
 
 
@@ -76,7 +82,7 @@ def test_an_unknown_name_is_refused(monkeypatch):
     with pytest.raises(
         ValueError, match="DEED_KERNELS='fastest': use measured or fixed, or names out of plain, onednn"
     ):
-        module.choose(9, 9, (A, B))
+        module.fastest(9, 9, (A, B))
 
 
 # -- int8 ---------------------------------------------------------------------------------------------------------
@@ -84,7 +90,8 @@ def test_an_unknown_name_is_refused(monkeypatch):
 
 @pytest.fixture
 def two_exact(monkeypatch):
-    """An AVX2 machine: FBGEMM is exact at 63 levels, `_int_mm` at 127 (and slow)."""
+    """An AVX2 machine without a compiler: FBGEMM is exact at 63 levels, `_int_mm` at 127 (and slow)."""
+    monkeypatch.setattr(int8, "candidates", lambda width: (float32.PLAIN, float32.ONEDNN))
     monkeypatch.setattr(int8, "exact_kernels", lambda: [(Fbgemm, 63), (IntMM, 127)])
     monkeypatch.setattr(int8, "kernel", lambda: (Fbgemm, 63))
 
@@ -106,14 +113,19 @@ def test_slower_than_float32_for_some_rows_is_never_taken(monkeypatch, two_exact
     assert faster_than_float32(768, 768) is None
 
 
-@pytest.mark.parametrize("name", ["fbgemm", "int_mm"])
+@pytest.mark.parametrize("name", ["native_int8", "fbgemm", "int_mm", "weight_only", "fp16_weights", "int4_weights"])
 def test_the_variable_forces_a_kernel(monkeypatch, name):
-    wanted = {"fbgemm": Fbgemm, "int_mm": IntMM}[name]
-    if not any(build is wanted for build, _ in int8.exact_kernels()):
+    wanted = {v: getattr(int8, k) for k, v in int8.NAMES.items()}[name]
+    if not is_exact(wanted, 127) and wanted not in (Fbgemm, int8.Int4Weights):
         pytest.skip(f"{name} is not exact here")
     monkeypatch.setenv("DEED_KERNELS", f"onednn, {name}")
     monkeypatch.setattr(int8, "kernel", int8.kernel.__wrapped__)
     assert faster_than_float32(1024, 1024)[0] is wanted
+    layer = Int8Linear(nn.Linear(64, 32), product=int8.kernel())
+    x = torch.randn(5, 64)
+    assert type(layer.multiply) is wanted
+    torch.testing.assert_close(layer(x), x @ layer.dequantize().T + layer.bias, rtol=0.02, atol=0.02)
+    assert torch.equal(layer(x)[2:3], layer(x[2:3]))
 
 
 def test_quantize_leaves_what_int8_makes_slower_and_says_so(monkeypatch):
@@ -147,6 +159,7 @@ def test_int8_and_linears_on_avx2(fbgemm):
     files = [
         f"{root}/kernels/test_float32.py",
         f"{root}/kernels/test_choose.py",
+        f"{root}/kernels/test_chain.py",
         f"{root}/modeling/test_quantization.py",
     ]
     only = "not copies_and_threads and not shipped and not latr and not bf16 and not without_vnni"
@@ -184,11 +197,10 @@ def test_only_its_own_variable_restricts_fbgemm():
 def test_the_kernel_chosen_is_in_truth_no_slower_than_float32(monkeypatch):
     """With the clock, and timed afresh after the choice: for a large linear, what the default takes is as fast as float32 for
     every number of rows, but for what a busy machine adds."""
-    monkeypatch.setattr(module, "_times", {})
     taken = faster_than_float32(2048, 1024)
     if taken is None:
         pytest.skip("int8 does not pay here")
-    floats, one = int8.candidates(), int8.contract(*taken)
+    floats, one = int8.candidates(1024), int8.contract(*taken)
     for _ in range(3):  # a load that comes and goes may hit one of them
         monkeypatch.setattr(module, "_times", {})
         times = module.measure(2048, 1024, (*floats, one))

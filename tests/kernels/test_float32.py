@@ -25,7 +25,7 @@ def by(run):
     return getattr(run, "func", None)
 
 
-@pytest.mark.parametrize("name", ["onednn", "fixed", "packed"])
+@pytest.mark.parametrize("name", ["onednn", "packed"])
 def test_small_matrices_and_other_dtypes_go_to_linear(name, monkeypatch):
     monkeypatch.setenv("DEED_KERNELS", name)
     for weight in (torch.zeros(256, 512), LARGE.double(), LARGE.bfloat16(), LARGE.T[:, ::2]):
@@ -34,6 +34,7 @@ def test_small_matrices_and_other_dtypes_go_to_linear(name, monkeypatch):
 
 
 def test_without_onednn_all_go_to_linear(monkeypatch):
+    monkeypatch.setattr(float32, "available", lambda: False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert by(product(LARGE, None)) is float32._linear
 
@@ -44,7 +45,7 @@ def test_each_number_of_rows_has_its_kernel(monkeypatch):
         name: float32.Kernel(name, lambda w, b, name=name: lambda x: taken.append((name, x.shape[-2])), copies=False)
         for name in "abcd"
     }
-    monkeypatch.setattr(float32, "choose", lambda *_, **__: tuple(kernels.values()))
+    monkeypatch.setattr(float32, "fastest", lambda *_: tuple(kernels.values()))
     monkeypatch.delenv("DEED_KERNELS", raising=False)
     run = product(LARGE, None)
     for rows in ROWS:

@@ -21,14 +21,14 @@ from deed import DeedConfig, FixedSchedule, get_deed_model
 from deed.cli.demo import CHECKPOINT
 from deed.data.readers import cmudict
 from deed.kernels import int8, int8_linear
-from deed.kernels.int8 import Fbgemm, IntMM, is_exact, kernel
+from deed.kernels.int8 import Fbgemm, IntMM, Native, is_exact, kernel
 from deed.kernels.int8_linear import join
 from deed.modeling import quantization
 from deed.modeling.quantization import PARTS, Int8Linear, quantize
 from deed.tasks.loading import load_saved as load
 from test_decode import MODES, compare
 
-KERNELS = [(build, levels) for build in (Fbgemm, IntMM) for levels in (127, 63) if is_exact(build, levels)]
+KERNELS = [(build, levels) for build in (Native, Fbgemm, IntMM) for levels in (127, 63) if is_exact(build, levels)]
 SHAPES = ((33, 50), (768, 96), (96, 768), (130, 257))
 
 
@@ -161,9 +161,10 @@ class Wrong(Exact):
 
 @pytest.fixture
 def choose(monkeypatch):
-    """`choose(fbgemm, int_mm)`: what `kernel()` says if these were the two kernels."""
+    """`choose(fbgemm, int_mm)`: what `kernel()` says if these were the two kernels, and the native ones were not built."""
 
     def choose(*kernels):
+        monkeypatch.setattr(int8, "Native", Gone)
         monkeypatch.setattr(int8, "Fbgemm", kernels[0])
         monkeypatch.setattr(int8, "IntMM", kernels[1])
         return kernel.__wrapped__()

@@ -124,6 +124,35 @@ def test_a_stopped_job_goes_on_without_repeating(tmp_path, monkeypatch):
         deed.data_job(tmp_path / "in.jsonl", tmp_path / "out", G2P, block_size=5)
 
 
+class Killed(BaseException):
+    """As if the process had died: nothing is cleared up."""
+
+
+def test_an_input_that_kills_its_process_is_found_and_left_out(tmp_path, monkeypatch):
+    from deed.pipelines.text import TextPipeline
+
+    texts = words(tmp_path / "in.jsonl", 8)
+    deadly = deed.pipeline("text2text", G2P).tokenizer(texts[5]).input_ids
+    before, batches = TextPipeline.generate_batch, []
+
+    def generate_batch(self, inputs, options):
+        batches.append(len(inputs["input_ids"]))
+        if any([i for i in row if i] == deadly for row in inputs["input_ids"].tolist()):
+            raise Killed
+        return before(self, inputs, options)
+
+    monkeypatch.setattr(TextPipeline, "generate_batch", generate_batch)
+    for _ in range(3):  # of its batch, and twice alone
+        with pytest.raises(Killed):
+            deed.data_job(tmp_path / "in.jsonl", tmp_path / "out", G2P)
+    assert batches == [8] + [1] * 12
+    done = deed.data_job(tmp_path / "in.jsonl", tmp_path / "out", G2P)
+    found = rows(tmp_path / "out")
+    assert done["errors"] == 1 and found[5]["error"] == "the process that answers died of this input"
+    assert all(row["answer"] for i, row in enumerate(found) if i != 5)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["_manifest.json", "part-00000.parquet"]
+
+
 def test_parquet_rows_are_read_over_row_groups(tmp_path):
     texts = words(tmp_path / "in.jsonl", 23)
     table = pa.table({"sentence": texts, "other": list(range(23))})

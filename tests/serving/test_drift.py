@@ -127,7 +127,7 @@ def test_disagreement():
 
 
 def test_an_alarm_is_logged_once_and_raises_the_threshold(caplog):
-    monitor = DriftMonitor(0.05, every=1, threshold=0.9, stricter=(NEVER_EXIT, 0.99), model="g2p")
+    monitor = DriftMonitor(0.05, every=1, threshold=0.9, stricter=(NEVER_EXIT, 0.99), name="g2p")
     with caplog.at_level(logging.WARNING, logger="deed.serving.drift"):
         alarms = [a for _ in range(60) if (a := monitor.add([1], [2], threshold=0.9))]
     assert len(alarms) == 1 and monitor.threshold == 0.99

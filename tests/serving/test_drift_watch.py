@@ -109,3 +109,33 @@ def test_too_many_samples_are_dropped_not_waited_for(model, monkeypatch):
     assert taken[:2] == [True, True] and taken[-1] is False and 3 <= watch.dropped <= 4
     done.append(True)
     watch.close()
+
+
+def test_a_server_that_is_told_to_watches_its_models():
+    """Settings to metrics: every request of the shipped model is compared, and `/metrics` says so."""
+    from fastapi.testclient import TestClient
+
+    from deed.cli.shared import CHECKPOINTS
+    from deed.serving.app import create_app
+    from deed.serving.models import Models
+    from deed.serving.settings import ServeSettings
+
+    settings = ServeSettings(models=(("words", str(CHECKPOINTS / "g2p")),), drift=1, drift_rise=True)
+    models = Models(settings)
+    models.load()
+    with TestClient(create_app(settings, models), base_url="http://localhost") as client:
+        for word in ("cat", "squirrel", "tomato"):
+            assert client.post("/generate", json={"text": word}).status_code == 200
+        assert client.post("/generate", json={"text": "cat", "exact": True}).status_code == 200
+        assert until(lambda: 'deed_drift_samples{model="words"} 3.0' in client.get("/metrics").text)
+        limit = models.all()[0].model.deed_config.calibration["disagreement_bound"]
+        assert f'deed_drift_disagreement_limit{{model="words"}} {limit}' in client.get("/metrics").text
+
+
+def test_a_model_without_a_limit_is_served_unwatched(model, caplog):
+    from types import SimpleNamespace
+
+    from deed.serving.drift_watch import start_watch
+
+    assert start_watch(SimpleNamespace(model=model, name="plain", scheduler=None), 10, False) is None
+    assert "plain is not watched for drift" in caplog.text

@@ -186,7 +186,7 @@ def test_deadlines_and_cancellations_free_the_row(t5):
 
 def test_a_deadline_passes_in_the_queue_too(t5):
     gate = Gate()
-    with Scheduler(t5, cache_bytes=100_000) as scheduler:
+    with Scheduler(t5, cache_bytes=120_000) as scheduler:
         holder = scheduler.submit(
             GenerationRequest(inputs_of("t5_tied", 0), {"max_new_tokens": 30, "logits_processor": [gate]})
         )

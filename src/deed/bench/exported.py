@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -66,6 +67,8 @@ def openvino(workload: Workload, kind: str) -> Subject:
     Raises:
         NotAvailable: not installed, or no graphs of this model.
     """
+    # OpenVINO and NNCF send statistics about their use, and wait for the network; without this module they do not.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino as ov
 

@@ -25,8 +25,9 @@ from deed.utils.timing import machine
 
 from .serve_answers import recorded
 from .serve_load import Ask, Reply, ask, closed, opened, session
-from .serve_process import MB, SUBJECTS, Server, Setup, running, slope
+from .serve_process import MB, SUBJECTS, Server, Setup, environment, running, slope
 from .serve_stats import compare, memory_summary, summary
+from .serve_ties import explain
 from .serve_work import SHAPES, Work, make_work
 from .shapes import NotAvailable
 from .speed import header
@@ -124,6 +125,8 @@ def measure_serving(
             share = (i + j / len(order)) / len(turns)
             say(f"{work.shape}: {subject}", share)
             report["rows"] += asyncio.run(measure_subject(subject, work, settings, done + r))
+    say("comparing", 1.0)
+    explain(report["rows"], {work.shape: work for work in works}, settings.setup)
     report["summary"] = compare(report["rows"])
     return report
 
@@ -141,17 +144,17 @@ def prepared(shape: str, settings: Settings, folder: Path, say: Tell) -> Work:
     work = make_work(shape, settings.answers, settings.requests, folder)
     for subject in settings.subjects:
         say(f"{shape}: answers of {subject} alone", 0.0)
-        reference(work, subject, settings.setup.threads)
+        reference(work, subject, settings.setup)
     return work
 
 
-def reference(work: Work, subject: str, threads: int) -> dict[str, Any]:
+def reference(work: Work, subject: str, setup: Setup) -> dict[str, Any]:
     """`{"texts", "tokens"}` of all requests, each answered alone by the subject's runtime, in a process of its own.
 
     Args:
         work: what is asked.
         subject: a server; LitServe's is Transformers.
-        threads: of the runtime.
+        setup: of servers; the threads count.
 
     Raises:
         NotAvailable: the runtime cannot run the model; with its last words.
@@ -159,9 +162,11 @@ def reference(work: Work, subject: str, threads: int) -> dict[str, Any]:
     name = subject.replace("litserve", "transformers")
     path = work.folder / f"alone_{name.replace(' ', '_')}.json"
     if not path.exists():
-        given = [name, str(work.model), str(work.folder / "requests.json"), str(path), str(threads)]
+        given = [name, str(work.model), str(work.folder / "requests.json"), str(path), str(setup.threads)]
         line = [sys.executable, "-m", "deed.bench.serve_engines", *given]
-        ended = subprocess.run(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        ended = subprocess.run(
+            line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment(subject, setup)
+        )
         if ended.returncode:
             said = ended.stderr.decode(errors="replace").strip().splitlines()
             raise NotAvailable(said[-1][:300] if said else f"ended with {ended.returncode}")
@@ -177,7 +182,7 @@ async def measure_subject(subject: str, work: Work, settings: Settings, number: 
         settings: of the run.
         number: of the round.
     """
-    alone = reference(work, subject, settings.setup.threads)
+    alone = reference(work, subject, settings.setup)
     common = {"round": number, "shape": work.shape, "answers": work.answers, "subject": subject}
     log = work.folder / f"server_{subject.replace(' ', '_')}.log"
     rows = []
@@ -294,7 +299,7 @@ def soak(
 async def _soak(
     subject: str, work: Work, settings: Settings, seconds: float, clients: int, say: Tell
 ) -> dict[str, Any]:
-    alone = reference(work, subject, settings.setup.threads)
+    alone = reference(work, subject, settings.setup)
     log = work.folder / f"soak_{subject.replace(' ', '_')}.log"
     bodies = [body(subject, work, i) for i in range(len(work.requests))]
     async with running(subject, work, settings.setup, log, every=1.0) as server, session(settings.timeout) as http:

@@ -68,6 +68,18 @@ def command(subject: str, work: Work, setup: Setup, port: int) -> list[str]:
     return [*module, subject, str(work.model), str(work.folder), *map(str, rest)]
 
 
+def environment(subject: str, setup: Setup) -> dict[str, str]:
+    """Environment of a subject's server, and of its reference: deed's kernels without a clock, else two processes may choose
+    differently and so round differently; `DEED_KERNELS` of the caller goes before.
+
+    Args:
+        subject: of `SUBJECTS`.
+        setup: how servers are started.
+    """
+    own = {"DEED_KERNELS": "fixed"} if subject.startswith("deed") else {}
+    return {**own, **os.environ, "OMP_NUM_THREADS": str(setup.threads)}
+
+
 @dataclass
 class Server:
     """A running server.
@@ -114,16 +126,13 @@ class Server:
 
 
 @asynccontextmanager
-async def running(
-    subject: str, work: Work, setup: Setup, log: Path, every: float = 0.5, environment: dict[str, str] | None = None
-) -> AsyncIterator[Server]:
+async def running(subject: str, work: Work, setup: Setup, log: Path, every: float = 0.5) -> AsyncIterator[Server]:
     """A subject's server, ready to be asked; ended with the block.
 
     Args:
         subject, work, setup: as for `command`.
         log: takes what it prints.
         every: seconds between two looks at its memory.
-        environment: added to this process's.
 
     Raises:
         NotAvailable: it ended, or did not become ready in time.
@@ -136,7 +145,7 @@ async def running(
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(setup.threads), **(environment or {})},
+            env=environment(subject, setup),
         )
     server, stop = Server(f"http://127.0.0.1:{port}", process), threading.Event()
     watching = threading.Thread(target=server.watch, args=(every, stop), daemon=True)

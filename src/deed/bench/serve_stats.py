@@ -90,6 +90,7 @@ def compare(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 values[f"{name}_p95"] = spread(there) if there else None
             for name in ("refused", "errors", "wrong", "answered"):
                 values[name] = sum(r[name] for r in own)
+            values["ties"] = sum(r.get("ties", 0) for r in own)
             values["memory_mb"] = max(r["memory_mb"]["most"] for r in own)
             values["against"] = {name: ratios(own, here, pick) for name, pick in rivals(subject).items()}
             found.append(values)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .serve_engines import DeedEngine
+from .serve_process import Setup
 from .serve_work import Work
 
 # Of the spread (standard deviation) of the logits: what rounding explains. int8 rounds activations to 1/127 of the largest.
@@ -24,11 +25,12 @@ class Ties:
     Args:
         work: what was asked.
         threads: torch's.
+        int8: by the quantized model.
     """
 
-    def __init__(self, work: Work, threads: int) -> None:
+    def __init__(self, work: Work, threads: int, int8: bool = False) -> None:
         self.work = work
-        self.answering = DeedEngine(work.model, threads)
+        self.answering = DeedEngine(work.model, threads, int8)
 
     @torch.no_grad()
     def distance(self, subject: str, index: int, alone: Sequence[int], got: str) -> float | None:
@@ -75,32 +77,32 @@ def own_tokens(tokenizer: Any, text: str) -> list[int]:
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
-def explain(rows: Sequence[dict[str, Any]], works: Mapping[str, Work], threads: int) -> None:
+def explain(rows: Sequence[dict[str, Any]], works: Mapping[str, Work], setup: Setup) -> None:
     """Add to each wrong answer of the rows how close it was (`"distance"`), and to each row how many of those kept are ties.
 
     Args:
         rows: of a result; changed.
         works: by shape.
-        threads: torch's.
+        setup: of the servers.
     """
     from .serve import reference
 
-    ties: dict[str, Ties] = {}
+    ties: dict[tuple[str, bool], Ties] = {}
     known: dict[tuple[str, str, int, str], float | None] = {}
     for row in rows:
         if not row.get("wrong_answers") or row["shape"] not in works or "ties" in row:
             continue
         work, subject = works[row["shape"]], row["subject"]
-        if row["shape"] not in ties:
-            ties[row["shape"]] = Ties(work, threads)
-        alone = reference(work, subject, threads)["tokens"]
+        kind = (row["shape"], subject.startswith("deed int8"))
+        if kind not in ties:
+            ties.clear()  # one model at a time
+            ties[kind] = Ties(work, setup.threads, kind[1])
+        alone = reference(work, subject, setup)["tokens"]
         limit = EXPLAINED[subject.split()[1]]
         row["ties"] = 0
         for wrong in row["wrong_answers"]:
             key = (row["shape"], subject, wrong["request"], wrong["got"])
             if key not in known:
-                known[key] = ties[row["shape"]].distance(
-                    subject, wrong["request"], alone[wrong["request"]], wrong["got"]
-                )
+                known[key] = ties[kind].distance(subject, wrong["request"], alone[wrong["request"]], wrong["got"])
             wrong["distance"] = known[key]
             row["ties"] += known[key] is not None and known[key] <= limit  # type: ignore[operator]

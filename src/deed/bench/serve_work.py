@@ -12,7 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from deed.config import DeedConfig
+from deed.exits.learned import Learned
 from deed.utils.files import read_json, write_json
 
 from .schedules import replayed
@@ -20,8 +23,7 @@ from .serve_answers import recorded
 from .shapes import CHECKPOINTS, FIRST_WORD, NotAvailable, shape_of, twin
 
 SHAPES = ("t5-small", "t5-base", "g2p", "tiny-t5")
-# At d_model 512 a screen costs more than a layer (docs/performance.md).
-EXIT_CHECKS = {"t5-base": {"name": "screen", "rank": 128}}
+EXIT_CHECK = "gate"  # of random weights: in a batch some row passes most exits, and a gate costs next to nothing there
 END = 0  # the padding's id: random weights practically never say it, so that the length asked for is the length given
 
 
@@ -85,7 +87,7 @@ def make_work(shape: str, answers: str, count: int, folder: Path, seed: int = 0)
     real = shape == "g2p"
     answers = "g2p" if real else answers
     recorded(answers)
-    own = folder / f"{shape}-{answers}-{count}-{seed}"
+    own = folder / f"{shape}-{answers}-{count}-{seed}-{EXIT_CHECK}"
     path = own / "requests.json"
     if not path.exists():
         own.mkdir(parents=True, exist_ok=True)
@@ -127,7 +129,9 @@ def drawn(shape: str, answers: str, count: int, folder: Path, seed: int) -> list
     base = shape_of(shape).build()
     for config in (base.config, base.generation_config):
         config.eos_token_id = END
-    model = twin(base, DeedConfig(exit_check=EXIT_CHECKS.get(shape, "plain")))
+    model = twin(base, DeedConfig(exit_check=EXIT_CHECK))
+    exits, width = len(model.deed_config.exit_layers) - 1, model.deed_family.d_model(model)
+    model.deed_exits["gate"] = Learned(weight=torch.zeros(exits, width), bias=torch.zeros(exits))  # depths are forced
     model.save_pretrained(folder)
     save_tokenizer(folder, base.config)
     layers, vocab = len(model.deed_family.layers(model)), base.config.vocab_size

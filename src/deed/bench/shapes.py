@@ -100,10 +100,17 @@ class Workload:
         """The plain model's decoder layers."""
         return self.model.deed_family.layers(self.base)
 
-    def decoder_inputs(self, rows: int | None = None) -> dict[str, Any]:
-        """Arguments of `generate()` that leave the encoder out of it; of the first `rows` only, if given."""
-        hidden = type(self.encoded)(last_hidden_state=self.encoded[0][:rows])
-        return {"encoder_outputs": hidden, "attention_mask": self.mask[:rows]}
+    def decoder_inputs(self, rows: int | None = None, model: Any = None) -> dict[str, Any]:
+        """Arguments of `generate()` that leave the encoder out of it.
+
+        Args:
+            rows: only the first so many.
+            model: whose encoder's states; None: `encoded`.
+        """
+        states = self.encoded[0][:rows]
+        if model is not None:
+            states = model.get_encoder()(**{k: v[:rows] for k, v in self.inputs.items()})[0]
+        return {"encoder_outputs": type(self.encoded)(last_hidden_state=states), "attention_mask": self.mask[:rows]}
 
 
 def make_workload(

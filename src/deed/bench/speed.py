@@ -22,7 +22,7 @@ import torch
 
 from deed.utils.files import read_json
 from deed.utils.progress import SILENT_BAR, Tell
-from deed.utils.timing import interleave, machine, now, spread, versions
+from deed.utils.timing import interleave, machine, spread, versions
 
 from .catalogue import CHECK_MEAN, catalogue, mean_name
 from .costs import Memory, checks_on_the_way, describe, step_bytes, step_counts
@@ -80,7 +80,7 @@ def measure_speed(settings: Settings, progress: Tell | None = None) -> dict[str,
     """Every subject of the settings, one shape and batch size after the other.
 
     Returns:
-        JSON values: `settings`, `command`, `versions`, `machine`, `isa`; `workloads` (sizes, encoder, memory), `rows` (one
+        JSON values: `settings`, `command`, `versions`, `machine`, `isa`; `workloads` (sizes, memory), `rows` (one
         per workload and subject), `exit_checks` (what one costs) and `goals`.
     """
     report = header("speed", asdict(settings))
@@ -170,7 +170,6 @@ def measure_workload(workload: Workload, settings: Settings, tell: Tell) -> dict
             missing[name] = str(why)
     memory = Memory()
     turns: dict[str, Any] = {name: lambda _, s=s: s.run() for name, s in subjects.items()}
-    turns["encoder"] = lambda _: encoder_ms(workload)
     turns["memory"] = lambda _: memory.measure()
     taken = 0
 
@@ -179,14 +178,13 @@ def measure_workload(workload: Workload, settings: Settings, tell: Tell) -> dict
         taken += n
         tell("measuring", 0.4 + 0.5 * taken / (len(turns) * settings.rounds))
 
-    # Subjects are warm: making one runs it. The encoder has run as well.
+    # Subjects are warm: making one runs it.
     rounds: Any = range(settings.rounds)
     timings: dict[str, Any] = interleave(turns, rounds, warmup=0, tick=tick)
     speeds = timings.pop("memory")
     speed = spread([s["best"] for s in speeds])["median"]
     size = {
         **describe(workload),
-        "encoder_ms": spread(timings.pop("encoder")),
         "memory_gb_s": {k: spread([s[k] / 1e9 for s in speeds]) for k in ("read", "copy")},
     }
     rows = []
@@ -204,14 +202,6 @@ def measure_workload(workload: Workload, settings: Settings, tell: Tell) -> dict
         "exit_checks": exit_check_costs(workload, subjects, timings),
         "goals": goal_rows(workload.shape, workload.rows, timings, floors, unrestricted),
     }
-
-
-def encoder_ms(workload: Workload) -> float:
-    """Milliseconds of the plain model's encoder."""
-    with torch.no_grad():
-        start = now(workload.base.device)
-        workload.base.get_encoder()(**workload.inputs)
-        return (now(workload.base.device) - start) * 1e3
 
 
 def absent(shape: str, batch: int, subject: str, reason: str) -> dict[str, Any]:

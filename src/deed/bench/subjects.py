@@ -290,7 +290,9 @@ def quantized(workload: Workload, parts: Sequence[str]) -> Any:
 
 def check_baseline(workload: Workload, tokens: torch.Tensor) -> dict[str, Any]:
     """Against the tokens of Transformers' `generate()`."""
-    same = tokens == generate(workload, workload.base, workload.new_tokens)[:, 1:]
+    if BASELINE not in workload.references:
+        workload.references[BASELINE] = generate(workload, workload.base, workload.new_tokens)[:, 1:]
+    same = tokens == workload.references[BASELINE]
     return {"against": BASELINE, "equal": float(same.float().mean()), "tokens": same.numel()}
 
 
@@ -321,9 +323,10 @@ def slow_tokens(workload: Workload, model: Any, depths: list[list[int]] | None, 
         depths: `[rows][steps]`; a depth that is no exit counts as the next exit. None: the last.
     """
     exits = model.deed_config.exit_layers
+    given = workload.decoder_inputs(rows, model if workload.encodes else None)
     ids = torch.full((rows, 1), model.generation_config.decoder_start_token_id)
     for step in range(steps):
-        logits = model.exit_logits(**workload.decoder_inputs(rows), decoder_input_ids=ids)[:, :, -1]
+        logits = model.exit_logits(**given, decoder_input_ids=ids)[:, :, -1]
         wanted = [exits[-1] if depths is None else depths[r][step] for r in range(rows)]
         at = [next(i for i, d in enumerate(exits) if d >= depth) for depth in wanted]
         chosen = logits[at, range(rows)]

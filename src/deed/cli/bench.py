@@ -130,7 +130,7 @@ def show_speed(report: dict[str, Any], paths: list[Path]) -> None:
         longest = max(workload["source"])
         console.print(
             f"\n[bold]{workload['shape']}, batch {workload['batch']}[/bold]: {workload['layers']} layers, {longest} tokens "
-            f"read, {workload['new_tokens']} written; encoder {workload['encoder_ms']['median']:.0f} ms; "
+            f"read, {workload['new_tokens']} written; "
             f"memory {memory:.1f} GB/s"
         )
         console.print(answer_table(rows, workload["layers"]))
@@ -218,8 +218,10 @@ def goals_table(goals: list[dict[str, Any]]) -> Any:
     """Each goal with what was reached, its quartiles, and against whom."""
     table = plain_table("goal", "wanted", "reached", "quartiles", "met")
     for row in goals:
-        found, free = row["reached"], "" if row["against_restricted"] else ", not restricted"
-        against = f" ({row['against']}{free})" if row["against"] else ""
+        found, against = row["reached"], f" ({row['against']})" if row["against"] else ""
+        if row["unrestricted"]:
+            other = row["unrestricted"]
+            against += f"; {other['reached']['median']:.2f} to {other['against']}, not restricted"
         table.add_row(
             f"{row['shape']}, {row['goal']}{against}",
             row["wanted"],

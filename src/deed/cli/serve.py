@@ -54,6 +54,22 @@ def serve(
         float, typer.Option(help="Seconds without progress after which the worker is started again.")
     ] = 120.0,
     ocr: Annotated[str, typer.Option(help="Engine for pages without text of their own.")] = "rapidocr",
+    drift: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Decode one request of so many once more at full depth, and tell when answers differ more often than "
+            "calibration found; 0: none.",
+        ),
+    ] = 0,
+    drift_rise: Annotated[
+        bool, typer.Option("--drift-rise", help="And raise the threshold to the next calibrated one then.")
+    ] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Serve on a Ray cluster: $RAY_ADDRESS, or this machine.")] = False,
+    replicas: Annotated[str, typer.Option(help="With --ray: MIN:MAX replicas, by the load.")] = "1:4",
+    num_cpus: Annotated[float, typer.Option(min=0, help="With --ray: processors of a replica, also a share.")] = 1,
+    num_gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs of a replica, also a share of one.")] = 0,
+    models_each: Annotated[int, typer.Option(min=1, help="With --ray: models that a replica holds at once.")] = 1,
 ) -> None:
     """Registered with the module's docstring as its help.
 
@@ -64,6 +80,8 @@ def serve(
         device, threads, int8, ocr: how it runs.
         limit: of `Limits`.
         drain, hang_after: how it ends, and when it is started again.
+        drift, drift_rise: whether sampled requests are compared with full depth.
+        ray, replicas, num_cpus, num_gpus, models_each: as for `deed.serving.ray`.
     """
     from deed.utils.optional import need
 
@@ -90,7 +108,17 @@ def serve(
         drain_s=drain,
         hang_s=hang_after,
         ocr=ocr,
+        drift=drift,
+        drift_rise=drift_rise,
     )
+    if ray:
+        from deed.serving.ray import RayOptions, run
+
+        least, _, most = replicas.partition(":")
+        if not least.isdigit() or not (most or least).isdigit():
+            raise ValueError(f"--replicas must be MIN:MAX, such as 1:8, got {replicas!r}")
+        run(settings, RayOptions(int(least), int(most or least), num_cpus, num_gpus, models_each))
+        return
     from deed.serving.watchdog import Watchdog
 
     sys.exit(Watchdog(settings).run())

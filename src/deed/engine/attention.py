@@ -78,13 +78,30 @@ class BlockAttention:
         return found[0] if len(found) == 1 else torch.cat(found)
 
 
+# From so many keys on, two matrix products take less time than sdpa for one query on a CPU (12 heads of 64, 256 keys, two
+# Zen 5 cores: 8 rows 362 us against 485, 32 rows 1597 against 1975).
+MATMUL_KEYS = 64
+
+
 def _attend(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
-    attend = nn.functional.scaled_dot_product_attention
-    if keys.size(1) == q.size(1):
-        return attend(q, keys, values, attn_mask=mask, scale=scale)
-    return attend(q, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)  # heads share keys and values
+    if keys.size(1) != q.size(1):  # heads share keys and values
+        return nn.functional.scaled_dot_product_attention(
+            q, keys, values, attn_mask=mask, scale=scale, enable_gqa=True
+        )
+    if (
+        q.size(2) == 1
+        and keys.size(2) >= MATMUL_KEYS
+        and q.device.type == "cpu"
+        and q.dtype.itemsize >= 4
+        and (mask is None or mask.dtype != torch.bool)  # a row that keeps nothing is sdpa's to answer
+    ):
+        scores = torch.matmul(q if scale == 1.0 else q * scale, keys.transpose(2, 3))
+        if mask is not None:
+            scores.add_(mask)
+        return torch.matmul(scores.softmax(-1), values)
+    return nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scale)
 
 
 def _by_spans(

@@ -10,11 +10,17 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from transformers.generation.logits_process import (
+    ForcedBOSTokenLogitsProcessor,
+    ForcedEOSTokenLogitsProcessor,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+)
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from .cache import StaircaseCache
 from .state import GenerationState
-from .step import decode_step
+from .step import decode_greedily, decode_step
 
 
 class Sampled(NamedTuple):
@@ -63,12 +69,9 @@ def sample(
     all_logits: list[torch.Tensor] = []
     pad = generation_config._pad_token_tensor
     stop = Stopping(stopping_criteria, state)
+    greedy = not (generation_config.do_sample or keeps_scores or keeps_logits)
 
-    # Transformers prepares the first step: it knows which prompt tokens a continued cache has not seen yet.
-    logits = model._prefill(input_ids, generation_config, model_kwargs).logits
-    while True:
-        if decoder_mask is not None:
-            decoder_mask = torch.cat([decoder_mask, decoder_mask.new_ones(decoder_mask.shape[0], 1)], dim=-1)
+    def choose(logits: torch.Tensor) -> torch.Tensor:  # [rows, 1, vocab] to [rows, 1]
         scores = logits[:, -1].to(torch.float32)
         if keeps_logits:
             all_logits.append(scores.clone())
@@ -77,9 +80,14 @@ def sample(
         if keeps_scores:
             all_scores.append(scores)
         if generation_config.do_sample:
-            tokens = torch.multinomial(torch.nn.functional.softmax(scores, dim=-1), num_samples=1)
-        else:
-            tokens = scores.argmax(-1, keepdim=True)
+            return torch.multinomial(torch.nn.functional.softmax(scores, dim=-1), num_samples=1)
+        return scores.argmax(-1, keepdim=True)
+
+    # Transformers prepares the first step: it knows which prompt tokens a continued cache has not seen yet.
+    tokens = choose(model._prefill(input_ids, generation_config, model_kwargs).logits)
+    while True:
+        if decoder_mask is not None:
+            decoder_mask = torch.cat([decoder_mask, decoder_mask.new_ones(decoder_mask.shape[0], 1)], dim=-1)
         if stop.by_token and state.finished is not None and any(state.finished):
             tokens = tokens.masked_fill(torch.tensor(state.finished, device=tokens.device)[:, None], pad)
         input_ids = torch.cat([input_ids, tokens], dim=-1)
@@ -89,10 +97,31 @@ def sample(
             break
         if state.constraints:
             state.token_ids = input_ids
-        logits = decode_step(cache, tokens, decoder_mask)
+        if greedy and _untouched(logits_processor, input_ids.shape[1]):
+            tokens = decode_greedily(cache, tokens, decoder_mask)
+        else:
+            tokens = choose(decode_step(cache, tokens, decoder_mask))
     if streamer is not None:
         streamer.end()
     return Sampled(input_ids, tuple(all_scores) if keeps_scores else None, tuple(all_logits) if keeps_logits else None)
+
+
+def _untouched(processors: Any, length: int) -> bool:
+    """Whether logits processors leave the scores of the token after `length` others as they are."""
+    return all(_idle(processor, length) for processor in processors)
+
+
+def _idle(processor: Any, length: int) -> bool:
+    kind = type(processor)
+    if kind is ForcedEOSTokenLogitsProcessor:
+        return length != processor.max_length - 1
+    if kind is ForcedBOSTokenLogitsProcessor:
+        return length > 1
+    if kind is MinLengthLogitsProcessor:
+        return length >= processor.min_length
+    if kind is MinNewTokensLengthLogitsProcessor:
+        return length >= processor.prompt_length_to_skip + processor.min_new_tokens
+    return False
 
 
 class Stopping:

@@ -21,6 +21,7 @@ from deed.policies.policy import ExitPolicy
 from . import masks
 from .constraints import is_constraint
 from .cuda_graphs import recorded
+from .greedy import greedy_head
 from .row_room import appended, grown, kept
 
 # Where padding costs more than attending to rows one by one it is packed away. Seconds, on two Zen 4 cores: a span by
@@ -40,6 +41,7 @@ class Plan:
         exit_of: exit index by depth.
         windows: per layer, how many positions back it sees; None sees all.
         vocab: size of the head's output.
+        greedy_head: the head where only the best token is wanted; None: it has nothing to save.
         span_worth: see `Staircase.block`.
     """
 
@@ -57,6 +59,7 @@ class Plan:
         self.span_worth = math.inf
         if self.parts is not None and model.device.type == "cpu":
             self.span_worth = SPAN / (CELL * self.family.d_model(model) ** 2)
+        self.greedy_head = greedy_head(model, self.exits)
         self.windows = [self.family.window(model, i) for i in range(len(self.layers))]
         self._everyone: torch.Tensor | None = None
         self._positions = torch.arange(64, device=model.device)[None]

@@ -40,6 +40,42 @@ def decode_step(
         decoder_mask: `[batch rows, longest length so far]`, 1 keeps; None keeps all.
         rows: which rows of the batch these are (ascending); the others wait. None: all.
     """
+    state = cache.state
+    assert state is not None, "StaircaseCache.begin() first"
+    answers = _run_layers(cache, decoder_input_ids, decoder_mask, rows)
+    logits = answers.logits(state.plan, state.encoder_hidden)  # [batch rows, vocab]
+    _count(state, answers, rows)
+    return logits[:, None] if rows is None else logits[rows, None]
+
+
+@torch.inference_mode()
+def decode_greedily(
+    cache: StaircaseCache, decoder_input_ids: torch.Tensor, decoder_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """As `decode_step`, but the best token of each row, `[rows, 1]` long; any for rows that have finished.
+
+    Args:
+        cache: see `decode_step`.
+        decoder_input_ids: see `decode_step`.
+        decoder_mask: see `decode_step`.
+    """
+    state = cache.state
+    assert state is not None, "StaircaseCache.begin() first"
+    answers = _run_layers(cache, decoder_input_ids, decoder_mask, None)
+    tokens = answers.tokens(state.plan, state.encoder_hidden)
+    _count(state, answers, None)
+    return tokens[:, None]
+
+
+def _count(state: GenerationState, answers: Answers, rows: list[int] | None) -> None:
+    state.checked_rows += answers.computed_rows
+    state.record(answers.depths, rows)
+
+
+def _run_layers(
+    cache: StaircaseCache, decoder_input_ids: torch.Tensor, decoder_mask: torch.Tensor | None, rows: list[int] | None
+) -> Answers:
+    """A step up to its answers; arguments as of `decode_step`."""
     state, stairs = cache.state, cache.stairs
     assert state is not None, "StaircaseCache.begin() first"
     plan, policy = state.plan, state.policy
@@ -77,10 +113,7 @@ def decode_step(
         if exiting:
             active_rows = _without(active_rows, exiting)
 
-    logits = answers.logits(plan, state.encoder_hidden)  # [batch rows, vocab]
-    state.checked_rows += answers.computed_rows
-    state.record(answers.depths, rows)
-    return logits[:, None] if rows is None else logits[rows, None]
+    return answers
 
 
 def run_layer(
@@ -234,18 +267,39 @@ class Answers:
         """`[rows, vocab]`, any finite value for rows that gave no token. Deferred rows share one product: a head takes as
         long to read as some layers."""
         if self._deferred:
-            self.computed_rows += len(self._deferred_rows)
-            features = self._deferred[0] if len(self._deferred) == 1 else torch.cat(self._deferred)
-            self._known.append((self._deferred_rows, plan.exits.logits_of(features)))
-            self._deferred = []
-        n_rows = len(self.depths)
-        if len(self._known) == 1 and self._known[0][0] == list(range(n_rows)):
-            return self._known[0][1]
+            self._known.append((self._deferred_rows, plan.exits.logits_of(self._waiting())))
         dtype = self._known[0][1].dtype if self._known else torch.float32
-        logits = torch.zeros(n_rows, plan.vocab, dtype=dtype, device=like.device)
-        for rows, values in self._known:
-            logits[rows] = values
-        return logits
+        return self._gathered(self._known, (plan.vocab,), dtype, like)
+
+    def tokens(self, plan: Plan, like: torch.Tensor) -> torch.Tensor:
+        """`[rows]` long: the best token of each, as `logits` has it; 0 for rows that gave none."""
+        known = [(rows, logits.to(torch.float32).argmax(-1)) for rows, logits in self._known]
+        if self._deferred:
+            features, head = self._waiting(), plan.greedy_head
+            found = plan.exits.logits_of(features).float().argmax(-1) if head is None else head.best(features)
+            known.append((self._deferred_rows, found))
+        return self._gathered(known, (), torch.long, like)
+
+    def _waiting(self) -> torch.Tensor:
+        """What the head gets of the deferred rows, `[n, d_model]`."""
+        self.computed_rows += len(self._deferred_rows)
+        return self._deferred[0] if len(self._deferred) == 1 else torch.cat(self._deferred)
+
+    def _gathered(
+        self,
+        known: list[tuple[list[int], torch.Tensor]],
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        like: torch.Tensor,
+    ) -> torch.Tensor:
+        """`[rows, *shape]` of what is known of some rows each."""
+        n_rows = len(self.depths)
+        if len(known) == 1 and known[0][0] == list(range(n_rows)):
+            return known[0][1]
+        whole = torch.zeros(n_rows, *shape, dtype=dtype, device=like.device)
+        for rows, values in known:
+            whole[rows] = values
+        return whole
 
 
 def _without(rows: Any, places: list[int]) -> list[int]:

@@ -18,8 +18,9 @@ from torch import nn
 from deed.errors import DeedConfigError
 
 from .base import DecoderFamily, by_starts, register_family
-from .encoders.layer import EncoderLayer, encoder_layer, in_turn
-from .parts import AttentionParts, LayerParts, Module, direct, direct_norm, joined, plain
+from .chains import Chains, Modules, chains_of, row_norm
+from .encoders.layer import EncoderLayer, encoder_layer, feed_forward
+from .parts import AttentionParts, LayerParts, Module, activated, direct, direct_norm, joined, plain
 
 
 @dataclass(frozen=True)
@@ -152,14 +153,29 @@ class BartLikeFamily(DecoderFamily):
                     direct_norm(getattr(layer, build.feed_norm)),
                     self.feed_forward(layer),
                     post_norm=build.post_norm,
+                    chains=self._chains(layer, norm),
                 )
             )
         return found
 
+    def _chains(self, layer: Any, cross_norm: Any) -> Chains | None:
+        own, cross, ffn = layer.self_attn, getattr(layer, self.build.cross), self.feed_forward_modules(layer)
+        if ffn is None:
+            return None
+        norms = [row_norm(x) for x in (layer.self_attn_layer_norm, cross_norm, getattr(layer, self.build.feed_norm))]
+        qkv = (own.q_proj, own.k_proj, own.v_proj)
+        up, act, down = ffn
+        linears = (qkv, own.out_proj, cross.q_proj, cross.out_proj, (up,), act, down)
+        return chains_of(layer, Modules(*norms, *linears, self.build.post_norm))
+
+    def feed_forward_modules(self, layer: Any) -> tuple[Any, Any, Any] | None:
+        """A layer's first linear, activation and second linear; None where there is more to it."""
+        return layer.fc1, layer.activation_fn, layer.fc2
+
     def feed_forward(self, layer: Any) -> Module:
         """A layer's feed-forward as a function."""
-        up, act, down = direct(layer.fc1), direct(layer.activation_fn), direct(layer.fc2)
-        return lambda x: down(act(up(x)))
+        up, down = activated(layer.fc1, layer.activation_fn), direct(layer.fc2)
+        return lambda x: down(up(x))
 
     def cross_kv(self, layer: Any, encoder_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """By its `k_proj` and `v_proj`."""
@@ -335,7 +351,7 @@ def encoder_bart_layer(layer: Any) -> EncoderLayer:
     return EncoderLayer(
         joined(_attention(layer.self_attn_layer_norm, layer.self_attn)),
         direct_norm(layer.final_layer_norm),
-        in_turn(layer.fc1, layer.activation_fn, layer.fc2),
+        feed_forward(layer.fc1, layer.activation_fn, layer.fc2),
         (layer.self_attn,),
         post_norm=name in POST_NORM,
         values=2 if name == "Mvp" else 0,

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from .base import DecoderFamily, by_starts
-from .encoders.layer import EncoderLayer, encoder_layer
+from .encoders.layer import EncoderLayer, encoder_layer, feed_forward
 from .parts import AttentionParts, LayerParts, Module, direct, direct_norm, joined, plain
 
 
@@ -156,7 +156,7 @@ def encoder_bert_layer(layer: Any) -> EncoderLayer:
     return EncoderLayer(
         joined(_attention(own)),
         direct_norm(down.LayerNorm),
-        _chain(up.dense, up.intermediate_act_fn, down.dense),
+        feed_forward(up.dense, up.intermediate_act_fn, down.dense),
         (own.self, own, own.output, up, down),
         post_norm=True,
     )

@@ -246,7 +246,3 @@ def _in_turn(steps: list[Module], x: torch.Tensor) -> torch.Tensor:
     for step in steps:
         x = step(x)
     return x
-
-
-def _activation(module: Any) -> Module:
-    return nn.functional.gelu if type(module).__name__ == "GELUActivation" else direct(module)

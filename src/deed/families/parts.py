@@ -11,13 +11,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 
-from deed.kernels.float32 import product
-from deed.kernels.int8_linear import join, joinable
+from deed.kernels.float32 import MIN_WEIGHTS, product
+from deed.kernels.int8_linear import Int8Linear, join, joinable
+from deed.kernels.small import small_product
+
+if TYPE_CHECKING:
+    from .chains import Chains
 
 Module = Callable[[torch.Tensor], torch.Tensor]
 Rotate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -51,6 +55,7 @@ class LayerParts:
 
     Args:
         post_norm: norms follow the residual sums (BART) instead of preceding each part (T5).
+        chains: what stands between two attentions as one call each; None: module by module.
     """
 
     self_attn: AttentionParts
@@ -58,6 +63,7 @@ class LayerParts:
     ffn_norm: Module
     ffn: Module
     post_norm: bool = False
+    chains: Chains | None = None
 
 
 class Attends(Protocol):
@@ -92,14 +98,23 @@ def before(
         hidden: its input, `[r, q, d_model]`.
         positions: `[1 or r, q]`, where the layer has a `rotate`.
     """
-    attn = parts.self_attn
+    attn, chains = parts.self_attn, parts.chains
+    if chains is not None and chains.before is not None:
+        sizes = [link.linear.out_features for link in chains.before.links]
+        q, k, v = chains.before(hidden)[1].split(sizes, -1)  # type: ignore[union-attr]
+        q, k, v = _split(q, attn), _split(k, attn), _split(v, attn)
+        return (q, k, v) if attn.rotate is None else (*_rotated(attn, q, k, positions), v)
     x = hidden if parts.post_norm else attn.norm(hidden)
     q, k, v = (attn.q(x), attn.k(x), attn.v(x)) if attn.qkv is None else attn.qkv(x).chunk(3, -1)
     q, k, v = _split(q, attn), _split(k, attn), _split(v, attn)
-    if attn.rotate is not None:
-        assert positions is not None, "a layer that rotates needs positions"
-        q, k = attn.rotate(q, k, positions)
-    return q, k, v
+    return (q, k, v) if attn.rotate is None else (*_rotated(attn, q, k, positions), v)
+
+
+def _rotated(
+    attn: AttentionParts, q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    assert attn.rotate is not None and positions is not None, "a layer that rotates needs positions"
+    return attn.rotate(q, k, positions)
 
 
 def between(parts: LayerParts, hidden: torch.Tensor, attended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,6 +126,9 @@ def between(parts: LayerParts, hidden: torch.Tensor, attended: torch.Tensor) -> 
         attended: what self-attention gave, `[r, heads, q, head_dim]`.
     """
     attn, cross, post = parts.self_attn, parts.cross, parts.post_norm
+    if parts.chains is not None and parts.chains.between is not None:
+        h, query = parts.chains.between(hidden, _merge(attended))
+        return h, _split(query, cross)  # type: ignore[return-value, arg-type]
     hidden = hidden + attn.out(_merge(attended))
     if post:
         hidden = attn.norm(hidden)
@@ -126,6 +144,8 @@ def after(parts: LayerParts, hidden: torch.Tensor, attended: torch.Tensor) -> to
         attended: what attention to the source gave, `[r, heads, q, head_dim]`.
     """
     cross = parts.cross
+    if parts.chains is not None and parts.chains.after is not None:
+        return parts.chains.after(hidden, _merge(attended))[0]  # type: ignore[return-value]
     hidden = hidden + cross.out(_merge(attended))
     if parts.post_norm:
         hidden = cross.norm(hidden)
@@ -164,7 +184,7 @@ def joined(attention: AttentionParts) -> AttentionParts:
     one product of three times the width takes as long as the three (within 10 %, T5-base), and would need a copy of their
     weights."""
     projections: Any = (attention.q, attention.k, attention.v)
-    if not joinable(projections) or not all(_bare(linear) for linear in projections):
+    if not joinable(projections) or not all(is_bare(linear) for linear in projections):
         return attention
     if len({linear.out_features for linear in projections}) > 1:  # heads share keys and values
         return attention
@@ -174,18 +194,48 @@ def joined(attention: AttentionParts) -> AttentionParts:
 def direct(module: Any) -> Module:
     """A linear layer or an activation as the bare function it is, since at small widths calling the module takes longer
     than the arithmetic; anything else (LoRA, quantised, hooked) as it is."""
-    if not _bare(module):
+    if not is_bare(module):
         return module
     if type(module) is nn.Linear:
-        return product(module.weight, module.bias)
-    if type(module).__name__ == "GELUActivation":
-        return nn.functional.gelu
-    return nn.functional.relu if type(module) is nn.ReLU else module
+        few_weights = module.weight.numel() < MIN_WEIGHTS
+        return (small_product if few_weights else product)(module.weight, module.bias)
+    return ACTIVATIONS.get(type(module).__name__, module)
+
+
+def activated(up: Any, act: Any) -> Module:
+    """A linear layer and the activation after it, which goes to work in place where the layer's output is nobody else's: of a
+    long block, another tensor takes as long to come by as to fill."""
+    first, then = direct(up), direct(act)
+    in_place = IN_PLACE.get(then) if first is not up or type(up) is Int8Linear else None
+    then = in_place or then
+    return lambda x: then(first(x))
+
+
+def _gelu_by_tanh(x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.gelu(x, approximate="tanh")
+
+
+def _gelu_by_tanh_in_place(x: torch.Tensor) -> torch.Tensor:
+    return torch.ops.aten.gelu_(x, approximate="tanh")
+
+
+# By the names of their classes. Transformers' "gelu_new" and torch's approximation are the same formula.
+ACTIVATIONS: dict[str, Module] = {
+    "GELUActivation": nn.functional.gelu,
+    "NewGELUActivation": _gelu_by_tanh,
+    "GELUTanh": _gelu_by_tanh,
+    "ReLU": nn.functional.relu,
+}
+IN_PLACE: dict[Module, Module] = {
+    nn.functional.gelu: torch.ops.aten.gelu_,
+    _gelu_by_tanh: _gelu_by_tanh_in_place,
+    nn.functional.relu: torch.relu_,
+}
 
 
 def direct_norm(module: Any) -> Module:
     """A layer norm as the bare function it is; anything else as it is."""
-    if type(module) is not nn.LayerNorm or not _bare(module):
+    if type(module) is not nn.LayerNorm or not is_bare(module):
         return module
     return functools.partial(_layer_norm, module.normalized_shape, module.weight, module.bias, module.eps)
 
@@ -199,7 +249,7 @@ def _layer_norm(
 def direct_rms_norm(module: Any, eps: float) -> Module:
     """T5's norm by torch's fused function. Only in float32: the module computes the variance in float32 whatever it is
     given, and so must who compares with it."""
-    if module.weight.dtype != torch.float32 or not _bare(module):
+    if module.weight.dtype != torch.float32 or not is_bare(module):
         return module
     return functools.partial(_rms_norm, (module.weight.shape[0],), module.weight, eps)
 
@@ -208,7 +258,8 @@ def _rms_norm(shape: tuple[int], weight: torch.Tensor, eps: float, x: torch.Tens
     return nn.functional.rms_norm(x, shape, weight, eps)
 
 
-def _bare(module: Any) -> bool:
+def is_bare(module: Any) -> bool:
+    """Whether calling a module does what its class says and no more."""
     return isinstance(module, nn.Module) and not _changed(module) and "parametrizations" not in module._modules
 
 

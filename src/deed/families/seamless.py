@@ -30,6 +30,10 @@ class SeamlessTextFamily(BartLikeFamily):
         heads = model.config.decoder_attention_heads
         return heads, model.config.hidden_size // heads
 
+    def feed_forward_modules(self, layer: Any) -> None:
+        """Its `ffn` may be more than its modules."""
+        return
+
     def feed_forward(self, layer: Any) -> Module:
         """The layer's `ffn`; with hooks or the like, as it is."""
         ffn = layer.ffn

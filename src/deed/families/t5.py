@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from deed.kernels.chain import RowNorm
+
 from .base import DecoderFamily, register_family
+from .chains import Chains, Modules, chains_of, row_norm
 from .encoders.layer import EncoderLayer, encoder_layer
-from .parts import AttentionParts, LayerParts, Module, direct, direct_rms_norm, joined, plain
+from .parts import AttentionParts, LayerParts, Module, activated, direct, direct_rms_norm, joined, plain
 
 # Prefixes of the classes (`…Block`, `…LayerNorm`, `…DenseActDense`) that compute what T5's of that name do.
 BUILDS = ("T5", "MT5", "UMT5", "LongT5", "Udop", "Pop2Piano", "Pix2Struct", "Pix2StructText")
@@ -99,9 +102,28 @@ class T5Family(DecoderFamily):
                     self._attention(cross.layer_norm, other),
                     _norm(ffn.layer_norm),
                     _ffn(ffn.DenseReluDense),
+                    chains=self._chains(block),
                 )
             )
         return found
+
+    def _chains(self, block: Any) -> Chains | None:
+        self_attn, cross, ffn = self.sublayers(block)
+        own, other, dense = (
+            getattr(self_attn, self.attentions[0]),
+            getattr(cross, self.attentions[1]),
+            ffn.DenseReluDense,
+        )
+        names = ("wi",) if hasattr(dense, "wi") else ("wi_0", "wi_1")
+        if type(dense).__name__.removesuffix("DenseActDense").removesuffix("DenseGatedActDense") not in BUILDS:
+            return None
+        if not plain([dense]):
+            return None
+        norms = _row_norm(self_attn.layer_norm), _row_norm(cross.layer_norm), _row_norm(ffn.layer_norm)
+        q, k, v, out = (getattr(own, name) for name in self.projections)
+        cross_q, cross_out = getattr(other, self.projections[0]), getattr(other, self.projections[3])
+        up = [getattr(dense, name) for name in names]
+        return chains_of(block, Modules(*norms, (q, k, v), out, cross_q, cross_out, up, dense.act, dense.wo))
 
     def _attention(self, norm: Any, attention: Any) -> AttentionParts:
         q, k, v, out = (direct(getattr(attention, name)) for name in self.projections)
@@ -244,16 +266,21 @@ def _norm(norm: Any) -> Module:
     return direct_rms_norm(norm, norm.variance_epsilon) if known else norm
 
 
+def _row_norm(norm: Any) -> RowNorm | None:
+    known = type(norm).__name__.removesuffix("LayerNorm") in BUILDS
+    return row_norm(norm, norm.variance_epsilon) if known else None
+
+
 def _ffn(ffn: Any) -> Module:
     """The feed-forward without its dropout and its casts, where there is nothing to cast."""
     name, weight = type(ffn).__name__, getattr(ffn.wo, "weight", None)
     if not plain([ffn]) or not isinstance(weight, torch.Tensor) or weight.dtype not in (torch.float32, torch.float64):
         return ffn
-    act, down = direct(ffn.act), direct(ffn.wo)
+    down = direct(ffn.wo)
     if name.removesuffix("DenseActDense") in BUILDS:
-        up = direct(ffn.wi)
-        return lambda x: down(act(up(x)))
+        up = activated(ffn.wi, ffn.act)
+        return lambda x: down(up(x))
     if name.removesuffix("DenseGatedActDense").removesuffix("VisionMlp") in BUILDS:
-        gate, linear = direct(ffn.wi_0), direct(ffn.wi_1)
-        return lambda x: down(act(gate(x)) * linear(x))
+        gate, linear = activated(ffn.wi_0, ffn.act), direct(ffn.wi_1)
+        return lambda x: down(gate(x) * linear(x))
     return ffn

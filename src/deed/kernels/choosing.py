@@ -1,14 +1,16 @@
-"""Which kernel runs a linear of some shape here: measured once per process, or said by `DEED_KERNELS`.
+"""Which kernel runs a linear of some shape here: measured once per machine, or said by `DEED_KERNELS`.
 
 `DEED_KERNELS`:
-    unset or "measured"   time the candidates on first use, tens of milliseconds per shape
-    "fixed"               no clock: oneDNN for float32, the first exact kernel for int8; the same on every run
-    names                 "plain", "onednn", "transposed", "packed" for float32; "fbgemm", "int_mm" for int8; separated by
-                          commas. A side that is not named is measured. "transposed" and "packed" keep a second copy
-                          of every large weight; one that is written to through `.data` keeps its old copy.
+    unset or "measured"   time the candidates on first use, tens of milliseconds per shape, kept on disk (`cache.py`)
+    "fixed"               no clock, the same on every run: the native kernels, where they were built, with oneDNN for long
+                          blocks in float32; else oneDNN, and the first exact kernel for int8
+    names                 "plain", "onednn", "native", "transposed", "packed" for float32; "native_int8", "fbgemm", "int_mm",
+                          "weight_only", "fp16_weights", "int4_weights" for int8; separated by commas. A side that is not
+                          named is measured. "transposed" and "packed" keep a second copy of every large weight; one that is
+                          written to through `.data` keeps its old copy. The last three are only taken when named.
 
-Timings are kept per process, shape, candidates and number of threads, not on disk: they hold for the load and the
-instruction sets of the moment. Two processes may thus differ in float32 by rounding; "fixed" excludes that.
+Two processes with other times may differ in float32 by rounding; "fixed" excludes that. A kernel whose rows depend on the rows
+beside them is not taken for int8 (`rows_are_independent`): there a rounding error can be a step of 1/127.
 """
 
 from __future__ import annotations
@@ -22,40 +24,45 @@ from collections.abc import Sequence
 
 import torch
 
+from . import cache
 from .contract import Kernel, Linear
 
 VARIABLE = "DEED_KERNELS"
 WORDS = ("measured", "fixed")
-NAMES = ("plain", "onednn", "transposed", "packed", "fbgemm", "int_mm")
+FLOAT32_NAMES = ("plain", "onednn", "native", "transposed", "packed")
+INT8_NAMES = ("native_int8", "fbgemm", "int_mm", "weight_only", "fp16_weights", "int4_weights")
+NAMES = (*FLOAT32_NAMES, *INT8_NAMES)
 
 # Numbers of rows that are timed: one sequence, few, a batch, a long block. Others use the nearest on a logarithmic scale.
 ROWS = (1, 4, 8, 64)
 LIMITS = (2, 5, 22)
 # Weights are taken in turn out of as many as no cache holds, since in a decoding step they come from memory.
 RING = 2**26  # bytes
-ROUNDS, CALLS = 5, 2
+# Rounds until the least time of every kernel was seen twice (to `SETTLED`), so that a busy moment decides nothing.
+LEAST_ROUNDS, MOST_ROUNDS, CALLS = 5, 25, 2
+SETTLED = 1.15
+PATIENCE = 1.0  # seconds, then what there is has to do for this process, and is not kept on disk
 # A kernel has to be faster by so much to be preferred to an earlier one in the list.
 MARGIN = 0.95
+# Rows that stand in blocks of these sizes, from the first row on, are compared with each alone.
+BLOCKS = (2, 3, 5, 8, 23, 64)
 
 Times = dict[str, tuple[float, ...]]
 
-_times: dict[tuple[int, int, tuple[str, ...], int], Times] = {}
+_times: dict[str, Times] = {}
 _lock = threading.RLock()
 
 
-def choose(
-    out_features: int, in_features: int, kernels: Sequence[Kernel], fallback: Kernel | None = None
-) -> tuple[Kernel, ...]:
-    """The fastest kernel for each number of rows in `ROWS`.
+def fastest(out_features: int, in_features: int, kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
+    """The fastest kernel for each number of rows in `ROWS`; the first one where nothing is timed.
 
     Args:
         out_features: size of the output.
         in_features: size of the input.
         kernels: candidates, the preferred one first: a later one has to be faster by 5 %.
-        fallback: what is taken where timing is off and it is a candidate; the first one if not given.
     """
     if len(kernels) == 1 or not measuring():
-        return (kernels[0] if fallback is None or fallback not in kernels else fallback,) * len(ROWS)
+        return (kernels[0],) * len(ROWS)
     times = measure(out_features, in_features, kernels)
     chosen = []
     for i in range(len(ROWS)):
@@ -79,7 +86,8 @@ def faster(times: Times, name: str, others: Sequence[str]) -> bool:
 
 
 def measure(out_features: int, in_features: int, kernels: Sequence[Kernel]) -> Times:
-    """Milliseconds of a call per kernel and number of rows (`ROWS`): the least of interleaved rounds.
+    """Milliseconds of a call per kernel and number of rows (`ROWS`): the least of interleaved rounds. Kept for the process and
+    on disk; threads that ask at once wait for the one that measures.
 
     Args:
         out_features: size of the output.
@@ -87,54 +95,100 @@ def measure(out_features: int, in_features: int, kernels: Sequence[Kernel]) -> T
         kernels: what to time.
     """
     out_features = min(out_features, max(1, RING // (4 * in_features)))  # of a large vocabulary a part says enough
-    key = (out_features, in_features, tuple(kernel.name for kernel in kernels), torch.get_num_threads())
+    names = ",".join(kernel.name for kernel in kernels)
+    key = f"{out_features}x{in_features} {names} threads={torch.get_num_threads()}"
     with _lock:
         if key not in _times:
-            with torch.inference_mode(False), torch.no_grad():
-                _times[key] = _measure(out_features, in_features, kernels)
+            kept = _valid(cache.read().get(key), kernels)
+            if kept is None:
+                with torch.inference_mode(False), torch.no_grad():
+                    kept, settled = _measure(out_features, in_features, kernels)
+                if settled:
+                    cache.write(key, kept)
+            _times[key] = kept
         return _times[key]
 
 
-def _measure(out_features: int, in_features: int, kernels: Sequence[Kernel]) -> Times:
+def _valid(entry: object, kernels: Sequence[Kernel]) -> Times | None:
+    if not isinstance(entry, dict) or set(entry) != {kernel.name for kernel in kernels}:
+        return None
+    rows = [row for row in entry.values() if isinstance(row, list) and len(row) == len(ROWS)]
+    good = len(rows) == len(entry) and all(isinstance(t, float) and 0 < t < math.inf for row in rows for t in row)
+    return {name: tuple(row) for name, row in entry.items()} if good else None
+
+
+def _measure(out_features: int, in_features: int, kernels: Sequence[Kernel]) -> tuple[Times, bool]:
+    """The times, and whether they settled."""
     count = math.ceil(RING / (4 * out_features * in_features))
     weights = torch.full((count, out_features, in_features), 0.5)
     prepared = [[kernel.prepare(weight, None) for weight in weights] for kernel in kernels]
     inputs = [torch.full((1, rows, in_features), 0.5) for rows in ROWS]
-    best = [[math.inf] * len(ROWS) for _ in kernels]
+    least = [[(math.inf, math.inf)] * len(ROWS) for _ in kernels]
     turn = itertools.cycle(range(count))
-    for attempt in range(ROUNDS):
+    started = time.perf_counter()
+    settled = False
+    for attempt in range(MOST_ROUNDS):
         for i, x in enumerate(inputs):
             for k, linears in enumerate(prepared):
+                first, second = least[k][i]
+                if attempt >= LEAST_ROUNDS and second <= SETTLED * first:
+                    continue
                 order = [next(turn) for _ in range(CALLS)]
                 start = time.perf_counter()
                 for j in order:
                     linears[j](x)
                 taken = (time.perf_counter() - start) / CALLS * 1e3
                 if attempt:  # the first round warms up
-                    best[k][i] = min(best[k][i], taken)
-    return {kernel.name: tuple(best[k]) for k, kernel in enumerate(kernels)}
+                    least[k][i] = (min(first, taken), min(second, max(first, taken)))
+        settled = all(second <= SETTLED * first for row in least for first, second in row)
+        if attempt + 1 >= LEAST_ROUNDS and (settled or time.perf_counter() - started > PATIENCE):
+            break
+    return {kernel.name: tuple(first for first, _ in least[k]) for k, kernel in enumerate(kernels)}, settled
+
+
+def rows_are_independent(kernel: Kernel, out_features: int, in_features: int) -> bool:
+    """Whether a row of a block is bit for bit what that row alone is, for all numbers of rows in `BLOCKS`.
+
+    Args:
+        kernel: which.
+        out_features: size of the output.
+        in_features: size of the input.
+    """
+    generator = torch.Generator().manual_seed(0)
+    out_features = min(out_features, 256)  # rows, not outputs, are what kernels differ by
+    weight = torch.randn(out_features, in_features, generator=generator)
+    x = torch.randn(max(BLOCKS), in_features, generator=generator)
+    x *= torch.logspace(-2, 2, len(x))[:, None]
+    with torch.inference_mode(False), torch.no_grad():
+        run = kernel.prepare(weight, None)
+        alone = torch.cat([run(row[None]) for row in x])
+        return all(torch.equal(run(x[:rows]), alone[:rows]) for rows in BLOCKS)
 
 
 def for_rows(chosen: Sequence[Kernel], weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     """One function out of a kernel per entry of `ROWS`.
 
     Args:
-        chosen: of `choose`.
+        chosen: of `fastest`.
         weight: `[out, in]`.
         bias: `[out]` or None.
     """
     prepared = {kernel.name: kernel.prepare(weight, bias) for kernel in chosen}
     if len(prepared) == 1:
         return prepared[chosen[0].name]
-    one, few, batch, block = (prepared[kernel.name] for kernel in chosen)
+    functions = [prepared[kernel.name] for kernel in chosen]
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        rows = x.numel() // x.shape[-1]
-        if rows <= LIMITS[0]:
-            return one(x)
-        return few(x) if rows <= LIMITS[1] else batch(x) if rows <= LIMITS[2] else block(x)
+        return functions[row_class(x.numel() // x.shape[-1])](x)
 
     return run
+
+
+def row_class(rows: int) -> int:
+    """Which entry of `ROWS` stands for this number of rows."""
+    if rows <= LIMITS[0]:
+        return 0
+    return 1 if rows <= LIMITS[1] else 2 if rows <= LIMITS[2] else 3
 
 
 def measuring() -> bool:

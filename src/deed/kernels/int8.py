@@ -1,5 +1,7 @@
-"""Exact int8 products of PyTorch on a CPU, and which of them this machine gets right.
+"""Exact int8 products on a CPU, and which of them this machine gets right.
 
+- Ours (`native/`), where the library was built: row scale, rounding, product, scales and bias in one call, exact with 127
+  levels on every processor, bit for bit what `_int_mm` gives;
 - FBGEMM by `torch.ops.quantized`, which quantises, multiplies and scales in one pass. The quantised dtypes that it packs
   weights from are deprecated in PyTorch 2.13 (pytorch#184982); once they are gone it counts as not there. It has its own
   choice of instruction sets: `ATEN_CPU_CAPABILITY` and the like do not reach it, `FBGEMM_ENABLE_INSTRUCTIONS=AVX2` does;
@@ -19,24 +21,16 @@ from typing import Any
 
 import torch
 
-from .choosing import MARGIN, faster, forced, measure, measuring
-from .contract import Kernel
+from .choosing import MARGIN, faster, forced, measure, measuring, rows_are_independent
+from .contract import Kernel, Linear
 from .float32 import candidates
+from .native.runs import NativeWeight, Run, stage
+from .weight_only import Fp16Weights, Int4Weights, Shared, WeightOnly
 
 _TINY = torch.finfo(torch.float32).tiny
 
 
-class _Packed:
-    """Int8 weights as a kernel wants them. They never change, so copies of a model share them."""
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        return self
-
-    def __reduce__(self) -> Any:
-        raise TypeError("a model quantised to int8 cannot be pickled; pickle it before quantize()")
-
-
-class Fbgemm(_Packed):
+class Fbgemm(Shared):
     """`x` `[…, in]` with values in -1..1 to `(round(levels x) @ int8(weight)) * scale / levels`, by FBGEMM.
 
     Args:
@@ -63,7 +57,7 @@ class Fbgemm(_Packed):
         return self.run(x, self.step, self.zero, self.packed)
 
 
-class IntMM(_Packed):
+class IntMM(Shared):
     """The same by `torch._int_mm`."""
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor, levels: int) -> None:
@@ -76,20 +70,52 @@ class IntMM(_Packed):
         return product.view(*x.shape[:-1], product.shape[-1])
 
 
-class RowWise:
+class Native(Shared):
+    """The same by the library of `native/`.
+
+    Raises:
+        RuntimeError: it is not there, or off.
+    """
+
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor, levels: int) -> None:
+        rounded = (weight / scale[:, None]).round_().to(torch.int8)
+        self.weight = NativeWeight.int8(rounded, scale, levels)
+        self.run = Run([stage(self.weight, dynamic=False)], self.weight)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.run(x)[1]  # type: ignore[return-value]
+
+    def row_wise(self, bias: torch.Tensor | None) -> Linear:
+        """The linear with row scales and its bias, in one call.
+
+        Args:
+            bias: `[out]` or None.
+        """
+        bias = None if bias is None else bias.float().contiguous()
+        run = Run([stage(self.weight, bias)], (self.weight, bias))
+        return lambda x: run(x)[1]  # type: ignore[return-value]
+
+
+class RowWise(Shared):
     """A linear of the contract out of an int8 product: activations are scaled per row, each by its own largest value.
 
     Args:
-        multiply: `Fbgemm` or `IntMM`.
+        multiply: `Native`, `Fbgemm` or `IntMM`.
         bias: `[out]` or None.
     """
 
     def __init__(self, multiply: Any, bias: torch.Tensor | None) -> None:
         self.multiply, self.bias = multiply, bias
+        self.whole = multiply.row_wise(bias) if hasattr(multiply, "row_wise") else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """`[…, in]` float32 to `[…, out]`."""
-        largest = torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True).clamp_min_(_TINY)
+        if self.whole is not None:
+            return self.whole(x)
+        if not getattr(self.multiply, "rounds_activations", True):
+            y = self.multiply(x)
+            return y if self.bias is None else y.add_(self.bias)
+        largest = x.abs().amax(-1, keepdim=True).clamp_min_(_TINY)  # vector_norm takes up to 16 times as long
         # Products and sums stay apart: fused, they would round differently in the tail of a vector than in its body,
         # and a row's place in the block would show.
         y = self.multiply(x / largest).mul_(largest)
@@ -102,9 +128,9 @@ def weight_scale(weight: torch.Tensor) -> torch.Tensor:
 
 
 def exact_kernels() -> list[tuple[Any, int]]:
-    """Of each kernel the most levels of activations it is exact with on this machine, FBGEMM first."""
+    """Of each kernel the most levels of activations it is exact with on this machine; ours first, then FBGEMM."""
     found = []
-    for build in (Fbgemm, IntMM):
+    for build in (Native, Fbgemm, IntMM):
         levels = next((levels for levels in (127, 63) if is_exact(build, levels)), None)
         if levels is not None:
             found.append((build, levels))
@@ -121,44 +147,77 @@ def kernel() -> tuple[Any, int]:
         ValueError: there is none.
     """
     found = exact_kernels()
+    wanted = _named(found)
+    if wanted is not None:
+        return wanted
     if not found:
         raise ValueError(f"PyTorch {torch.__version__} has no exact int8 product for this CPU; use dtype='bf16'")
-    names = [contract(*one) for one in found]
+    return found[0]
+
+
+def _named(found: list[tuple[Any, int]]) -> tuple[Any, int] | None:
+    """The kernel that `DEED_KERNELS` names, if it is one for int8 that works here."""
+    known = [*found, *((build, 127) for build in (WeightOnly, Fp16Weights, Int4Weights))]
+    names = [contract(*one) for one in known]
     wanted = forced(names)
-    return found[0] if wanted is None else found[names.index(wanted)]
+    return None if wanted is None else known[names.index(wanted)]
+
+
+NAMES = {
+    "Native": "native_int8",
+    "Fbgemm": "fbgemm",
+    "IntMM": "int_mm",
+    "WeightOnly": "weight_only",
+    "Fp16Weights": "fp16_weights",
+    "Int4Weights": "int4_weights",
+}
 
 
 @functools.cache
 def contract(build: Any, levels: int) -> Kernel:
-    """An int8 kernel under the contract of this package."""
+    """An int8 kernel under the contract of this package.
+
+    Args:
+        build: one of those here and in `weight_only.py`.
+        levels: of activations to either side of zero.
+    """
 
     def prepare(weight: torch.Tensor, bias: torch.Tensor | None) -> RowWise:
         return RowWise(build(weight, weight_scale(weight), levels), bias)
 
-    name = {"Fbgemm": "fbgemm", "IntMM": "int_mm"}.get(build.__name__, build.__name__)
-    return Kernel(f"{name}_at_{levels}", prepare, copies=True)
+    return Kernel(f"{NAMES.get(build.__name__, build.__name__)}_at_{levels}", prepare, copies=True)
 
 
 def faster_than_float32(out_features: int, in_features: int) -> tuple[Any, int] | None:
     """The fastest exact int8 kernel and its levels for a linear of this size; None where each is slower than float32
-    for some number of rows. `DEED_KERNELS` with "fixed" or the name of an int8 kernel: `kernel()`, unmeasured.
+    for some number of rows. Kernels whose rows depend on the rows beside them are left out. `DEED_KERNELS` with "fixed" or
+    the name of an int8 kernel: `kernel()`, unmeasured.
+
+    Args:
+        out_features: size of the output.
+        in_features: size of the input.
 
     Raises:
         ValueError: no int8 kernel is exact here.
     """
     default, found = kernel(), exact_kernels()
-    contracts = [contract(*one) for one in found]
-    if forced(contracts) is not None or not measuring():
+    if _named(found) is not None or not measuring():
         return default
-    floats = candidates()
+    contracts = [contract(*one) for one in found]
+    floats = candidates(in_features)
     times = measure(out_features, in_features, (*floats, *contracts))
     best = None
     for one, int8 in zip(found, contracts, strict=True):
-        if faster(times, int8.name, [f.name for f in floats]):
+        if faster(times, int8.name, [f.name for f in floats]) and _independent(*one, out_features, in_features):
             taken = sum(times[int8.name][:-1])  # decoding steps; a long block has only not to be slower
             if best is None or taken < MARGIN * best[0]:
                 best = (taken, one)
     return None if best is None else best[1]
+
+
+@functools.cache
+def _independent(build: Any, levels: int, out_features: int, in_features: int) -> bool:
+    return rows_are_independent(contract(build, levels), out_features, in_features)
 
 
 def is_exact(build: Any, levels: int) -> bool:
@@ -166,7 +225,7 @@ def is_exact(build: Any, levels: int) -> bool:
     and a signed byte in 16 bits, where they are silently cut off; 63 levels fit.
 
     Args:
-        build: `Fbgemm` or `IntMM`.
+        build: `Native`, `Fbgemm` or `IntMM`.
         levels: of activations to either side of zero.
     """
     weight = torch.full((16, 66), 127.0)

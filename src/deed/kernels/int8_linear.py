@@ -37,6 +37,7 @@ class Int8Linear(nn.Module):
         self.multiply = build(weight, self.scale, self.levels)
         self.weight = torch.empty(linear.weight.shape, dtype=torch.int8, device="meta")
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().float().clone())
+        self._row_wise: RowWise | None = None
         self.training = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -45,8 +46,14 @@ class Int8Linear(nn.Module):
             return self.forward(x.float()).to(x.dtype)
         if x.ndim == 1:
             return self.forward(x[None])[0]
+        return self.row_wise()(x)
+
+    def row_wise(self) -> RowWise:
+        """The function it runs, of `[…, in]` float32."""
         bias: Any = self.bias
-        return RowWise(self.multiply, bias)(x)
+        if self._row_wise is None or self._row_wise.bias is not bias:
+            self._row_wise = RowWise(self.multiply, bias)
+        return self._row_wise
 
     def dequantize(self) -> torch.Tensor:
         """The weights it multiplies with, `[out, in]` float32."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -86,6 +87,7 @@ class Prepared:
         }
         return {**found, call["model_input_name"]: call["inputs_tensor"]}
 
+    @cached_property
     def shape_key(self) -> tuple[Any, ...]:
         """Rows whose encoder calls may be one: the same names and shapes; of plain text the length may differ."""
         call, inputs = self.encoder_call, self._inputs()

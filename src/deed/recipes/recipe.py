@@ -39,6 +39,8 @@ class Recipe:
         loss: deed (L_avg + L_N), mean (L_avg), rising (exits weighted by their number, + L_N) or last (L_N).
         conventional: train the plain model (last layer's loss only), for comparison.
         bf16: bfloat16 autocast.
+        fp16: float16 autocast with loss scaling instead, on a GPU.
+        accumulation: batches whose gradients are summed up for a step.
         seed: seed of weights, order and dropout.
         save_every: steps between checkpoints.
         log_every: steps between rows of the log.
@@ -53,6 +55,8 @@ class Recipe:
     loss: Loss = "deed"
     conventional: bool = False
     bf16: bool = True
+    fp16: bool = False
+    accumulation: Count = 1
     seed: Natural = 0
     save_every: Count = 500
     log_every: Count = 50

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainingArguments, set_seed
 
+from deed.errors import DataError
 from deed.training.callbacks import TimeLimit
 from deed.training.run_folder import (
     check_recipe,
@@ -27,6 +28,9 @@ from deed.training.run_folder import (
 from deed.training.trainer import DeedTrainer
 
 from .recipe import Recipe, checked
+
+# What gloo and NCCL say where a process has lost another.
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited", "NCCL error")
 
 
 @dataclass
@@ -97,7 +101,15 @@ def run_recipe(
             processing_class=processor,
             callbacks=[*parts.callbacks, *([] if minutes is None else [TimeLimit(minutes)])],
         )
-        step, loss = trainer.train_or_restore(checkpoint)
+        try:
+            step, loss = trainer.train_or_restore(checkpoint)
+        except RuntimeError as error:
+            if settings.world_size > 1 and any(sign in str(error) for sign in LOST):
+                raise DataError(
+                    f"another process of this run has ended, and with it the run; the same command goes on from the last "
+                    f"checkpoint in {output}"
+                ) from error
+            raise
         validation: dict[str, Any] = {}
         if trainer.is_world_process_zero():
             log = [*parts.log, *trainer.state.log_history]
@@ -123,7 +135,9 @@ def training_arguments(output: Path, recipe: Recipe, **own: Any) -> Seq2SeqTrain
         "warmup_steps": recipe.warmup_steps,
         "lr_scheduler_type": "linear",
         "weight_decay": recipe.weight_decay,
-        "bf16": recipe.bf16,
+        "bf16": recipe.bf16 and not recipe.fp16,
+        "fp16": recipe.fp16,
+        "gradient_accumulation_steps": recipe.accumulation,
         "seed": recipe.seed,
         "logging_steps": recipe.log_every,
         "save_steps": recipe.save_every,

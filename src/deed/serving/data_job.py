@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deed.errors import DataError
-from deed.pipelines.base import Pipeline
+from deed.pipelines.base import Answered, Pipeline
 from deed.pipelines.making import pipeline, task_name
 from deed.utils.files import atomic_write, read_json, write_json
 from deed.utils.optional import need
@@ -29,6 +29,7 @@ from .job_inputs import INSTALL, Block, Input, Source
 MANIFEST = "_manifest.json"  # readers of Parquet pass over names that start so
 KINDS = {"transcribe": "audio", "caption": "image", "vqa": "image", "document-qa": "image"}  # all others: text
 ASKS = ("vqa", "document-qa")
+DEADLY = 2  # deaths of an input's process after which it is not tried again
 FOR_MODEL = {"latr": "document-qa", "ofa": "caption", "whisper": "transcribe", "moonshine": "transcribe"}
 
 
@@ -228,22 +229,64 @@ class Worker:
             ValueError, RuntimeError: of the first input, where none of a block can be answered.
         """
         inputs = self.source.read(block)
-        readable = [one for one in inputs if not one.error]
-        found = iter(self.pipe.answer_each([one.item for one in readable]))
-        write_rows(part(self.job, block.number), [row_of(one, None if one.error else next(found)) for one in inputs])
+        with Attempts(Path(self.job.output) / f"_part-{block.number:05d}.attempts") as attempts:
+            if attempts.died:  # out of memory, perhaps: one by one, to find out where
+                answers = [self._alone(place, one, attempts) for place, one in enumerate(inputs)]
+            else:
+                readable = iter(self.pipe.answer_each([one.item for one in inputs if not one.error]))
+                answers = [Answered(error=one.error) if one.error else next(readable) for one in inputs]
+            rows = [row_of(one, answered) for one, answered in zip(inputs, answers, strict=True)]
+            write_rows(part(self.job, block.number), rows)
         return len(inputs)
 
+    def _alone(self, place: int, one: Input, attempts: Attempts) -> Answered:
+        if one.error:
+            return Answered(error=one.error)
+        if attempts.died_on(place) >= DEADLY:
+            return Answered(error="the process that answers died of this input")
+        attempts.now_at(place)
+        return self.pipe.answer_each([one.item])[0]
 
-def row_of(one: Input, answered: Any) -> dict[str, Any]:
-    """A row of the output.
+
+class Attempts:
+    """Written down while a block is worked on: a process that is killed leaves it behind, and the next one knows.
 
     Args:
-        one: the input.
-        answered: of `Pipeline.answer_each`; None: it could not be read.
+        path: of the file.
+
+    Attributes:
+        died: whether a process has died of the block before.
     """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Attempts:
+        self.died = self.path.exists()
+        self._places = [int(line) for line in self.path.read_text().split()] if self.died else []
+        self.path.touch()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
+        if kind is None or issubclass(kind, Exception | KeyboardInterrupt):
+            self.path.unlink(missing_ok=True)
+
+    def died_on(self, place: int) -> int:
+        """How often a process has died of an input: those after which none followed."""
+        following = [*self._places, -1][1:]
+        return sum(a == place for a, b in zip(self._places, following, strict=True) if b <= a)
+
+    def now_at(self, place: int) -> None:
+        """The next input is about to be answered."""
+        with self.path.open("a") as file:
+            file.write(f"{place}\n")
+
+
+def row_of(one: Input, answered: Answered) -> dict[str, Any]:
+    """A row of the output."""
     row = {"input": one.number, "id": one.id, "page": one.page, "question": one.question}
-    if answered is None or answered.error:
-        return {**row, "error": one.error or answered.error}
+    if answered.error:
+        return {**row, "error": answered.error}
     depths = answered.depths
     mean = sum(depths) / len(depths) if depths else None
     return {

@@ -61,7 +61,7 @@ class DriftMonitor:
             Going from strict to strict costs no confidence: where the limit is kept at a threshold, it is kept at all
             stricter ones, and the first false alarm would have to be raised at the first such threshold.
         seed: of the draw.
-        model: the model's name, for the log.
+        name: of the model, for the log.
 
     Attributes:
         alarms: all so far.
@@ -80,13 +80,13 @@ class DriftMonitor:
         threshold: float | list[float] = NEVER_EXIT,
         stricter: Sequence[float] = (),
         seed: int = 0,
-        model: str = "",
+        name: str = "",
     ) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"every must be an integer of at least 1, got {every!r}")
         if unit not in ("answer", "token"):
             raise ValueError(f'unit must be "answer" or "token", got {unit!r}')
-        self.every, self.unit, self.model = every, unit, model
+        self.every, self.unit, self.name = every, unit, name
         self.threshold: float | list[float] = threshold
         self.alarms: list[Alarm] = []
         self._sequence = ConfidenceSequence(limit, confidence)
@@ -162,7 +162,7 @@ class DriftMonitor:
         LOG.warning(
             "drift%s: at threshold %s, %.4f of %d sampled %ss differ from full depth, at least %.4f at confidence %g; the "
             "limit is %.4f; %s",
-            f" of {self.model}" if self.model else "",
+            f" of {self.name}" if self.name else "",
             now,
             alarm.mean,
             alarm.samples,

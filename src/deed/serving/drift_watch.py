@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from deed.constants import NEVER_EXIT
-from deed.errors import QueueFull, SchedulerClosed
+from deed.errors import CalibrationError, QueueFull, SchedulerClosed
 
 from .drift import DriftMonitor
 from .request import GenerationRequest
@@ -89,6 +89,22 @@ class DriftWatch:
             self.scheduler.model.deed_config.threshold = alarm.raised_to
         if alarm is not None and self.told is not None:
             self.told(alarm)
+
+
+def start_watch(served: Any, every: int, rise: bool) -> DriftWatch | None:
+    """Watch a served model for drift; None, and a line in the log, where its calibration says no limit.
+
+    Args:
+        served: a `ServedModel`.
+        every: one request of so many is compared.
+        rise: after an alarm the threshold rises.
+    """
+    try:
+        monitor = DriftMonitor.of(served.model, rise=rise, every=every, name=served.name)
+    except CalibrationError as error:
+        log.warning("%s is not watched for drift: %s", served.name, error)
+        return None
+    return DriftWatch(served.scheduler, monitor)
 
 
 def can_repeat(request: GenerationRequest) -> bool:

@@ -61,7 +61,7 @@ class EncoderCall:
 
     def __init__(self, ticket: Ticket, prepared: Prepared, order: tuple[int, int], deadline: float | None) -> None:
         self.ticket, self.prepared, self.order, self.deadline = ticket, prepared, order, deadline
-        self.cache_bytes, self.began = 0, 0.0
+        self.began = 0.0
         self.done = threading.Event()
         self.error: BaseException | None = None
 
@@ -137,7 +137,7 @@ class Guest:
             inner = InnerTicket(self.ticket, self._pieces)
             self._pieces += 1
             order = (self.priority, self.scheduler.next_number())
-            row = Row(inner, prepared, order, 0, self.deadline, self._generator, self.confidence)
+            row = Row(inner, prepared, order, self.deadline, self._generator, self.confidence)
             row.counts = False
             rows.append(row)
         for row in rows:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .api_errors import ApiError
+from .drift_watch import start_watch
 from .served import ServedModel
 from .settings import ServeSettings
 from .wire import ModelInfo
@@ -63,10 +64,13 @@ class Models:
         if self.settings.int8:
             from deed.modeling.quantization import quantize
 
-            quantize(model)
+            quantize(model, parts=("encoder", "decoder", "head"))
         limits = self.settings.limits
         scheduler = Scheduler(model, cache_bytes=limits.cache_bytes, queue_limit=limits.queue, turns=self._turns)
-        return ServedModel(name, model, processor, scheduler, limits, has_exits)
+        served = ServedModel(name, model, processor, scheduler, limits, has_exits)
+        if self.settings.drift:
+            served.drift = start_watch(served, self.settings.drift, self.settings.drift_rise)
+        return served
 
     def add(self, served: ServedModel) -> None:
         """Serve one more model."""
@@ -126,4 +130,6 @@ class Models:
         """End all schedulers."""
         self.ready = False
         for served in self.all():
+            if served.drift is not None:
+                served.drift.close()
             served.scheduler.close()

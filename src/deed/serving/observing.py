@@ -53,10 +53,47 @@ class HttpMetrics:
     def watch(self, models: Any) -> None:
         """Collect from the schedulers of these models, too."""
         self.registry.register(SchedulerCollector(models))
+        self.registry.register(DriftCollector(models))
 
     def text(self) -> bytes:
         """The page."""
         return generate_latest(self.registry)
+
+
+DRIFT = {
+    "samples": "Requests compared with full depth at the present threshold.",
+    "disagreement": "Share of them whose answers differ.",
+    "disagreement_lower": "Lower confidence bound of that share, at all times together.",
+    "disagreement_limit": "What it is to stay below.",
+    "alarms": "How often the bound was above the limit.",
+    "threshold": "Exit threshold of requests that say none.",
+    "dropped": "Sampled requests that were not compared.",
+}
+
+
+class DriftCollector:
+    """Reads every model's `DriftMonitor` when asked.
+
+    Args:
+        models: `.all()` gives those that are loaded.
+    """
+
+    def __init__(self, models: Any) -> None:
+        self.models = models
+
+    def describe(self) -> Iterable[Any]:
+        """Nothing to ask beforehand."""
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        """One family for every number, a sample for every model whose answers are compared."""
+        watched = [(one.name, one.drift) for one in self.models.all() if one.drift is not None]
+        found = [(name, {**watch.monitor.metrics(), "dropped": watch.dropped}) for name, watch in watched]
+        for name, said in DRIFT.items() if found else ():
+            gauge = GaugeMetricFamily(f"deed_drift_{name}", said, labels=["model"])
+            for model, numbers in found:
+                gauge.add_metric([model], numbers[name])
+            yield gauge
 
 
 class SchedulerCollector:

@@ -109,6 +109,7 @@ def build(settings: Any, options: RayOptions, make: Any = None) -> Any:
         replica_class(options.models_each),
         name="Replica",
         max_ongoing_requests=options.most,
+        max_queued_requests=settings.limits.queue,  # of each ingress; more get status 429
         autoscaling_config={
             "min_replicas": options.min_replicas,
             "max_replicas": options.max_replicas,

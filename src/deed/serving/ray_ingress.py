@@ -24,7 +24,6 @@ from .settings import ServeSettings
 log = logging.getLogger(__name__)
 START, BODY = "http.response.start", "http.response.body"
 LOST = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)
-UNAVAILABLE = (DeploymentUnavailableError, BackPressureError)
 OWN = {"/healthz": "alive", "/readyz": "ready", "/models": "", "/v1/models": ""}  # told without a replica
 TRIES = 2
 DIED = "the replica that answered this request has died; send it again"
@@ -50,11 +49,15 @@ class Ingress:
         return _Asgi(self.guarded)
 
     async def answer(self, scope: Any, receive: Any, send: Any) -> None:
-        """An ASGI application."""
+        """An ASGI application, behind the guard.
+
+        Args:
+            scope, receive, send: as ASGI has them.
+        """
         body, path = await Request(scope, receive).body(), scope["path"]
         if path in OWN:
             names = [model.name for model in self.models]
-            told = {"status": OWN[path], "models": names}
+            told: dict[str, Any] = {"status": OWN[path], "models": names}
             if path.endswith("/models"):
                 told = {"object": "list", "data": [model.told() for model in self.models]}
             await JSONResponse(told)(scope, receive, send)
@@ -85,8 +88,11 @@ class Ingress:
                 async for message in stream:
                     await answer.put(message)
                 return
-            except UNAVAILABLE:
-                await answer.refuse(503, "no replica takes requests now; try again later")
+            except BackPressureError:
+                await answer.refuse(429, "too many requests wait already; try again later")
+                return
+            except DeploymentUnavailableError:
+                await answer.refuse(503, "no replica can be started; the cluster's log says more")
                 return
             except LOST as error:
                 log.warning("a replica died on a request for %s (try %d): %s", name, attempt, type(error).__name__)
@@ -144,12 +150,12 @@ class _Asgi(Response):
 
 
 def _error(status: int, why: str) -> dict[str, Any]:
-    kind = {404: "not_found_error", 413: "invalid_request_error"}.get(status, "unavailable_error")
+    kind = {404: "not_found_error", 429: "rate_limit_error"}.get(status, "unavailable_error")
     return {"error": {"message": why, "type": kind, "param": None, "code": status}}
 
 
 def _told(status: int, why: str) -> JSONResponse:
-    return JSONResponse(_error(status, why), status, {"Retry-After": "1"} if status == 503 else None)
+    return JSONResponse(_error(status, why), status, {"Retry-After": "1"} if status in (429, 503) else None)
 
 
 async def fields_of(scope: Any, body: bytes) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def replica_class(most: int) -> type:
             first: models that are loaded before requests come.
         """
 
-        async def __init__(self, make: Make, first: Sequence[str]) -> None:  # Serve awaits it
+        async def __init__(self, make: Make, first: Sequence[str]) -> None:  # type: ignore[misc]  # Serve awaits it
             self.make = make
             for name in first:
                 await self.model(name)

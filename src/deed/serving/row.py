@@ -24,7 +24,6 @@ class Row:
         ticket: the caller's.
         prepared: what `generate()` would run.
         order: `(priority, number)`, smaller is served first.
-        cache_bytes: what its keys and values may come to.
         deadline: `time.monotonic()` after which it fails; None: never.
         seed: of sampling, or the generator itself.
         confidence: whether tokens come with theirs.
@@ -33,6 +32,7 @@ class Row:
         tokens: prompt and new tokens.
         depths: of the new ones.
         kept: processed scores and raw logits of the new ones, each `[1, vocab]`, where the configuration asks for them.
+        source: positions of its source, 1 as long as only the encoder could say.
         counts: whether it is a request, rather than part of one.
     """
 
@@ -41,12 +41,11 @@ class Row:
         ticket: Ticket,
         prepared: Prepared,
         order: tuple[int, int],
-        cache_bytes: int,
         deadline: float | None,
         seed: int | torch.Generator | None,
         confidence: bool,
     ) -> None:
-        self.ticket, self.prepared, self.order, self.cache_bytes = ticket, prepared, order, cache_bytes
+        self.ticket, self.prepared, self.order = ticket, prepared, order
         self.deadline, self.confidence = deadline, confidence
         self.tokens: list[int] = prepared.input_ids[0].tolist()
         self.prompt = len(self.tokens)
@@ -64,7 +63,7 @@ class Row:
         wants = prepared.config.return_dict_in_generate
         self.keeps = (wants and prepared.config.output_scores, wants and prepared.config.output_logits)
         self.kept: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-        self.counts = True
+        self.counts, self.source = True, prepared.source_length or 1
         self._ids = prepared.input_ids.new_empty(1, prepared.max_length + 1)
         self._ids[:, : self.prompt] = prepared.input_ids
         self._source: tuple[torch.Tensor, torch.Tensor] | None = None  # of a watched row: mean state, positions

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,7 +85,6 @@ class Scheduler:
         self._encoding: list[Row | EncoderCall] = []
         self._ready: deque[Row] = deque()
         self._rows: list[Row] = []
-        self._reserved = 0
         self._guests = 0
         self._look = False  # a row was cancelled
         self._draining = self._closing = False
@@ -112,12 +112,9 @@ class Scheduler:
         if splits_outputs(self.model):
             return self._as_guest(ticket, request)
         prepared = prepare(self.model, request.inputs, {**request.options, "exact": request.exact})
-        source = prepared.source_length
-        size = row_bytes(self.model, source or 1, prepared.max_length)
         deadline = None if request.deadline_s is None else ticket.submitted + request.deadline_s
-        row = Row(
-            ticket, prepared, (request.priority, next(self._numbers)), size, deadline, request.seed, request.confidence
-        )
+        order = (request.priority, next(self._numbers))
+        row = Row(ticket, prepared, order, deadline, request.seed, request.confidence)
         self._check_size(row)
         with self._changed:
             self._check_room()
@@ -167,7 +164,7 @@ class Scheduler:
             SchedulerClosed: the scheduler was closed.
         """
         if isinstance(row, Row):
-            row.cache_bytes = row_bytes(self.model, row.prepared.source_length or 1, row.prepared.max_length)
+            row.source = row.prepared.source_length or 1
         self._check_size(row)
         with self._changed:
             if self._closing:
@@ -211,7 +208,7 @@ class Scheduler:
                 "queue_length": len(self._queue),
                 "running_rows": len(self._rows),
                 "cache_bytes": sum(batch.cache_bytes for batch, _ in self._batches),
-                "cache_bytes_reserved": self._reserved,
+                "cache_bytes_reserved": self._padded(),
                 "cache_bytes_budget": self.cache_bytes,
             }
         return self.metrics.snapshot(**live)
@@ -269,11 +266,22 @@ class Scheduler:
             raise SchedulerClosed("the scheduler takes no more requests")
 
     def _check_size(self, row: Row | EncoderCall) -> None:
-        if row.cache_bytes > self.cache_bytes:
+        size = 0 if isinstance(row, EncoderCall) else row_bytes(self.model, row.source, row.prepared.max_length)
+        if size > self.cache_bytes:
             raise RequestTooLarge(
-                f"the request may need {row.cache_bytes:,} bytes of keys and values, the budget (cache_bytes) is "
+                f"the request may need {size:,} bytes of keys and values, the budget (cache_bytes) is "
                 f"{self.cache_bytes:,}: ask for fewer new tokens, or a shorter source"
             )
+
+    def _padded(self, *more: Row | EncoderCall) -> int:
+        """Bytes that the keys and values of all admitted rows, and of some more, may come to: they lie side by side, each as
+        long as the longest."""
+        rows = [r for r in (*self._encoding, *self._ready, *self._rows, *more) if isinstance(r, Row)]
+        if not rows:
+            return 0
+        return len(rows) * row_bytes(
+            self.model, max(row.source for row in rows), max(row.prepared.max_length for row in rows)
+        )
 
     def _check_room(self) -> None:
         self._check_open()
@@ -297,7 +305,6 @@ class Scheduler:
     def _end(self, row: Row | EncoderCall, error: BaseException | None, reason: str = "") -> None:
         """Answer a request that holds no row of a batch any more."""
         with self._changed:
-            self._reserved -= row.cache_bytes if row.began else 0
             places: tuple[Any, ...] = (self._encoding, self._ready, self._rows)
             for place in places:
                 if row in place:
@@ -343,30 +350,31 @@ class Scheduler:
                     return
                 rows = self._next_call()
             began = time.monotonic()
-            self._slices.run(lambda: self._encode_rows(rows))  # noqa: B023
+            self._slices.run(partial(self._encode_rows, rows))
+            del rows  # or an idle thread would keep them
             with self.metrics.lock:
                 self.metrics.now.encode_s.add(time.monotonic() - began)
 
     def _fits(self) -> bool:
-        return bool(self._queue) and self._reserved + self._queue[0][1].cache_bytes <= self.cache_bytes
+        return bool(self._queue) and self._padded(self._queue[0][1]) <= self.cache_bytes
 
     def _next_call(self) -> list[Row | EncoderCall]:
         """The first of the queue, and what can be encoded with it."""
         _, first = heapq.heappop(self._queue)
         rows, call = [first], first.prepared.encoder_call
-        key = first.prepared.shape_key() if call is not None and len(call["inputs_tensor"]) == 1 else None
-        self._reserved += first.cache_bytes
+        key = first.prepared.shape_key if call is not None and len(call["inputs_tensor"]) == 1 else None
         length = first.prepared.source_length or 1
         for _, row in heapq.nsmallest(len(self._queue), self._queue) if key else []:
             if len(rows) >= self.encoder_rows:
                 break
+            if row.prepared.encoder_call is None or row.prepared.shape_key != key:
+                continue
             longest = max(length, row.prepared.source_length or 1)
-            if self._reserved + row.cache_bytes > self.cache_bytes:
+            if longest * (len(rows) + 1) > self.encoder_cells or longest > 1.5 * length:
+                continue
+            if self._padded(*rows, row) > self.cache_bytes:
                 break
-            fits = longest * (len(rows) + 1) <= self.encoder_cells and longest <= 1.5 * length
-            if fits and row.prepared.encoder_call is not None and row.prepared.shape_key() == key:
-                rows.append(row)
-                self._reserved += row.cache_bytes
+            rows.append(row)
         taken = set(map(id, rows))
         self._queue = [item for item in self._queue if id(item[1]) not in taken]
         heapq.heapify(self._queue)
@@ -401,10 +409,7 @@ class Scheduler:
         if isinstance(row, EncoderCall):
             self._end(row, None)
             return
-        size = row_bytes(self.model, row.prepared.source_length or 1, row.prepared.max_length)
-        with self._changed:
-            self._reserved += size - row.cache_bytes
-            row.cache_bytes = size
+        row.source = row.prepared.source_length or 1
         try:
             self._check_size(row)
         except RequestTooLarge as error:
@@ -430,12 +435,16 @@ class Scheduler:
                 self._rows += ready
                 self._ready.clear()
             self._give_up()
-            if not (ready or self._batches):
-                continue
-            with self.turns.turn():
-                self._join(ready)
-                for batch, rows in list(self._batches):
-                    self._step(batch, rows)
+            if ready or self._batches:
+                self._turn(ready)
+            del ready  # or an idle thread would keep it
+
+    def _turn(self, ready: list[Row]) -> None:
+        """Let rows join, and decode a token of every running one."""
+        with self.turns.turn():
+            self._join(ready)
+            for batch, rows in list(self._batches):
+                self._step(batch, rows)
 
     def _until_deadline(self) -> float | None:
         times = [row.deadline for _, row in self._queue if row.deadline is not None]

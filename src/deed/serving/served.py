@@ -12,6 +12,7 @@ from typing import Any
 from deed.modeling.answer_confidence import confidence_problem
 from deed.pipelines import Pipeline, pipeline
 from deed.pipelines.base import Generated
+from deed.policies.policy import FixedSchedule
 from deed.tasks.task import tokenizer_of
 
 from .api_errors import ApiError
@@ -59,6 +60,7 @@ class ServedModel:
     ) -> None:
         self.name, self.model, self.processor, self.scheduler = name, model, processor, scheduler
         self.limits, self.has_exits = limits, has_exits
+        self.drift: Any = None  # a `DriftWatch`, where answers are compared with full depth
         self.tokenizer = tokenizer_of(processor)
         self._pipelines: dict[str, Pipeline] = {}
         self._making = threading.Lock()
@@ -115,6 +117,8 @@ class ServedModel:
             options |= {"top_p": wanted.top_p or 1.0, "top_k": wanted.top_k or 0}
         if wanted.threshold is not None:
             options["exit_threshold"] = wanted.threshold
+        if wanted.exit_schedule is not None:
+            options["exit_policy"] = FixedSchedule(tuple(wanted.exit_schedule), ask=True)
         stop = [wanted.stop] if isinstance(wanted.stop, str) else list(wanted.stop or ())
         if any(not text for text in stop):
             raise ApiError(400, "stop: an empty text ends nothing", "stop")
@@ -148,7 +152,10 @@ class ServedModel:
         device, dtype = self.model.device, self.model.dtype
         placed = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}
         request = GenerationRequest(placed, options, asked.exact, asked.seed, asked.deadline_s)
-        return self.scheduler.submit(request)
+        ticket: Ticket = self.scheduler.submit(request)
+        if self.drift is not None:
+            self.drift.watch(ticket)
+        return ticket
 
     def threshold_of(self, asked: Asked) -> Any:
         """The exit threshold that an answer was made with."""

@@ -66,6 +66,8 @@ class ServeSettings:
         drain_s: how long running requests may take once the server is told to end.
         hang_s: how long a step, or the event loop, may stand still before the worker is started again.
         ocr: engine for pages without text of their own.
+        drift: one request of so many is decoded once more at full depth (`deed.serving.drift`); 0: none.
+        drift_rise: where answers differ too often, the threshold rises.
     """
 
     models: tuple[tuple[str, str], ...]
@@ -80,6 +82,8 @@ class ServeSettings:
     drain_s: float = 30.0
     hang_s: float = 120.0
     ocr: str = "rapidocr"
+    drift: int = 0
+    drift_rise: bool = False
 
     def __post_init__(self) -> None:
         names = [name for name, _ in self.models]
@@ -91,6 +95,8 @@ class ServeSettings:
             raise ValueError(f"port must be 0 (any free one) to 65535, got {self.port}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.drift < 0:
+            raise ValueError(f"drift must be at least 0, got {self.drift}")
         for name in ("drain_s", "hang_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number of seconds above 0, got {getattr(self, name)}")

@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import nn
+
+from deed.families.encoders.layer import parts_of
+from deed.utils.pausing import may_pause, pausing
 
 
 class Turns:
@@ -64,22 +66,20 @@ class Slices:
 
     def __init__(self, encoder: nn.Module, turns: Turns, slice_s: float) -> None:
         self.turns, self.slice_s = turns, slice_s
-        self._thread: int | None = None
         self._since = 0.0
         layers = [layer for m in encoder.modules() if isinstance(m, nn.ModuleList) for layer in m]
-        self._handles = [layer.register_forward_pre_hook(self._between) for layer in layers]
+        # Layers that run lean say themselves when one begins, and would not run so with a hook.
+        others = [layer for layer in layers if parts_of(layer) is None]
+        self._handles = [layer.register_forward_pre_hook(lambda *_: may_pause()) for layer in others]
 
     def run(self, work: Callable[[], None]) -> None:
         """Do encoder work in this thread, in slices."""
-        with self.turns.turn():
-            self._thread, self._since = threading.get_ident(), time.monotonic()
-            try:
-                work()
-            finally:
-                self._thread = None
+        with self.turns.turn(), pausing(self._between):
+            self._since = time.monotonic()
+            work()
 
-    def _between(self, module: nn.Module, inputs: Any) -> None:
-        if threading.get_ident() == self._thread and time.monotonic() - self._since >= self.slice_s:
+    def _between(self) -> None:
+        if time.monotonic() - self._since >= self.slice_s:
             self.turns.step_aside()
             self._since = time.monotonic()
 

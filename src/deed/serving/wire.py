@@ -30,6 +30,12 @@ class Generation(BaseModel):
     stop: str | list[Annotated[str, Field(min_length=1, max_length=64)]] | None = Field(
         default=None, max_length=64, description="Texts at which the answer ends, without them."
     )
+    exit_schedule: list[Annotated[int, Field(ge=1)]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=4096,
+        description="Forced depths of the tokens, over and over, in place of the threshold: for measurements.",
+    )
     deadline: Finite | None = Field(
         default=None, gt=0, le=1e6, description="Seconds until the whole answer has to be there."
     )

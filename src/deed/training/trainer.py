@@ -80,10 +80,10 @@ class DeedTrainer(Seq2SeqTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's log, with the mean loss of every exit since the last one."""
+        """Trainer's log, with the mean loss of every exit since the last one, over all processes."""
         if "loss" in logs and self._exit_losses is not None:
             model = self.accelerator.unwrap_model(self.model)
-            mean = (self._exit_losses / self._exit_batches).tolist()
+            mean = self.accelerator.reduce(self._exit_losses / self._exit_batches, "mean").tolist()
             for depth, value in zip(model.deed_config.exit_layers, mean, strict=True):
                 logs[f"exit_loss_{depth}"] = round(value, 4)
             self._exit_losses, self._exit_batches = None, 0
@@ -132,7 +132,9 @@ class DeedTrainer(Seq2SeqTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.lengths is None:
             return super()._get_train_sampler(train_dataset)
-        return BucketSampler(self.lengths, self.args.train_batch_size, self.args.seed)
+        # Accelerate deals the batches out in turn: those of one step are of like length, as one process would have them.
+        size = self.args.train_batch_size * self.args.world_size
+        return BucketSampler(self.lengths, size, self.args.seed)
 
 
 class BatchTrainer(DeedTrainer):

@@ -118,7 +118,7 @@ INSTRUCTION_FLAGS = (
 # OpenVINO.
 RESTRICTIONS = (
     *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR"),
-    *("FBGEMM_ENABLE_INSTRUCTIONS", "FBGEMM_FORCE_AUTOVEC", "FBGEMM_NO_ASMJIT", "DEED_KERNELS"),
+    *("FBGEMM_ENABLE_INSTRUCTIONS", "FBGEMM_FORCE_AUTOVEC", "FBGEMM_NO_ASMJIT", "DEED_KERNELS", "DEED_NATIVE"),
     *("CT2_FORCE_CPU_ISA", "OV_CPU_MAX_ISA"),
 )
 
@@ -138,15 +138,23 @@ def instruction_sets() -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """What the times were taken on: processor, processors usable, torch's threads, instruction sets, load before the run."""
+def processor() -> str:
+    """Its name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        processor = platform.processor() or platform.machine()
+        return platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """What the times were taken on: processor, processors usable, torch's threads, instruction sets, load before the run."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    values: dict[str, Any] = {"processor": processor, "usable_cpus": usable, "torch_threads": torch.get_num_threads()}
+    values: dict[str, Any] = {
+        "processor": processor(),
+        "usable_cpus": usable,
+        "torch_threads": torch.get_num_threads(),
+    }
     if hasattr(os, "getloadavg"):
         values["load_average_before"] = round(os.getloadavg()[0], 2)
     return {**values, "system": platform.platform(), "instruction_sets": instruction_sets()}

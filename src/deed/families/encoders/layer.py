@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from ..parts import AttentionParts, Module, direct, direct_norm, joined, plain
+from ..parts import AttentionParts, Module, activated, direct, direct_norm, joined, plain
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def encoder_layer(*class_names: str) -> Callable[[Declaration], Declaration]:
             return EncoderLayer(
                 attention_parts(layer.layernorm_before, attention, heads="num_attention_heads"),
                 direct_norm(layer.layernorm_after),
-                in_turn(mlp.fc1, mlp.activation_fn, mlp.fc2),
+                feed_forward(mlp.fc1, mlp.activation_fn, mlp.fc2),
                 holds=(attention, mlp),
             )
         ```
@@ -71,16 +70,10 @@ def encoder_layer(*class_names: str) -> Callable[[Declaration], Declaration]:
     return declare
 
 
-def in_turn(*modules: Any) -> Module:
-    """One function of several modules, in their order, each as the bare function it is where it is no more."""
-    steps = [direct_norm(m) if isinstance(m, nn.LayerNorm) else direct(m) for m in modules]
-
-    def run(x: torch.Tensor) -> torch.Tensor:
-        for step in steps:
-            x = step(x)
-        return x
-
-    return run
+def feed_forward(up: Any, act: Any, down: Any) -> Module:
+    """A feed-forward of two linear layers, from its modules in the order of their use."""
+    first, second = activated(up, act), direct(down)
+    return lambda x: second(first(x))
 
 
 def attention_parts(

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from deed.utils.pausing import may_pause
+
 from .layer import EncoderLayer, parts_of
 from .reading import Reading
 
@@ -44,6 +46,7 @@ class LeanLayer(nn.Module):
     ) -> Any:
         """The layer's own arguments and result. Encoders give their layers states, mask and perhaps a bias; a layer that is
         given more runs by itself."""
+        may_pause()
         parts, reading = self.parts, self.reading
         given = others[1:] if parts.shares_bias else others
         if any(x is not None for x in given):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..parts import direct_norm
-from .layer import EncoderLayer, attention_parts, encoder_layer, in_turn
+from .layer import EncoderLayer, attention_parts, encoder_layer, feed_forward
 
 BART_NAMES = ("q_proj", "k_proj", "v_proj", "out_proj")
 
@@ -20,7 +20,7 @@ def vit_layer(layer: Any) -> EncoderLayer:
     return EncoderLayer(
         attention_parts(layer.layernorm_before, attention, heads="num_attention_heads"),
         direct_norm(layer.layernorm_after),
-        in_turn(mlp.fc1, mlp.activation_fn, mlp.fc2),
+        feed_forward(mlp.fc1, mlp.activation_fn, mlp.fc2),
         (attention, mlp, layer.dropout),
     )
 
@@ -36,7 +36,7 @@ def wav2vec2_layer(layer: Any) -> EncoderLayer | None:
     return EncoderLayer(
         attention_parts(layer.layer_norm, attention, BART_NAMES),
         direct_norm(layer.final_layer_norm),
-        in_turn(ffn.intermediate_dense, ffn.intermediate_act_fn, ffn.output_dense),
+        feed_forward(ffn.intermediate_dense, ffn.intermediate_act_fn, ffn.output_dense),
         (attention, ffn, layer.dropout, ffn.intermediate_dropout, ffn.output_dropout),
         post_norm=not type(layer).__name__.endswith("StableLayerNorm"),
     )
@@ -49,6 +49,6 @@ def seamless_layer(layer: Any) -> EncoderLayer:
     return EncoderLayer(
         attention_parts(layer.self_attn_layer_norm, layer.self_attn, BART_NAMES),
         direct_norm(layer.ffn_layer_norm),
-        in_turn(ffn.fc1, ffn.act, ffn.fc2),
+        feed_forward(ffn.fc1, ffn.act, ffn.fc2),
         (layer.self_attn, ffn, layer.attn_dropout, layer.ffn_dropout),
     )

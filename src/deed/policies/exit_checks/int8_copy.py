@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from deed.kernels.int8 import IntMM, is_exact, kernel
+from deed.kernels.int8 import Fbgemm, IntMM, is_exact, kernel
 
 # Up to this width `_int_mm` is the faster one, though the weights have to come from memory: 32128 x 128 for one row, with a
 # decoder layer's work before each call, takes 0.33 ms against FBGEMM's 0.64; at 256 they are even.
@@ -49,14 +49,15 @@ class CheapMatrix:
             self.copy = weight.to(torch.bfloat16)
             return
         build, self.levels = kernel()
-        if weight.shape[1] <= NARROW and is_exact(IntMM, self.levels):
+        if build is Fbgemm and weight.shape[1] <= NARROW and is_exact(IntMM, self.levels):
             build = IntMM
         scale = (weight.abs().amax(-1) / 127).clamp_(min=_TINY)
         self.multiply = build(weight, scale, self.levels)
         if careful:
             error = (weight / scale[:, None]).round_().mul_(scale[:, None]).sub_(weight)
             # Of a row, the 2-norm of what rounding changed; a thousandth more for ties, and for this sum in float32.
-            self.largest_error = float(error.norm(dim=-1).max()) * 1.001
+            self.errors = error.norm(dim=-1).mul_(1.001)  # [n]
+            self.largest_error = float(self.errors.max())
             self.largest_norm = float(weight.norm(dim=-1).max()) + self.largest_error
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -76,10 +77,19 @@ class CheapMatrix:
         """`[r]` float32: no entry of the result is further than this from the exact product (`careful` only; rounding
         of floating point left out, see `screen.py`)."""
         x = x.float()
+        return x.norm(dim=-1) * self.largest_error + self.error_of_x(x)
+
+    def error_of_x(self, x: torch.Tensor) -> torch.Tensor:
+        """`[r]` float32: the part of `error` that rounding `x` has; the other one is its norm times `errors` (a bound for
+        each entry) or `largest_error` (one for all)."""
         # By Cauchy-Schwarz: (w + dw)(x + dx) - wx = dw x + (w + dw) dx. The second part of x is off by half a step of its own.
         half_step = x.abs().amax(-1).clamp_(min=_TINY) * (0.5 / (2 * self.levels**2))
-        of_x = half_step * (1.02 * x.shape[-1] ** 0.5)
-        return x.norm(dim=-1) * self.largest_error + of_x * self.largest_norm
+        return half_step * (1.02 * x.shape[-1] ** 0.5 * self.largest_norm)
+
+    def rounding(self, x: torch.Tensor) -> torch.Tensor:
+        """`[r]` float32: how far floating point may move an entry, here and in the exact product: the usual
+        (d + c) u |w||x|."""
+        return x.norm(dim=-1) * (self.largest_norm * 4 * torch.finfo(torch.float32).eps * (x.shape[-1] + 16))
 
 
 class HeadCopies:

@@ -77,13 +77,13 @@ class Screen:
                 'exit_check "screen": bound=True needs a float32 model on a CPU with PyTorch\'s int8 kernels, not '
                 f"{self.weight.dtype} on {self.weight.device.type}; leave bound out"
             )
-        copies = _copies_of(model)
+        copies = copies_of(model)
         sources = [self.weight] if self.bias is None else [self.weight, self.bias]
         if rank is None:
             self.cheap = copies.get(
                 ("int8", bound, self.scale),
                 sources,
-                lambda: CheapMatrix(self.weight.double() * self.scale, careful=bound),
+                lambda: CheapMatrix(self.weight * self.scale, careful=bound),
             )
             return
         if rank >= self.weight.shape[1]:
@@ -188,13 +188,12 @@ class Screen:
         return logits
 
     def _rounding(self, x: torch.Tensor) -> torch.Tensor:
-        """`[r]`: how far floating point may move a logit, here and in the exact head: the usual (d + c) u |w||x|."""
+        """`[r]`: how far floating point may move a logit, here and in the exact head."""
         assert self.cheap is not None
-        unit = torch.finfo(torch.float32).eps
-        largest = x.norm(dim=-1) * self.cheap.largest_norm
+        found = self.cheap.rounding(x)
         if self.bias is not None:
-            largest = largest + self.bias.abs().max().float()
-        return largest * (4 * unit * (x.shape[-1] + 16))
+            found += self.bias.abs().max().float() * (4 * torch.finfo(torch.float32).eps * (x.shape[-1] + 16))
+        return found
 
     def _shortlisted(self, features: torch.Tensor, query: ExitQuery) -> torch.Tensor:
         assert self.tokens is not None
@@ -210,7 +209,8 @@ class Screen:
         return (rows[:, None] == self.rows).int().argmax(-1)
 
 
-def _copies_of(model: Any) -> HeadCopies:
+def copies_of(model: Any) -> HeadCopies:
+    """The model's copies of its head; of a plain model new ones."""
     return getattr(model, "deed_head_copies", None) or HeadCopies()
 
 
@@ -220,7 +220,7 @@ def head_parts(model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float, bo
     if not weight.is_meta:
         return weight.detach(), bias, scale, False
     head = model.get_output_embeddings()
-    return _copies_of(model).get("written out", [weight], head.dequantize), bias, scale, True
+    return copies_of(model).get("written out", [weight], head.dequantize), bias, scale, True
 
 
 def principal_directions(weight: torch.Tensor, rank: int) -> torch.Tensor:

@@ -1,0 +1,85 @@
+"""Turns on one device: in order, and an encoder that steps aside between its layers."""
+
+import threading
+import time
+
+import pytest
+import torch
+from serving_cases import alone, model_of, request_of
+
+from conftest import VOCAB, deed_model
+from deed.serving.request import GenerationRequest
+from deed.serving.scheduler import Scheduler
+from deed.serving.ticket import Token
+from deed.serving.turns import Turns
+
+WAIT = 120
+
+
+def test_turns_are_in_order_and_one_at_a_time():
+    turns, order, inside = Turns(), [], []
+
+    def work(number):
+        with turns.turn():
+            inside.append(number)
+            assert inside == [number]
+            order.append(number)
+            inside.remove(number)
+
+    with turns.turn():
+        threads = []
+        for number in range(5):
+            threads.append(threading.Thread(target=work, args=(number,)))
+            threads[-1].start()
+            while turns._next < number + 2:  # it stands in line
+                time.sleep(0.001)
+        assert order == []
+        turns.step_aside()
+        assert order == list(range(5))
+    for thread in threads:
+        thread.join(WAIT)
+
+
+@pytest.mark.parametrize("kind", ["t5_tied", "ofa"])
+def test_rows_go_on_while_a_source_is_encoded(kind, monkeypatch):
+    """With slices of no length, running rows get a token between any two layers of the encoder."""
+    model = model_of(kind)
+    with Scheduler(model, encoder_slice_s=0.0) as scheduler:
+        running = scheduler.submit(request_of(kind, 2))
+        events = iter(running)
+        next(events)
+        seen = []
+        between = type(scheduler._slices)._between
+
+        def watch(slices):
+            seen.append(len(running._events))
+            between(slices)
+
+        monkeypatch.setattr(type(scheduler._slices), "_between", watch)
+        long = GenerationRequest(request_of(kind, 2).inputs, {"max_new_tokens": 40, "min_new_tokens": 40})
+        rest = scheduler.submit(long)
+        next(iter(rest))
+        others = [scheduler.submit(request_of(kind, n)) for n in (0, 1, 3)]
+        for ticket in [running, rest, *others]:
+            ticket.result(WAIT)
+    assert len(seen) >= 2 * len(model.get_encoder().layers if kind == "ofa" else model.encoder.block)
+    assert (running.end.tokens, running.end.depths) == alone(model, kind, 2)
+
+
+def test_a_long_source_does_not_hold_running_rows_up():
+    """Between two tokens of a running row there is one slice of encoder work, not the whole encoder."""
+    model = deed_model("t5_tied", enc=24)
+    short = {"input_ids": torch.full((1, 4), 5)}
+    long = {"input_ids": torch.randint(3, VOCAB, (1, 700))}
+    with Scheduler(model, encoder_slice_s=0.0) as scheduler:
+        running = scheduler.submit(GenerationRequest(short, {"max_new_tokens": 4000, "min_new_tokens": 4000}))
+        next(iter(running))
+        before = len(running._events)
+        late = scheduler.submit(GenerationRequest(long, {"max_new_tokens": 2}))
+        first = next(iter(late))
+        assert isinstance(first, Token)
+        got = len(running._events) - before
+        running.cancel()
+        late.result(WAIT)
+        assert scheduler.stats().gap_s.count >= got
+    assert got >= 12, "a token for every two layers at least"
