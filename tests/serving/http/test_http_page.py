@@ -1,4 +1,4 @@
-"""The page in real Chromium: file, question, tokens in color; keyboard, narrow screens, dark; nothing from elsewhere."""
+"""The page in Chromium: file, question, tokens in their colors; keyboard, narrow screens, dark; nothing from outside."""
 
 import os
 from pathlib import Path
