@@ -10,6 +10,7 @@ pytest.importorskip("aiohttp")
 pytest.importorskip("psutil")
 
 from aiohttp import web
+from transformers import AutoTokenizer
 
 from deed.bench.serve import Settings, body, measure_serving, reference, same_settings
 from deed.bench.serve_answers import TASKS, recorded
@@ -51,6 +52,7 @@ def test_a_work_is_made_once_and_is_the_same_again(work, folder, tmp_path):
     for request in work.requests:
         assert request.max_new_tokens == len(request.exit_schedule)
         assert min(request.exit_schedule) >= 1 and max(request.exit_schedule) <= 4, "stretched to the decoder's layers"
+        assert len(AutoTokenizer.from_pretrained(work.model)(request.text).input_ids) == len(request.text.split())
     with pytest.raises(ValueError, match="--shape must be one of"):
         make_work("t6", "g2p", 6, folder)
 

@@ -148,12 +148,14 @@ def drawn(shape: str, answers: str, count: int, folder: Path, seed: int) -> list
 
 
 def save_tokenizer(folder: Path, config: Any) -> None:
-    """A tokenizer that calls id 7 "t7"; words stand between spaces, and nothing is put at the end."""
+    """A tokenizer that calls id 7 "t7"; words stand between spaces, and nothing is put at the end. Special tokens have names
+    that are no beginning of another's: they are found inside words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    ids = {f"t{i}": i for i in range(config.vocab_size)}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="t3"))
+    special = {END: "<end>", 3: "<unk>"}
+    ids = {special.get(i, f"t{i}"): i for i in range(config.vocab_size)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"pad_token": f"t{config.pad_token_id}", "eos_token": f"t{END}", "unk_token": "t3"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    names = {"pad_token": special[END], "eos_token": special[END], "unk_token": special[3]}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)

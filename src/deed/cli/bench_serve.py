@@ -33,6 +33,9 @@ def serve(
     inter: Annotated[int, typer.Option(min=1, help="Batches that CTranslate2 runs at once.")] = 1,
     most: Annotated[int, typer.Option(min=1, help="Requests of a peer's batch.")] = 32,
     wait_ms: Annotated[int, typer.Option(min=0, help="How long a peer's batch waits for more.")] = 5,
+    serve_option: Annotated[
+        list[str] | None, typer.Option(help="Passed on to `deed serve`, such as --serve-option=--limit=queue=64.")
+    ] = None,
     soak: Annotated[
         str | None, typer.Option(help="Instead: one subject under many clients for so long, such as 10m or 90s.")
     ] = None,
@@ -75,7 +78,7 @@ def serve(
         seconds=seconds,
         warm=warm,
         requests=requests,
-        setup=Setup(threads, inter, most, wait_ms),
+        setup=Setup(threads, inter, most, wait_ms, tuple(serve_option or ())),
     )
     duration = seconds_of(soak) if soak is not None else None
     earlier = None
