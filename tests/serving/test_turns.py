@@ -8,10 +8,13 @@ import torch
 from serving_cases import alone, model_of, request_of
 
 from conftest import VOCAB, deed_model
+from deed.bench.shapes import build, shape_of
+from deed.families.encoders import lean
+from deed.families.encoders.lean import LeanLayer
 from deed.serving.request import GenerationRequest
 from deed.serving.scheduler import Scheduler
 from deed.serving.ticket import Token
-from deed.serving.turns import Turns
+from deed.serving.turns import Slices, Turns
 
 WAIT = 120
 
@@ -83,3 +86,16 @@ def test_a_long_source_does_not_hold_running_rows_up():
         late.result(WAIT)
         assert scheduler.stats().gap_s.count >= got
     assert got >= 12, "a token for every two layers at least"
+
+
+@pytest.mark.parametrize("shape", ["tiny-t5", "tiny-bart", "tiny-latr"])
+def test_slices_leave_lean_encoders_lean(shape):
+    encoder = build(shape_of(shape))[1].get_encoder()
+
+    def layers():
+        return sum(isinstance(module, LeanLayer) for module in lean(encoder).modules())
+
+    before = layers()
+    slices = Slices(encoder, Turns(), 0.02)
+    assert layers() == before == 4, "a hook on a part of a layer would keep it from running lean"
+    slices.remove()

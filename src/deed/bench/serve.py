@@ -111,6 +111,7 @@ def measure_serving(
     say = progress or SILENT_BAR.update
     report = {**header("serve", asdict(settings)), "machine": machine(), "rows": []}
     report["versions"].update(library_versions())
+    report["kernels"] = kernels_used(settings.setup)
     done = 0
     if earlier is not None:
         report["rows"] = list(earlier["rows"])
@@ -255,6 +256,13 @@ async def one_run(
     }
 
 
+def kernels_used(setup: Setup) -> dict[str, Any]:
+    """What deed's servers multiply with: `DEED_KERNELS`, and the native library's instruction set (None: not built)."""
+    from deed.kernels.native import instruction_set
+
+    return {"DEED_KERNELS": environment("deed", setup)["DEED_KERNELS"], "native": instruction_set()}
+
+
 def library_versions() -> dict[str, str]:
     """Of what serves and asks."""
     found = {}
@@ -292,6 +300,7 @@ def soak(
     work = prepared(shape, settings, folder, say)
     report = {**header("soak", {**asdict(settings), "clients": clients, "seconds": seconds}), "machine": machine()}
     report["versions"].update(library_versions())
+    report["kernels"] = kernels_used(settings.setup)
     result = asyncio.run(_soak(subject, work, settings, seconds, clients, say))
     return {**report, "shape": shape, "subject": subject, "result": result}
 

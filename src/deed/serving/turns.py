@@ -69,7 +69,9 @@ class Slices:
         self._since = 0.0
         layers = [layer for m in encoder.modules() if isinstance(m, nn.ModuleList) for layer in m]
         # Layers that run lean say themselves when one begins, and would not run so with a hook.
-        others = [layer for layer in layers if parts_of(layer) is None]
+        lean = [layer for layer in layers if parts_of(layer) is not None]
+        within = {id(module) for layer in lean for module in layer.modules()}  # a T5 layer is a list itself
+        others = [layer for layer in layers if id(layer) not in within]
         self._handles = [layer.register_forward_pre_hook(lambda *_: may_pause()) for layer in others]
 
     def run(self, work: Callable[[], None]) -> None:
