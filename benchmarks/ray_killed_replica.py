@@ -58,7 +58,8 @@ async def load(url: str, words: list[str], clients: int, server: int, kills: int
     ends: Counter[str] = Counter()
     found: dict[int, str] = {}
     left = iter(enumerate(words))
-    limits = httpx.Limits(max_connections=clients)
+    # A connection for each request: what a server does to one that idles (while the machine stands still) is not of interest.
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
 
         async def one() -> None:

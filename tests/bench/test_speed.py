@@ -279,10 +279,10 @@ def test_every_subject_has_a_row(report):
 
 def test_a_run_says_which_instruction_sets_ran_and_how_the_goals_stand(report):
     assert report["isa"]["asked"] == "native" and report["isa"]["torch_uses"] and not report["isa"]["not_restricted"]
-    goals = {(row["batch"], row["goal"]): row for row in report["goals"]}
-    row = goals[1, "full depth, fp32 step / best fp32 peer"]
-    assert row["against"] == BASELINE and row["met"] == (row["reached"]["median"] >= 1.0)
-    assert (1, "full depth, fp32 step / reading its bytes once") in goals and {b for b, _ in goals} == {1}
+    # Transformers alone is no field of peers.
+    assert [(row["batch"], row["goal"]) for row in report["goals"]] == [
+        (1, "full depth, fp32 step / reading its bytes once")
+    ]
 
 
 def test_progress_only_rises_and_names_what_is_done(report):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not has_int8(torch.device("cpu")), reason="no in
 @pytest.fixture
 def small(monkeypatch):
     """Tiny heads too, under every kernel."""
-    monkeypatch.setattr(greedy, "MIN_WEIGHTS", 0)
+    monkeypatch.setattr(greedy, "LARGE", 0)
     monkeypatch.setattr(greedy, "IntMM", None)
 
 
@@ -76,7 +76,7 @@ def test_generates_the_same(kind, small, forced, monkeypatch):
     for how in (*policies, {"exit_policy": schedule}):
         outs = []
         for least in (0, 2**40):
-            monkeypatch.setattr(greedy, "MIN_WEIGHTS", least)
+            monkeypatch.setattr(greedy, "LARGE", least)
             out = model.generate(**batch(), **how, **forced, max_new_tokens=9, return_dict_in_generate=True)
             outs.append(out)
         assert torch.equal(outs[0].sequences, outs[1].sequences)

@@ -33,6 +33,7 @@ class EncoderGraph(nn.Module):
         self.heads = step.heads
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """`[rows, heads, source, width]` each, keys and values of a layer one after the other."""
         states = self.encoder(**dict(zip(self.names, inputs, strict=True)))[0]
         return tuple(split(projection(states), self.heads) for projection in self.projections)
 
@@ -45,6 +46,13 @@ class StepGraph(nn.Module):
     heads: int
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The next ids `[rows, 1]`, then self keys and values.
+
+        Args:
+            ids: `[rows, 1]`.
+            mask: `[rows, 1, 1, source]`, added to the scores of cross-attention.
+            states: cross keys and values of all layers, then as many self ones so far.
+        """
         half = len(states) // 2
         cross, past = states[:half], states[half:]
         position = past[0].shape[2]
@@ -102,13 +110,21 @@ class T5Step(StepGraph):
         self.register_buffer("bias", bias.detach())  # the last one is that of no distance
 
     def cross_projections(self, layer: Any) -> tuple[nn.Module, nn.Module]:
+        """Keys and values of the encoder."""
         attention = layer.layer[1].EncDecAttention
         return attention.k, attention.v
 
     def embed(self, ids: torch.Tensor, position: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As in `StepGraph`."""
         return self.decoder.embed_tokens(ids), self.bias[..., MOST_POSITIONS - 1 - position :]
 
     def layer(self, layer: Any, hidden: Any, bias: Any, mask: Any, cross: Any, past: Any, kept: Any) -> torch.Tensor:
+        """One layer.
+
+        Args:
+            layer: the module.
+            hidden, bias, mask, cross, past, kept: as in `StepGraph.layer`.
+        """
         own, other, feed = layer.layer
         attention = own.SelfAttention
         normed = own.layer_norm(hidden)
@@ -121,6 +137,7 @@ class T5Step(StepGraph):
         return hidden + feed.DenseReluDense(feed.layer_norm(hidden))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[rows, 1, vocab]`."""
         hidden = self.decoder.final_layer_norm(hidden)
         if self.config.scale_decoder_outputs:
             hidden = hidden * self.config.d_model**-0.5
@@ -138,15 +155,23 @@ class BartStep(StepGraph):
         self.scale = (model.config.d_model // self.heads) ** -0.5
 
     def cross_projections(self, layer: Any) -> tuple[nn.Module, nn.Module]:
+        """Keys and values of the encoder."""
         return layer.encoder_attn.k_proj, layer.encoder_attn.v_proj
 
     def embed(self, ids: torch.Tensor, position: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As in `StepGraph`."""
         table = self.decoder.embed_positions
         at = torch.zeros_like(ids[:1]) + position + table.offset
         hidden = self.decoder.embed_tokens(ids) + nn.functional.embedding(at, table.weight)
         return self.decoder.layernorm_embedding(hidden), None
 
     def layer(self, layer: Any, hidden: Any, bias: Any, mask: Any, cross: Any, past: Any, kept: Any) -> torch.Tensor:
+        """One layer.
+
+        Args:
+            layer: the module.
+            hidden, bias, mask, cross, past, kept: as in `StepGraph.layer`.
+        """
         own, other = layer.self_attn, layer.encoder_attn
         query, key, value = (split(m(hidden), self.heads) for m in (own.q_proj, own.k_proj, own.v_proj))
         kept += [torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)]
@@ -157,6 +182,7 @@ class BartStep(StepGraph):
         return layer.final_layer_norm(hidden + layer.fc2(layer.activation_fn(layer.fc1(hidden))))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[rows, 1, vocab]`."""
         return self.head(hidden) + self.head_bias
 
 

@@ -109,7 +109,12 @@ def quietly() -> Any:
 
 @torch.no_grad()
 def export_onnx(workload: Workload, encoder_path: Path, step_path: Path) -> None:
-    """Write both graphs; rows, source and positions stay open."""
+    """Write both graphs; rows, source and positions stay open.
+
+    Args:
+        workload: whose plain model and inputs.
+        encoder_path, step_path: files to write.
+    """
     encoder, step = graphs(workload)
     given = tuple(workload.inputs.values())
     names = list(workload.inputs)

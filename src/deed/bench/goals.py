@@ -47,6 +47,9 @@ def goal_rows(
     """
     rows: list[dict[str, Any]] = []
     peers = [n for n in timings if is_peer(n, None)]
+    complete = any(
+        not n.startswith("transformers") for n in peers
+    )  # beside Transformers alone, nobody is the best peer
     rivals = [n for n in peers if not n.startswith(tuple(unrestricted))]
 
     def step(timing: Timing) -> float:
@@ -69,7 +72,7 @@ def goal_rows(
         what: str, wanted: float, subject: str | None, precision: str | None, ms: Ms, peer: str | None = None
     ) -> None:
         rival, ahead = peer or best(rivals, precision, ms), peer or best(peers, precision, ms)
-        if subject is None or rival is None or ahead is None:
+        if subject is None or rival is None or ahead is None or not complete:
             return
         found = ratios(subject, rival, ms)
         free = None if ahead == rival else {"against": ahead, "reached": ratios(subject, ahead, ms)}

@@ -19,11 +19,9 @@ from deed.errors import DeedConfigError
 from deed.exits.heads import DirectExits
 from deed.families.parts import plain
 from deed.kernels.int8 import IntMM, kernel
-from deed.policies.exit_checks.int8_copy import CheapMatrix, has_int8
+from deed.policies.exit_checks.int8_copy import LARGE, CheapMatrix, has_int8
 from deed.policies.exit_checks.screen import copies_of
 
-# Smaller heads take a few small operations' time. Above: T5-base's, one row 2.3 ms in float32 and 0.6 by the copy.
-MIN_WEIGHTS = 2**22
 CANDIDATES = 32  # per row, more than these: the whole head
 
 
@@ -109,7 +107,7 @@ def greedy_head(model: Any, exits: Any) -> GreedyHead | None:
     head = model.get_output_embeddings()
     if type(exits) is not DirectExits or type(head) is not nn.Linear or not plain([head]):
         return None
-    if head.weight.dtype != torch.float32 or head.weight.numel() < MIN_WEIGHTS or not has_int8(head.weight.device):
+    if head.weight.dtype != torch.float32 or head.weight.numel() < LARGE or not has_int8(head.weight.device):
         return None
     if torch.get_float32_matmul_precision() != "highest":  # then the head's own product rounds further than the bound
         return None

@@ -12,12 +12,12 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from deed.utils.files import atomic_write
 from deed.utils.timing import RESTRICTIONS, instruction_sets, processor
 
 from . import native
@@ -84,12 +84,5 @@ def write(key: str, entry: Any) -> None:
     with contextlib.suppress(OSError, ValueError, TypeError):
         text = json.dumps({"machine": fingerprint(), "entries": {**read(), key: entry}}, indent=1)
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                out.write(text)
-            os.replace(temporary, file)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        with atomic_write(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")

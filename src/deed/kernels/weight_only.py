@@ -1,5 +1,5 @@
 """Rounded weights with float activations, under the interface of the int8 products (`int8.py`). Taken only when named by
-`DEED_KERNELS`: with ours for int8, rounding activations as well is faster everywhere it was measured (docs/kernels.md).
+`DEED_KERNELS`: with ours for int8, rounding activations as well is as fast for one row and faster for more (docs/kernels.md).
 
 - "weight_only": int8, by the native library;
 - "fp16_weights": float16, by FBGEMM (`torch.ops.quantized.linear_dynamic_fp16`); half of float32's bytes;

@@ -12,8 +12,7 @@ from typing import Any
 
 from deed.errors import DataError
 from deed.ocr import open_document
-from deed.utils.images import is_pdf, is_tiff, load_image, picture_size
-from deed.utils.optional import need
+from deed.utils.images import is_pdf, is_tiff, load_image, picture_size, tiff_sizes
 
 from .api_errors import ApiError
 from .settings import Limits
@@ -113,23 +112,12 @@ def opened_document(data: bytes, limits: Limits) -> Iterator[Any]:
 
 
 def _tiff_sizes(data: bytes, limits: Limits) -> Iterator[tuple[int, int]]:
-    import io
-
-    pillow = need("PIL.Image")
-    try:
-        with pillow.open(io.BytesIO(data), formats=["TIFF"]) as image:
-            for frame in range(limits.pages + 1):
-                try:
-                    image.seek(frame)
-                except EOFError:
-                    return
-                yield image.size
-    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning):
-        raise ApiError(413, f"the picture has more than {limits.pixels:,} pixels; scale it down") from None
-    except ApiError:
-        raise
-    except Exception as error:  # broken files make Pillow raise all sorts
-        raise DataError(f"the file is a damaged TIFF: {error}") from None
+    for frame, size in enumerate(tiff_sizes(data)):
+        if frame == limits.pages:
+            break
+        yield size
+    else:
+        return
     raise ApiError(413, f"the document has more than {limits.pages} pages; send fewer")
 
 

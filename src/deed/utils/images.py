@@ -7,6 +7,7 @@ runs it as a program.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 import re
@@ -105,6 +106,17 @@ def picture_size(data: bytes) -> tuple[int, int]:
     """Width and height of a picture file by its header; nothing is decoded. Raises as `load_image`."""
     with _opened(io.BytesIO(data), data[:1024], source_name(data)) as image:
         return int(image.size[0]), int(image.size[1])
+
+
+def tiff_sizes(data: bytes) -> Iterator[tuple[int, int]]:
+    """Width and height of every frame of a TIFF, by their headers; nothing is decoded. Raises as `load_image`."""
+    with _opened(io.BytesIO(data), TIFF[0], source_name(data)) as image:
+        for frame in itertools.count():
+            try:
+                image.seek(frame)
+            except EOFError:
+                return
+            yield int(image.size[0]), int(image.size[1])
 
 
 def tiff_pages(source: Path | bytes) -> list[int]:

@@ -363,3 +363,31 @@ def test_a_shortlist_is_the_screen_that_reuses_its_tokens(kind):
     for short, screen in pairs:
         a, b = (model.generate(**batch(), **options, exit_check=spec) for spec in (short, screen))
         assert torch.equal(a.sequences, b.sequences) and torch.equal(a.exit_layers, b.exit_layers)
+
+
+@pytest.mark.parametrize("confidence", ["max_prob", "margin", "entropy"])
+def test_plain_on_a_large_head_goes_by_bounds_and_decides_the_same(kind, confidence, monkeypatch):
+    from deed.policies.exit_checks import build
+
+    model = deed_model(kind, DeedConfig(confidence=confidence), dtype=torch.float32)
+    options, saved = {"max_new_tokens": 8, "min_new_tokens": 8, "return_dict_in_generate": True}, 0
+    for how in (
+        {"exit_threshold": 0.6},
+        {"exit_threshold": torch.tensor([0.3, 0.5, 0.8, 2.0])},
+        {"exit_threshold": [0.9, 0.5, 0.7, 0.2]},
+        {"exit_policy": FixedSchedule([1, 3, 5], ask=True)},
+    ):
+        outs = []
+        for large in (0, 2**40):
+            monkeypatch.setattr(build, "LARGE", large)
+            monkeypatch.setattr(build, "IntMM", None)
+            outs.append(model.generate(**batch(), **options, **how))
+        assert torch.equal(outs[0].sequences, outs[1].sequences)
+        assert torch.equal(outs[0].exit_layers, outs[1].exit_layers)
+        asked = [out.past_key_values.stats()["asked_rows"] for out in outs]
+        bounded = isinstance(outs[0].past_key_values.policy, TwoStagePolicy)
+        assert bounded == (confidence != "entropy" or "exit_policy" in how)
+        assert not isinstance(outs[1].past_key_values.policy, TwoStagePolicy)
+        assert asked[0] <= asked[1] if bounded else asked[0] == asked[1]
+        saved += asked[1] - asked[0]
+    assert saved > 0

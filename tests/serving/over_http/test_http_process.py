@@ -13,7 +13,6 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from conftest import eventually
 from deed.cli import app
 from deed.cli.serve import limits_of, named
 from deed.cli.shared import CHECKPOINTS
@@ -21,6 +20,7 @@ from deed.serving import watchdog
 from deed.serving.settings import ServeSettings
 from deed.serving.watchdog import Watchdog
 from deed.serving.worker import Progress
+from over_http.conftest import eventually
 
 START = 240  # seconds, on a machine that is busy with other things
 

@@ -8,8 +8,8 @@ import pytest
 from libretranslatepy import LibreTranslateAPI
 
 import deed
-from conftest import RATE, noise
 from deed.serving.endpoints.audio import clock
+from over_http.conftest import RATE, noise
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The page in real Chromium: file, question, tokens in color; keyboard, narrow screens, dark; nothing from elsewhere."""
+"""The page in Chromium: file, question, tokens in their colors; keyboard, narrow screens, dark; nothing from outside."""
 
 import os
 from pathlib import Path
@@ -151,7 +151,7 @@ def test_by_keyboard_alone(page_of, invoice, tmp_path):
 
 
 def test_a_picture_a_sound_a_text_and_errors(page_of, tmp_path):
-    from conftest import noise, png
+    from over_http.conftest import noise, png
 
     page = page_of(width=900)
     (tmp_path / "red.png").write_bytes(png((300, 200)))

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from conftest import FOLDERS, LIMITS, eventually, noise, png, wav
 from deed.errors import QueueFull
 from deed.serving.app import create_app
 from deed.serving.security import Keys, read_keys
 from deed.serving.settings import Limits, ServeSettings, check_exposure, is_loopback
+from over_http.conftest import FOLDERS, LIMITS, eventually, noise, png, wav
 
 KEY, OTHER = "first-key-123", "second-key-456"
 ASK = {"question": "what is the total?"}

@@ -8,8 +8,8 @@ import pytest
 
 import deed
 import deed.ocr
-from conftest import events, eventually, png
 from deed.ocr import OcrResult
+from over_http.conftest import events, eventually, png
 
 
 @pytest.fixture(scope="module")
