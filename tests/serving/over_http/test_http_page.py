@@ -126,7 +126,7 @@ def test_by_keyboard_alone(page_of, invoice, tmp_path):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"
     opened = []
-    page.on("filechooser", opened.append)
+    page.on("filechooser", lambda chooser: opened.append(chooser))
     for key in ("Enter", "Space", "Enter"):  # a busy browser may let one go by
         page.keyboard.press(key)
         page.wait_for_timeout(3000 if not opened else 0)

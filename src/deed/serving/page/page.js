@@ -367,8 +367,13 @@ $("stop").addEventListener("click", () => running?.abort());
 $("file").addEventListener("change", () => $("file").files[0] && takeFile($("file").files[0]));
 $("remove").addEventListener("click", () => { $("file").value = ""; takeFile(null); $("file").focus(); });
 $("sample").addEventListener("click", async () => {
-  const response = await fetch("/page/invoice.pdf");
-  takeFile(new File([await response.blob()], "invoice.pdf", { type: "application/pdf" }));
+  $("ask").disabled = true;  // until the file is there, a question would go without it
+  try {
+    const response = await fetch("/page/invoice.pdf");
+    takeFile(new File([await response.blob()], "invoice.pdf", { type: "application/pdf" }));
+  } finally {
+    $("ask").disabled = false;
+  }
   if (!$("question").value) $("question").value = "what is the total?";
   $("question").focus();
 });
