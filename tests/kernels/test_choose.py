@@ -119,13 +119,13 @@ def test_the_variable_forces_a_kernel(monkeypatch, name):
     if not is_exact(wanted, 127) and wanted not in (Fbgemm, int8.Int4Weights):
         pytest.skip(f"{name} is not exact here")
     monkeypatch.setenv("DEED_KERNELS", f"onednn, {name}")
-    monkeypatch.setattr(int8, "kernel", int8.kernel.__wrapped__)
     assert faster_than_float32(1024, 1024)[0] is wanted
     layer = Int8Linear(nn.Linear(64, 32), product=int8.kernel())
     x = torch.randn(5, 64)
     assert type(layer.multiply) is wanted
     torch.testing.assert_close(layer(x), x @ layer.dequantize().T + layer.bias, rtol=0.02, atol=0.02)
-    if name != "fp16_weights":  # which are not on AVX2, and so never chosen by measuring there
+    # FBGEMM's float16 product depends on the rows beside on AVX2; it is never taken without its name.
+    if name != "fp16_weights" or module.rows_are_independent(int8.contract(wanted, 127), 32, 64):
         assert torch.equal(layer(x)[2:3], layer(x[2:3]))
 
 

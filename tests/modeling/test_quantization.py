@@ -21,7 +21,7 @@ from deed import DeedConfig, FixedSchedule, get_deed_model
 from deed.cli.demo import CHECKPOINT
 from deed.data.readers import cmudict
 from deed.kernels import int8, int8_linear
-from deed.kernels.int8 import Fbgemm, IntMM, Native, is_exact, kernel
+from deed.kernels.int8 import Fbgemm, IntMM, Native, is_exact
 from deed.kernels.int8_linear import join
 from deed.modeling import quantization
 from deed.modeling.quantization import PARTS, Int8Linear, quantize
@@ -167,7 +167,7 @@ def choose(monkeypatch):
         monkeypatch.setattr(int8, "Native", Gone)
         monkeypatch.setattr(int8, "Fbgemm", kernels[0])
         monkeypatch.setattr(int8, "IntMM", kernels[1])
-        return kernel.__wrapped__()
+        return int8.kernel_where.__wrapped__("")
 
     return choose
 

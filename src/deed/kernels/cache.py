@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from deed.utils.files import atomic_write
+from deed.utils.files import atomic_write, user_cache
 from deed.utils.timing import RESTRICTIONS, instruction_sets, processor
 
 from . import native
@@ -31,8 +31,7 @@ def path() -> Path | None:
     if said.lower() == "off":
         return None
     try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = Path(said).expanduser() if said else base / "deed" / "kernels"
+        folder = Path(said).expanduser() if said else user_cache() / "kernels"
     except RuntimeError:
         return None
     text = json.dumps(fingerprint(), sort_keys=True)

@@ -16,12 +16,13 @@ loop for signed activations and behind FBGEMM for unsigned ones.
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from typing import Any
 
 import torch
 
-from .choosing import MARGIN, faster, forced, measure, measuring, rows_are_independent
+from .choosing import MARGIN, VARIABLE, faster, forced, measure, measuring, rows_are_independent
 from .contract import Kernel, Linear
 from .float32 import candidates
 from .native.runs import NativeWeight, Run, stage
@@ -137,7 +138,6 @@ def exact_kernels() -> list[tuple[Any, int]]:
     return found
 
 
-@functools.cache
 def kernel() -> tuple[Any, int]:
     """The kernel for what is not measured, and the levels of activations it is exact with.
 
@@ -146,6 +146,12 @@ def kernel() -> tuple[Any, int]:
     Raises:
         ValueError: there is none.
     """
+    return kernel_where(os.environ.get(VARIABLE, ""))
+
+
+@functools.cache
+def kernel_where(said: str) -> tuple[Any, int]:
+    """`kernel()` where `DEED_KERNELS` is `said`, found out once: what was first asked for does not stay for other settings."""
     found = exact_kernels()
     wanted = _named(found)
     if wanted is not None:
