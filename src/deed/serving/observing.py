@@ -71,8 +71,8 @@ DRIFT = {
 }
 
 
-class DriftCollector:
-    """Reads every model's `DriftMonitor` when asked.
+class ModelsCollector:
+    """Asks the models when Prometheus asks.
 
     Args:
         models: `.all()` gives those that are loaded.
@@ -84,6 +84,10 @@ class DriftCollector:
     def describe(self) -> Iterable[Any]:
         """Nothing to ask beforehand."""
         return []
+
+
+class DriftCollector(ModelsCollector):
+    """Reads every model's `DriftMonitor`."""
 
     def collect(self) -> Iterator[Any]:
         """One family for every number, a sample for every model whose answers are compared."""
@@ -96,19 +100,8 @@ class DriftCollector:
             yield gauge
 
 
-class SchedulerCollector:
-    """Reads every model's `Scheduler.stats()` when asked.
-
-    Args:
-        models: `.all()` gives those that are loaded.
-    """
-
-    def __init__(self, models: Any) -> None:
-        self.models = models
-
-    def describe(self) -> Iterable[Any]:
-        """Nothing to ask beforehand."""
-        return []
+class SchedulerCollector(ModelsCollector):
+    """Reads every model's `Scheduler.stats()`."""
 
     def collect(self) -> Iterator[Any]:
         """One family for every number, a sample for every model."""

@@ -11,15 +11,9 @@ from deed.errors import DataError
 from deed.utils.files import read_json
 from deed.utils.saved_model import read_saved_model
 
+from .kinds import SEEN_TASKS, SPEECH, TEXT_TASKS, plain_kind
+
 Kind = Literal["text", "seen", "speech"]
-TEXTS = ("text2text", "summarize", "translate")
-SEEN = {
-    "latr": ("document-qa",),
-    "ofa": ("vqa", "caption", "refer"),
-    "florence2": ("caption", "vqa"),
-    "pix2struct": ("document-qa", "vqa", "caption"),
-    "visionencoderdecoder": ("caption", "document-qa", "vqa"),
-}
 HEARD = ("whisper", "speech", "moonshine", "ctranslate2")
 
 
@@ -42,7 +36,8 @@ class ServedFolder:
 
     def told(self) -> dict[str, Any]:
         """What `GET /models` says of it."""
-        tasks = {"text": TEXTS, "speech": ("transcribe",)}.get(self.kind) or SEEN.get(_plain(self.model_type), ())
+        seen = SEEN_TASKS.get(plain_kind(self.model_type), ())
+        tasks = {"text": TEXT_TASKS, "speech": (SPEECH,)}.get(self.kind, seen)
         return {
             "id": self.name,
             "object": "model",
@@ -68,18 +63,14 @@ def served_folder(name: str, folder: str) -> ServedFolder:
     """
     model_type = read_saved_model(Path(folder)).model_type
     kind: Kind = "text"
-    if _plain(model_type) in SEEN:
+    if plain_kind(model_type) in SEEN_TASKS:
         kind = "seen"
-    elif _plain(model_type).startswith(HEARD) or _hears(Path(folder)):
+    elif plain_kind(model_type).startswith(HEARD) or _hears(Path(folder)):
         kind = "speech"
     config = read_json(Path(folder) / "config.json").get("deed_config") or {}
     kept = {name: config.get(name) for name in ("exit_layers", "threshold")}
     calibrated = config.get("answer_calibration") and {}
     return ServedFolder(name, folder, kind, model_type, {**kept, "answer_calibration": calibrated})
-
-
-def _plain(model_type: str) -> str:
-    return model_type.replace("-", "").replace("_", "").lower()
 
 
 def _hears(folder: Path) -> bool:

@@ -17,13 +17,11 @@ from deed.tasks.task import tokenizer_of
 
 from .api_errors import ApiError
 from .detokenize import Detokenizer, StopTexts
+from .kinds import SEEN_TASKS, SPEECH, TEXT_TASKS, plain_kind
 from .request import GenerationRequest
 from .settings import Limits
 from .ticket import Failed, Finished, Ticket, Token
 from .wire import Generation, TokenOut
-
-TEXT_TASKS = ("text2text", "summarize", "translate")
-SPEECH, TEXT = "transcribe", "text2text"
 
 
 @dataclass(frozen=True)
@@ -230,14 +228,6 @@ def tasks_of(model_type: str, processor: Any) -> tuple[str, ...]:
         model_type: as Transformers names it.
         processor: of the model.
     """
-    kind = model_type.replace("-", "").replace("_", "")
     if hasattr(getattr(processor, "feature_extractor", processor), "sampling_rate"):
         return (SPEECH,)
-    known = {
-        "latr": ("document-qa",),
-        "ofa": ("vqa", "caption", "refer"),
-        "florence2": ("caption", "vqa"),
-        "pix2struct": ("document-qa", "vqa", "caption"),
-        "visionencoderdecoder": ("caption", "document-qa", "vqa"),
-    }
-    return known.get(kind, TEXT_TASKS)
+    return SEEN_TASKS.get(plain_kind(model_type), TEXT_TASKS)

@@ -16,8 +16,9 @@ from deed.pipelines.speech import TranscriptionPipeline
 
 from .api_errors import ApiError
 from .detokenize import Detokenizer
+from .kinds import SPEECH
 from .running import Job
-from .served import SPEECH, Asked, ServedModel, all_finished, generated
+from .served import Asked, ServedModel, all_finished, generated
 from .ticket import Failed, Finished, Token
 from .uploads import read_sound
 from .wire import Generation, TokenOut

@@ -8,7 +8,7 @@ import pytest
 from libretranslatepy import LibreTranslateAPI
 
 import deed
-from deed.serving.endpoints.audio import clock
+from deed.pipelines.subtitles import clock
 from over_http.conftest import RATE, noise
 
 

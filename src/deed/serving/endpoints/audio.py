@@ -10,9 +10,11 @@ from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import PlainTextResponse
 from starlette.responses import Response
 
+from deed.pipelines.subtitles import to_srt, to_vtt
+
 from .. import speech, sse
 from ..api_errors import ApiError
-from ..served import SPEECH
+from ..kinds import SPEECH
 from ..state import ServerState, answered, state_of
 from ..wire import Generation
 from .documented import errors
@@ -161,12 +163,11 @@ def formatted(
     """
     if form == "text":
         return PlainTextResponse(text + "\n")
-    if form == "srt":
-        blocks = [f"{i}\n{clock(s.start, ',')} --> {clock(s.end, ',')}\n{s.text}\n" for i, s in enumerate(segments, 1)]
-        return PlainTextResponse("\n".join(blocks))
-    if form == "vtt":
-        lines = [f"{clock(s.start, '.')} --> {clock(s.end, '.')}\n{s.text}\n" for s in segments]
-        return PlainTextResponse("\n".join(["WEBVTT\n", *lines]), media_type="text/vtt")
+    if form in ("srt", "vtt"):
+        chunks = [{"timestamp": (s.start, s.end), "text": s.text} for s in segments]
+        if form == "srt":
+            return PlainTextResponse(to_srt(chunks))
+        return PlainTextResponse(to_vtt(chunks), media_type="text/vtt")
     told: dict[str, Any] = {"text": text}
     if form == "verbose_json":
         told |= {
@@ -176,9 +177,3 @@ def formatted(
             "segments": [segment.to_openai(i) for i, segment in enumerate(segments)],
         }
     return Response(json.dumps(told, ensure_ascii=False), media_type="application/json")
-
-
-def clock(seconds: float, point: str) -> str:
-    """`hh:mm:ss` and milliseconds behind the point that a format wants."""
-    ms = round(1000 * seconds)
-    return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}{point}{ms % 1000:03}"

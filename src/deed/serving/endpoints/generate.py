@@ -9,7 +9,8 @@ from fastapi import APIRouter, Request
 
 from .. import asking, running, speech, sse
 from ..api_errors import ApiError
-from ..served import SPEECH, TEXT_TASKS, ServedModel, finished, token_list, tokens_of
+from ..kinds import SPEECH, TEXT_TASKS
+from ..served import ServedModel, finished, token_list, tokens_of
 from ..state import ServerState, answered, state_of
 from ..uploads import from_base64
 from ..wire import GenerateRequest, GenerateResponse
