@@ -118,9 +118,10 @@ def answer(
     """Answers, of several windows the surest, and the mean exit depth."""
     parts, owners = [], []
     for i, example in enumerate(examples):
-        cut = windows(processor, example.question, example.words) if options.windows else [example.words]
-        for words in cut:
-            parts.append(task.encode(processor, task.opened(replace(example, words=words))))
+        read = example.words
+        cut = windows(processor, example.question, read) if options.windows else [range(len(read))]
+        for part in cut:
+            parts.append(task.encode(processor, task.opened(replace(example, words=read[part.start : part.stop]))))
             owners.append(i)
     told = {"exit_threshold": threshold, "answer_confidence": True} if isinstance(model, DeedMixin) else {}
     found = answer_rows(task, model, processor, parts, **told)

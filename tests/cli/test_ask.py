@@ -133,15 +133,26 @@ def test_without_ocr_and_of_a_pdf_page(places, read):
     assert first["ocr"] is None and read.calls == [] and (first["page"], second["page"]) == (1, 2)
 
 
-def test_words_cut_off_and_none_at_all(places, read):
-    read.words = WORDS * 20
-    done = run(places / "page.png", "what is the total?", "--model", places / "short")
+def test_a_page_longer_than_the_model_reads_and_one_without_words(places, read):
+    read.words = [(f"{text}{i}", box) for i, (text, box) in enumerate(WORDS * 20)]
+    asked = ["what is the total?", "who?"]
+    done = run(places / "page.png", *asked, "--model", places / "short")
     text = " ".join(done.stdout.split())
-    found = re.search(r"the last (\d+) of its 40 words were cut \(max_length 40 tokens\)", text)
-    assert found and 20 < int(found[1]) < 40
+    found = re.search(r"read in overlapping windows \((\d+) windows, 40 words\)", text)
+    assert found and int(found[1]) > 2
+    given = json.loads(run(places / "page.png", *asked, "--model", places / "short", "--json").stdout)
+    assert len(read.calls) == 2, "a page is read once for its windows"
+    for answer in given["answers"]:
+        first, stop = answer["window"]
+        assert answer["words_read"] == 40 and answer["page"] == 1 and answer["windows"] > 2
+        # The same answer as for a page of these words alone.
+        whole, read.words = read.words, read.words[first:stop]
+        alone = json.loads(run(places / "page.png", answer["question"], "--model", places / "short", "--json").stdout)
+        assert alone["answers"][0]["answer"] == answer["answer"] and alone["answers"][0]["window"] is None
+        read.words = whole
     read.words = []
     text = " ".join(run(places / "page.png", "what is the total?", "--model", places / "model").stdout.split())
-    assert "No text was found on the page" in text and "cut" not in text
+    assert "No text was found on the page" in text and "windows" not in text
 
 
 def test_as_many_words_as_the_processor_keeps(places):
@@ -284,7 +295,7 @@ def sure_of(monkeypatch, chances):
 
     def fake(task, model, processor, rows):
         assert len(task.collate(processor, [row[3] for row in rows])["input_ids"]) == len(rows)
-        return [(True, chances[row[0]][row[1] - 1]) for row in rows]
+        return [(True, chances[row.question][row.place.page - 1]) for row in rows]
 
     monkeypatch.setattr(ask_pages, "certainty", fake)
 
@@ -310,14 +321,14 @@ def test_all_pages_with_the_models_own_certainty(places, report, read):
     """Without calibration: the probability of the answer's least probable token."""
     import torch
 
-    from deed.cli.ask_pages import certainty
+    from deed.cli.ask_pages import Place, Row, certainty
 
     task = DocumentTask("pages")
     model, processor = task.load(places / "model")
     rows = []
     for page, words in enumerate(([], WORDS, WORDS * 3), 1):
         example = deed_example("total?", words)
-        rows.append((0, page, example, task.encode(processor, example)))
+        rows.append(Row(0, Place(page, 0, len(words)), example, task.encode(processor, example)))
     found = certainty(task, model, processor, rows)
     for (there, sure), row in zip(found, rows, strict=True):
         batch = task.collate(processor, [row[3]])
@@ -342,7 +353,8 @@ def test_no_answer_on_a_page_counts_less_than_any(places, report, read, monkeypa
     task = DocumentTask("pages")
     model, processor = task.load(places / "model")
     example = deed_example("total?", WORDS)
-    [(there, _)] = ask_pages.certainty(task, model, processor, [(0, 1, example, task.encode(processor, example))])
+    row = ask_pages.Row(0, ask_pages.Place(1, 0, len(WORDS)), example, task.encode(processor, example))
+    [(there, _)] = ask_pages.certainty(task, model, processor, [row])
     assert not there
 
 

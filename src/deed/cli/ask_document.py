@@ -47,7 +47,7 @@ def ask_document(
     """
     from deed.tasks.documents import DocumentTask
 
-    from .ask_pages import best_pages
+    from .ask_pages import best_places
     from .shared import find_model, quiet_libraries
 
     seconds = {}
@@ -74,13 +74,17 @@ def ask_document(
         return answers(task, model, processor, folder, seen, asked, threshold, abstain_below, exact)
 
     start = time.perf_counter()
-    if seen is not None:
+    if seen is None or page is None:
+        pages = range(1, reader.document.count + 1)
+        results = best_places(task, model, processor, reader.read, pages, questions, answer, progress)
+        results["pages"] = len(pages)
+    elif min(examples_of(processor, seen, questions)[1]) < len(seen["words"]):  # longer than the model reads
+        results = best_places(task, model, processor, lambda _: seen, [page], questions, answer, progress)
+    else:
         with progress.bar("answering"):
             results = answer(seen, questions)
-        results["answers"] = [{**told, "page": page} for told in results["answers"]]
+        results["answers"] = [{**told, "page": page, "window": None, "windows": 1} for told in results["answers"]]
         results["ocr"] = seen["ocr"]
-    else:
-        results = best_pages(task, model, processor, reader, questions, answer, progress)
     seconds["answers"] = time.perf_counter() - start
     return {**results, "reads": what_it_reads(folder), "seconds": seconds}
 
@@ -118,9 +122,4 @@ def answers(
     notes = results["notes"]
     if seen["ocr"] and not seen["words"]:
         notes.append("No text was found on the page; the answer comes from the picture alone.")
-    if min(fits) < len(seen["words"]):
-        notes.append(
-            f"The page is longer than this model reads: the last {len(seen['words']) - min(fits)} of its "
-            f"{len(seen['words'])} words were cut (max_length {processor.max_length} tokens)."
-        )
     return {**results, "answers": found}

@@ -8,8 +8,9 @@ from typing import Any
 OVERLAP = 0.25  # of a window's tokens that the next one begins with again
 
 
-def windows(processor: Any, question: str, words: Sequence[Any]) -> list[list[Any]]:
-    """Runs of a page's words, each as long as goes into the model beside the question; the page itself where it fits.
+def windows(processor: Any, question: str, words: Sequence[Any]) -> list[range]:
+    """Runs of a page's words, by their places, each as long as goes into the model beside the question; one, of all words,
+    where the page fits.
 
     Args:
         processor: a `LatrProcessor`.
@@ -19,14 +20,14 @@ def windows(processor: Any, question: str, words: Sequence[Any]) -> list[list[An
     # A word beyond the end is not encoded, and the question has to be only once.
     room = processor.max_length - (len(processor.encode(question, [])[0]))
     lengths = [len(processor.pieces(word[0])[0]) for word in words]
-    found: list[list[Any]] = []
+    found: list[range] = []
     first = 0
     while True:
         stop, used = first, 0
         while stop < len(words) and (used + lengths[stop] <= room or stop == first):
             used += lengths[stop]
             stop += 1
-        found.append(list(words[first:stop]))
+        found.append(range(first, stop))
         if stop == len(words):
             return found
         again = 0
