@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from . import families as families
     from .calibration.calibrate_answers import calibrate_answers
     from .calibration.curve import record_curve, set_target
+    from .calibration.estimate import Estimate, estimate
     from .calibration.exit_statistics import ExitStatistics, record_exits
     from .calibration.fit_gate import fit_gate
     from .calibration.fit_screen import fit_screen
@@ -46,6 +47,7 @@ _HOMES = {
     "DeedLoadError": "errors",
     "DeedTrainer": "training.trainer",
     "Entropy": "policies.measures",
+    "Estimate": "calibration.estimate",
     "ExitDecision": "policies.query",
     "ExitPolicy": "policies.policy",
     "ExitQuery": "policies.query",
@@ -63,6 +65,7 @@ _HOMES = {
     "calibrate": "calibration.learn_then_test",
     "calibrate_answers": "calibration.calibrate_answers",
     "data_job": "serving.data_job",
+    "estimate": "calibration.estimate",
     "fit_gate": "calibration.fit_gate",
     "fit_screen": "calibration.fit_screen",
     "from_pretrained": "modeling.loading",

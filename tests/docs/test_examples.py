@@ -25,6 +25,7 @@ ENTRY_POINTS = [
     "record_curve",
     "record_exits",
     "measure_costs",
+    "estimate",
     "fit_gate",
     "fit_screen",
     "register_family",

@@ -95,13 +95,7 @@ def evaluate(statistics: ExitStatistics, thresholds: float | Sequence[float], co
         ValueError: the wrong number of thresholds.
     """
     exits = len(statistics.exit_layers) - 1
-    values = [float(thresholds)] * exits if isinstance(thresholds, (int, float)) else [float(t) for t in thresholds]
-    if len(values) != exits:
-        raise ValueError(f"got {len(values)} thresholds, but there are {exits} exits before the last")
-    exited_at = np.full(statistics.tokens, exits)
-    for e in reversed(range(exits)):
-        exited_at[statistics.confidence[e] >= values[e]] = e
-    checked = np.array([value <= 1 for value in values])
+    exited_at, checked = _exited_at(statistics, thresholds)
     tokens = statistics.tokens
     early = exited_at < exits
     wrong = int((~statistics.agrees[exited_at[early], np.flatnonzero(early)]).sum())
@@ -122,18 +116,56 @@ def _checks_up_to(checked: np.ndarray) -> np.ndarray:
 
 def _total_cost(statistics: ExitStatistics, exited_at: np.ndarray, checked: np.ndarray, costs: Costs) -> float:
     """Layers and exit checks of all tokens, by the index of the exit `[tokens]` each leaves at."""
-    total = costs.exit_check * float(_checks_up_to(checked)[exited_at].sum())
+    return float(_cost_of_examples(statistics, exited_at, _checks_up_to(checked)[exited_at], costs).sum())
+
+
+def _cost_of_examples(
+    statistics: ExitStatistics, exited_at: np.ndarray, checks: np.ndarray, costs: Costs
+) -> np.ndarray:
+    """The same of each example, `[examples]`; `checks` `[tokens]` are what was checked on the way."""
+    total = costs.exit_check * np.add.reduceat(checks.astype(float), statistics.starts)
     for index, layers in enumerate(
         np.diff([0, *statistics.exit_layers])
     ):  # layers between two exits have the same cost
         reached = exited_at >= index
         # A block starts after the last step that got here, so all blocks of an answer together end with its last one.
         last = np.maximum.reduceat(np.where(reached, statistics.position + 1, 0), statistics.starts)
-        blocks = float(reached.sum())
-        total += layers * (
-            blocks + costs.extra_position * (last.sum() - blocks) + costs.first_use * np.count_nonzero(last)
-        )
-    return float(total)
+        blocks = np.add.reduceat(reached.astype(float), statistics.starts)
+        total += layers * (blocks + costs.extra_position * (last - blocks) + costs.first_use * (last > 0))
+    return total
+
+
+def cost_of_examples(statistics: ExitStatistics, thresholds: float | Sequence[float], costs: Costs) -> np.ndarray:
+    """What each recorded example costs in layers, `[examples]`.
+
+    Args:
+        statistics, thresholds, costs: as for `evaluate`; 2.0 everywhere is full depth.
+
+    Raises:
+        ValueError: the wrong number of thresholds.
+    """
+    exited_at, checked = _exited_at(statistics, thresholds)
+    cost = _cost_of_examples(statistics, exited_at, _checks_up_to(checked)[exited_at], costs)
+    return cost + costs.fixed * statistics.lengths
+
+
+def cost_of_perfect_gate(statistics: ExitStatistics, costs: Costs) -> np.ndarray:
+    """The same where every token leaves at the first exit that agrees with full depth, and only that exit's head costs."""
+    agrees = np.concatenate([statistics.agrees, np.ones((1, statistics.tokens), dtype=bool)])
+    first = agrees.argmax(0)
+    return _cost_of_examples(statistics, first, np.ones_like(first), costs) + costs.fixed * statistics.lengths
+
+
+def _exited_at(statistics: ExitStatistics, thresholds: float | Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The index of the exit that each token leaves at, and which exits are checked."""
+    exits = len(statistics.exit_layers) - 1
+    values = [float(thresholds)] * exits if isinstance(thresholds, (int, float)) else [float(t) for t in thresholds]
+    if len(values) != exits:
+        raise ValueError(f"got {len(values)} thresholds, but there are {exits} exits before the last")
+    exited_at = np.full(statistics.tokens, exits)
+    for e in reversed(range(exits)):
+        exited_at[statistics.confidence[e] >= values[e]] = e
+    return exited_at, np.array([value <= 1 for value in values])
 
 
 class _Descent:

@@ -13,9 +13,9 @@ import typer
 
 from deed.constants import __version__
 
-from . import ask, batch, bench, calibrate, convert, demo, evaluate, serve, train, transcribe, tune
+from . import ask, batch, bench, calibrate, convert, demo, estimate, evaluate, serve, train, transcribe, tune
 
-VERBS = (demo, ask, transcribe, serve, batch, train, tune, calibrate, evaluate, bench, convert)
+VERBS = (demo, ask, transcribe, serve, batch, estimate, train, tune, calibrate, evaluate, bench, convert)
 
 app = typer.Typer(
     no_args_is_help=True,
