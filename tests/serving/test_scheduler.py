@@ -294,8 +294,7 @@ def test_draining_and_closing(t5):
     scheduler.close()
     with pytest.raises(SchedulerClosed):
         long.result(WAIT)
-    own = ("deed-decode", "deed-encode")  # others' work is done by threads of other names
-    assert not [t for t in threading.enumerate() if t.name.startswith(own) and not t.daemon]
+    assert not scheduler._thread.is_alive()
 
 
 def test_code_that_generates_by_itself_joins_the_batch(t5):
@@ -336,7 +335,7 @@ def test_memory_is_flat_and_an_idle_scheduler_sleeps(t5):
             scheduler.submit(request_of("t5_tied", n)).result(WAIT)
         assert scheduler.drain(WAIT)
         before = tensors()
-        scheduler._draining = False
+        scheduler._admission.draining = False
         for ticket in [scheduler.submit(request_of("t5_tied", n)) for n in range(28)]:
             ticket.result(WAIT)
         del ticket
