@@ -79,17 +79,6 @@ def test_whatever_joins_and_leaves_in_whatever_order(t5, program, rows):
             assert (end.tokens, end.depths) == (tokens, depths)
 
 
-def test_exact_requests_beside_others_are_of_full_depth(t5):
-    with Scheduler(t5) as scheduler:
-        tickets = [scheduler.submit(request_of("t5_tied", n, exact=n % 2 == 0)) for n in range(8)]
-        ends = [ticket.result(WAIT) for ticket in tickets]
-    for n, end in enumerate(ends):
-        if n % 2:
-            assert (end.tokens, end.depths) == alone(t5, "t5_tied", n)
-        else:
-            assert end.tokens == alone(t5, "t5_tied", n, exact=True)[0]
-
-
 def test_events_come_in_order_to_threads_and_to_event_loops(t5):
     request = request_of("t5_tied", 4)
 

@@ -141,6 +141,7 @@ def equal_runs(rows: list[int], stairs: list[int], stops: list[int]) -> list[tup
             i = j
     return found
 
+
 def newest_cells(block: Block, output: torch.Tensor, wanted: list[int]) -> torch.Tensor:
     """`[cells, d_model]`: of a layer's output each row's newest positions, row after row.
 

@@ -80,8 +80,8 @@ class Drafts:
         chain: the chance that all of them stand.
         cost: layers since the last verification.
         up: the row goes to the last layer in the present step.
-        accepted, drafted: of the whole answer.
-        plain: verified tokens since the last draft.
+        accepted: drafts of the whole answer that stood.
+        plain: verified tokens since the last try.
     """
 
     pace: Pace
@@ -93,8 +93,7 @@ class Drafts:
     cost: float = 0.0
     up: bool = False
     accepted: int = 0
-    drafted: int = 0
-    plain: int = 0
+    plain: int = RETRY
     _chance: float = 1.0
 
     def begin(self, left: int) -> None:
@@ -108,6 +107,8 @@ class Drafts:
         self.up = not self.able or not pace.exits or left < 2 or len(self.tokens) >= LONGEST
         if not self.up and not pace.pays(self.chain * pace.tuner.share, 0, 1):
             self.up = bool(self.tokens) or self.plain < RETRY
+            if not self.up:
+                self.plain = 0
 
     def took(self, token: int, depth: int) -> None:
         """The step gave a draft."""
@@ -115,7 +116,7 @@ class Drafts:
         self.depths.append(depth)
         self.chain *= self._chance
         self.cost += depth + len(self.asked[-1]) * self.pace.head
-        self.drafted, self.plain = self.drafted + 1, 0
+        self.plain = 0
 
     def verified(self, verdicts: list[int]) -> None:
         """The step verified the row: learn from it, and begin anew.

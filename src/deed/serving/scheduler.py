@@ -1,8 +1,8 @@
 """`Scheduler`: continuous batching by rows. A request joins the running batch at the next step and leaves at its own end.
 
 One thread per scheduler computes: it decodes a token of every running row at a time (`decoding.py`), and between two such
-steps runs encoders for a while, in micro-batches and in slices (`turns.py`). Schedulers of one device take turns. Requests wait
-in a queue until their keys and values fit the budget (`admission.py`). What a request gets are the tokens and depths of
+steps runs encoders for a while, in micro-batches and in slices (`turns.py`). Schedulers of one device take turns. Requests
+wait in a queue until their keys and values fit the budget (`admission.py`). What a request gets are the tokens and depths of
 `model.generate()` alone with the same options, whatever runs beside it: every row has its own logits processors, stopping
 criteria, generator and exit policy, and the staircase keeps rows of any length and depth apart.
 """
