@@ -41,6 +41,7 @@ class Pace:
         self.head = family.vocab_size(model) / (HEAD * family.d_model(model))  # a run of it, in layers
         self.tuner = Tuner(self.exits)
         self._tokens = self._cost = 0.0
+        self._exits = 1.0  # of the steps that asked exits, lately, how many gave a draft
 
     @property
     def rate(self) -> float:
@@ -56,6 +57,22 @@ class Pace:
             cost: layers that they took, drafts included.
         """
         self._tokens, self._cost = FADING * self._tokens + tokens, FADING * self._cost + cost
+
+    def asked(self, exited: bool) -> None:
+        """Count a step that asked a row's exits.
+
+        Args:
+            exited: it gave a draft.
+        """
+        self._exits = FADING * self._exits + (1 - FADING) * exited
+
+    def asking_pays(self, chain: float) -> bool:
+        """Whether a row is to be asked at its exits at all, which takes the head.
+
+        Args:
+            chain: the chance that all its drafts stand.
+        """
+        return self._exits * (chain * self.tuner.share - self.rate * self.exits[0]) >= self.rate * self.head
 
     def pays(self, chance: float, exit_index: int, asked: int) -> bool:
         """Whether a draft is worth its layers.
@@ -105,7 +122,7 @@ class Drafts:
         pace = self.pace
         self.asked, self._chance = [*self.asked[: len(self.tokens)], []], 1.0
         self.up = not self.able or not pace.exits or left < 2 or len(self.tokens) >= LONGEST
-        if not self.up and not pace.pays(self.chain * pace.tuner.share, 0, 1):
+        if not self.up and not pace.asking_pays(self.chain):
             self.up = bool(self.tokens) or self.plain < RETRY
             if not self.up:
                 self.plain = 0
@@ -116,6 +133,7 @@ class Drafts:
         self.depths.append(depth)
         self.chain *= self._chance
         self.cost += depth + len(self.asked[-1]) * self.pace.head
+        self.pace.asked(True)
         self.plain = 0
 
     def verified(self, verdicts: list[int]) -> None:
@@ -133,6 +151,8 @@ class Drafts:
         cost = self.cost + self.pace.n_layers + (1 + len(self.asked[-1])) * self.pace.head
         self.pace.verified(len(verdicts), cost)
         self.plain += not self.tokens
+        if self.asked[-1]:
+            self.pace.asked(False)
         self.tokens, self.depths, self.asked, self.chain, self.cost = [], [], [], 1.0, 0.0
 
     def leaves(self, exit_index: int, probability: float, token: int) -> bool:
