@@ -20,7 +20,7 @@ from . import positions
 from .cache import StaircaseCache
 from .drafting import DraftPolicy, Drafts, go_up_together
 from .row_room import held_bytes, order_without
-from .state import GenerationState
+from .state import GenerationState, Plan
 from .step import decode_drafting
 
 
@@ -52,11 +52,12 @@ class RunningBatch:
     """Rows that decode together.
 
     Args:
-        model: a deed model.
+        model: a deed model, which does not change while there are batches of it.
+        plan: of an earlier batch; None: looked up for the first row.
     """
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, plan: Plan | None = None) -> None:
+        self.model, self.plan = model, plan
         self.cache: StaircaseCache | None = None
         self._allowed: list[Callable[[], torch.Tensor] | None] = []
         self._sources: list[int] = []  # lengths
@@ -82,7 +83,9 @@ class RunningBatch:
         own = policies.begin(row.policy, 1) if row.drafts is None else DraftPolicy([row.drafts])
         policy = MixedPolicy([own], [0])
         cache = StaircaseCache(layers, policy, capacity=row.max_length)
-        state = cache.begin(self.model, row.encoder_outputs, encoder_mask=row.encoder_mask, max_length=row.max_length)
+        options = {"encoder_mask": row.encoder_mask, "max_length": row.max_length, "plan": self.plan}
+        state = cache.begin(self.model, row.encoder_outputs, **options)
+        self.plan = self.plan or state.plan
         cache.make_rows()
         source = state.encoder_hidden.shape[1]
         if len(row.prompt) > 1:

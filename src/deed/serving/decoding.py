@@ -15,6 +15,7 @@ import torch
 
 from deed.engine.batch import RunningBatch
 from deed.engine.drafting import Pace
+from deed.engine.state import Plan
 
 from .admission import Admission, lost
 from .metrics import Metrics
@@ -43,6 +44,7 @@ class Decoding:
         self.batches: list[tuple[RunningBatch, list[Row]]] = []
         self.step_s = 0.0
         self.pace = Pace(model)
+        self._plan: Plan | None = None
 
     @property
     def cache_bytes(self) -> int:
@@ -86,12 +88,13 @@ class Decoding:
                 rows.append(row)
                 break
             else:
-                batch = RunningBatch(self.model)
+                batch = RunningBatch(self.model, self._plan)
                 try:
                     batch.add(new)
                 except Exception as refusal:
                     self.admission.end(row, refusal)
                     continue
+                self._plan = batch.plan
                 self.batches.append((batch, [row]))
 
     def _leave(self, batch: RunningBatch, rows: list[Row], gone: list[Row]) -> None:
