@@ -48,7 +48,7 @@ class Running:
     def in_step(self) -> None:
         """Every row writes its token, then the next step begins: what the scheduler does."""
         for t in range(TOKENS):
-            logits, depths = self.batch.step([7] * len(self.depths))
+            logits, depths, _ = self.batch.step([7] * len(self.depths))
             logits.argmax(-1).tolist()
             assert depths == [row[t] for row in self.depths]
 

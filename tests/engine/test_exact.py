@@ -458,8 +458,8 @@ def all_rows_rolled_back_alike(patch):
 
 
 def a_verdict_late(patch):
-    newest = exact_module.verify_pass.__globals__["_newest"]
-    module = "deed.engine.exact_pass._newest"
+    newest = exact_module.verify_pass.__globals__["newest_cells"]
+    module = "deed.engine.exact_pass.newest_cells"
     patch.setattr(module, lambda block, output, wanted: newest(block, output, wanted).roll(1, 0))
 
 

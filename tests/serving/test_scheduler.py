@@ -79,17 +79,6 @@ def test_whatever_joins_and_leaves_in_whatever_order(t5, program, rows):
             assert (end.tokens, end.depths) == (tokens, depths)
 
 
-def test_exact_requests_beside_others_are_of_full_depth(t5):
-    with Scheduler(t5) as scheduler:
-        tickets = [scheduler.submit(request_of("t5_tied", n, exact=n % 2 == 0)) for n in range(8)]
-        ends = [ticket.result(WAIT) for ticket in tickets]
-    for n, end in enumerate(ends):
-        if n % 2:
-            assert (end.tokens, end.depths) == alone(t5, "t5_tied", n)
-        else:
-            assert end.tokens == alone(t5, "t5_tied", n, exact=True)[0]
-
-
 def test_events_come_in_order_to_threads_and_to_event_loops(t5):
     request = request_of("t5_tied", 4)
 
@@ -294,8 +283,7 @@ def test_draining_and_closing(t5):
     scheduler.close()
     with pytest.raises(SchedulerClosed):
         long.result(WAIT)
-    own = ("deed-decode", "deed-encode")  # others' work is done by threads of other names
-    assert not [t for t in threading.enumerate() if t.name.startswith(own) and not t.daemon]
+    assert not scheduler._thread.is_alive()
 
 
 def test_code_that_generates_by_itself_joins_the_batch(t5):
@@ -336,7 +324,7 @@ def test_memory_is_flat_and_an_idle_scheduler_sleeps(t5):
             scheduler.submit(request_of("t5_tied", n)).result(WAIT)
         assert scheduler.drain(WAIT)
         before = tensors()
-        scheduler._draining = False
+        scheduler._admission.draining = False
         for ticket in [scheduler.submit(request_of("t5_tied", n)) for n in range(28)]:
             ticket.result(WAIT)
         del ticket

@@ -52,13 +52,13 @@ def test_rows_go_on_while_a_source_is_encoded(kind, monkeypatch):
         events = iter(running)
         next(events)
         seen = []
-        between = type(scheduler._slices)._between
+        between = type(scheduler)._between
 
-        def watch(slices):
+        def watch(scheduler):
             seen.append(len(running._events))
-            between(slices)
+            between(scheduler)
 
-        monkeypatch.setattr(type(scheduler._slices), "_between", watch)
+        monkeypatch.setattr(type(scheduler), "_between", watch)
         long = GenerationRequest(request_of(kind, 2).inputs, {"max_new_tokens": 40, "min_new_tokens": 40})
         rest = scheduler.submit(long)
         next(iter(rest))
@@ -96,6 +96,6 @@ def test_slices_leave_lean_encoders_lean(shape):
         return sum(isinstance(module, LeanLayer) for module in lean(encoder).modules())
 
     before = layers()
-    slices = Slices(encoder, Turns(), 0.02)
+    slices = Slices(encoder)
     assert layers() == before == 4, "a hook on a part of a layer would keep it from running lean"
     slices.remove()

@@ -18,9 +18,10 @@ from deed.policies.policy import ExitPolicy
 
 from . import positions
 from .cache import StaircaseCache
+from .drafting import DraftPolicy, Drafts, go_up_together
 from .row_room import held_bytes, order_without
-from .state import GenerationState
-from .step import decode_step
+from .state import GenerationState, Plan
+from .step import decode_drafting
 
 
 @dataclass
@@ -35,6 +36,7 @@ class NewRow:
         max_length: of its tokens, prompt included.
         allowed: gives `[1, vocab]` bool, the tokens that constraints leave open at this row's next step, for
             `confidence_over="allowed"`; None: nothing constrains.
+        drafts: of an exact row, whose policy they are then.
     """
 
     encoder_outputs: Any
@@ -43,20 +45,23 @@ class NewRow:
     policy: ExitPolicy
     max_length: int
     allowed: Callable[[], torch.Tensor] | None = None
+    drafts: Drafts | None = None
 
 
 class RunningBatch:
     """Rows that decode together.
 
     Args:
-        model: a deed model.
+        model: a deed model, which does not change while there are batches of it.
+        plan: of an earlier batch; None: looked up for the first row.
     """
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, plan: Plan | None = None) -> None:
+        self.model, self.plan = model, plan
         self.cache: StaircaseCache | None = None
         self._allowed: list[Callable[[], torch.Tensor] | None] = []
         self._sources: list[int] = []  # lengths
+        self._drafts: list[Drafts | None] = []
 
     def __len__(self) -> int:
         return 0 if self.cache is None else self.cache.stairs.n_rows
@@ -75,9 +80,12 @@ class RunningBatch:
             ValueError: it cannot share a batch with those that are there; nothing has changed then.
         """
         layers = len(self.model.deed_family.layers(self.model))
-        policy = MixedPolicy([policies.begin(row.policy, 1)], [0])
+        own = policies.begin(row.policy, 1) if row.drafts is None else DraftPolicy([row.drafts])
+        policy = MixedPolicy([own], [0])
         cache = StaircaseCache(layers, policy, capacity=row.max_length)
-        state = cache.begin(self.model, row.encoder_outputs, encoder_mask=row.encoder_mask, max_length=row.max_length)
+        options = {"encoder_mask": row.encoder_mask, "max_length": row.max_length, "plan": self.plan}
+        state = cache.begin(self.model, row.encoder_outputs, **options)
+        self.plan = self.plan or state.plan
         cache.make_rows()
         source = state.encoder_hidden.shape[1]
         if len(row.prompt) > 1:
@@ -90,6 +98,7 @@ class RunningBatch:
             self.cache.join(cache)
         self._allowed.append(row.allowed)
         self._sources.append(source)
+        self._drafts.append(row.drafts)
         self.state.row_allowed = self._open_tokens if any(self._allowed) else None
 
     def leave(self, gone: set[int]) -> list[int]:
@@ -104,34 +113,36 @@ class RunningBatch:
         """
         order = order_without(len(self), gone)
         if not order:
-            self.cache, self._allowed, self._sources = None, [], []
+            self.cache, self._allowed, self._sources, self._drafts = None, [], [], []
         elif gone:
             assert self.cache is not None
             self.cache.keep(order)
             self._allowed = [self._allowed[r] for r in order]
             self._sources = [self._sources[r] for r in order]
+            self._drafts = [self._drafts[r] for r in order]
             longest = max(self._sources)
             if 2 * longest <= self.state.encoder_hidden.shape[1] and not self.state.plan.family.has_cross_bias:
                 self.cache.shorten_sources(longest)
             self.state.row_allowed = self._open_tokens if any(self._allowed) else None
         return order
 
-    def step(self, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+    def step(self, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int], dict[int, torch.Tensor]]:
         """Decode one token of every row.
 
         Args:
-            tokens: each row's newest.
+            tokens: each row's newest, be it a draft.
 
         Returns:
-            Logits `[rows, vocab]` (an inference tensor) and depths `[rows]`.
+            Logits `[rows, vocab]` (an inference tensor), depths `[rows]`, and by row the last layer's logits of drafts that
+            are verified, `[drafts, vocab]`.
         """
         assert self.cache is not None
+        go_up_together([drafts for drafts in self._drafts if drafts is not None])
         ids = torch.tensor(tokens, device=self.state.encoder_hidden.device)[:, None]
-        logits = self._unharmed(ids, None)[:, 0]
-        depths = self.state.depths.pop()
-        return logits, depths
+        logits, verdicts = self._unharmed(ids, None)
+        return logits[:, 0], self.state.depths.pop(), verdicts
 
-    def step_one(self, row: int, token: int) -> tuple[torch.Tensor, int]:
+    def step_one(self, row: int, token: int) -> tuple[torch.Tensor, int, dict[int, torch.Tensor]]:
         """Decode one token of one row, the others wait; after a `step` that raised.
 
         Args:
@@ -139,21 +150,32 @@ class RunningBatch:
             token: its newest.
 
         Returns:
-            Logits `[1, vocab]` and the depth.
+            As `step`: logits `[1, vocab]`, the depth, and verdicts.
         """
         assert self.cache is not None
         ids = torch.tensor([[token]], device=self.state.encoder_hidden.device)
-        logits = self._unharmed(ids, [row])[:, 0]
-        return logits, self.state.depths.pop()[row]
+        logits, verdicts = self._unharmed(ids, [row])
+        return logits[:, 0], self.state.depths.pop()[row], verdicts
 
-    def _unharmed(self, ids: torch.Tensor, rows: list[int] | None) -> torch.Tensor:
+    def rollback(self, gone: dict[int, int]) -> None:
+        """Forget rows' newest positions: drafts that do not stand.
+
+        Args:
+            gone: how many, by row.
+        """
+        if any(gone.values()):
+            assert self.cache is not None
+            self.cache.stairs.rollback([gone.get(r, 0) for r in range(len(self))])
+
+    def _unharmed(self, ids: torch.Tensor, rows: list[int] | None) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
         """A step that leaves every row as long as it was where it raises. What it had computed of earlier positions stays:
         stairs say how far."""
         assert self.cache is not None
         stairs = self.cache.stairs
         before = list(stairs.lengths)
+        drafts = [0 if d is None else len(d.tokens) for d in self._drafts]
         try:
-            return decode_step(self.cache, ids, rows=rows)
+            return decode_drafting(self.cache, ids, drafts, rows)
         except Exception:
             stairs.rollback([now - then for now, then in zip(stairs.lengths, before, strict=True)])
             raise

@@ -140,3 +140,20 @@ def equal_runs(rows: list[int], stairs: list[int], stops: list[int]) -> list[tup
             found.append((i, j, rows[i], stairs[i], stops[i]))
             i = j
     return found
+
+
+def newest_cells(block: Block, output: torch.Tensor, wanted: list[int]) -> torch.Tensor:
+    """`[cells, d_model]`: of a layer's output each row's newest positions, row after row.
+
+    Args:
+        block: what the layer ran on.
+        output: like `block.hidden`.
+        wanted: of how many of its positions each of the block's rows is asked for.
+    """
+    if not block.packed:
+        if min(wanted) == max(wanted):
+            return output[:, -wanted[0] :].flatten(0, 1)
+        return torch.cat([output[i, -n:] for i, n in enumerate(wanted)])
+    stops = block.stops or [block.stop] * len(block.rows)
+    ends = accumulate(stop - stair for stop, stair in zip(stops, block.stairs, strict=True))
+    return torch.cat([output[0, end - n : end] for end, n in zip(ends, wanted, strict=True)])

@@ -8,14 +8,13 @@ inference mode, as `decode_step` is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import accumulate
 
 import torch
 
 from deed.policies.query import ExitQuery
 
 from . import positions
-from .block import Block
+from .block import Block, newest_cells
 from .cache import StaircaseCache
 from .step import exit_query, run_layer
 
@@ -125,18 +124,7 @@ def verify_pass(
         output = run_layer(cache, layer, block, decoder_mask)
         if depth == n_layers:
             assert len(lacking) == len(rows), "a row has nothing to verify"
-            hidden = _newest(block, output, wanted)
+            hidden = newest_cells(block, output, wanted)
         stairs.widen(block, output)
     assert hidden is not None
     return plan.exits.logits(n_layers, hidden)  # type: ignore[no-any-return]
-
-
-def _newest(block: Block, output: torch.Tensor, wanted: list[int]) -> torch.Tensor:
-    """`[cells, d_model]`: of a layer's output each row's newest positions."""
-    if not block.packed:
-        if min(wanted) == max(wanted):
-            return output[:, -wanted[0] :].flatten(0, 1)
-        return torch.cat([output[i, -n:] for i, n in enumerate(wanted)])
-    stops = block.stops or [block.stop] * len(block.rows)
-    ends = accumulate(stop - stair for stop, stair in zip(stops, block.stairs, strict=True))
-    return torch.cat([output[0, end - n : end] for end, n in zip(ends, wanted, strict=True)])

@@ -7,6 +7,7 @@ one model at once.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -64,6 +65,17 @@ class Plan:
         self._everyone: torch.Tensor | None = None
         self._positions = torch.arange(64, device=model.device)[None]
 
+    def for_source(self, model: Any, encoder_outputs: Any) -> Plan:
+        """The same for another generation of the model, without looking anything up again.
+
+        Args:
+            model: as it was when this plan was made.
+            encoder_outputs: of that generation.
+        """
+        plan = copy.copy(self)
+        plan.family = model.deed_family.for_source(model, encoder_outputs)
+        return plan
+
     def positions(self, start: int, stop: int) -> torch.Tensor:
         """`[1, stop - start]` long: start, start + 1 …"""
         if stop > self._positions.size(1):
@@ -97,6 +109,7 @@ class GenerationState:
         processors: the generation's logits processors, for `confidence_over="allowed"`.
         may_skip_finished: rows that have finished need no more tokens (not so under beams).
         max_length: of the sequences, where it is known.
+        plan: of an earlier generation of the model, which has not changed since; None: looked up anew.
 
     Attributes:
         step: index of the token being generated; `steps` those of the rows, where they joined at different times.
@@ -122,9 +135,10 @@ class GenerationState:
         processors: Iterable[Any] = (),
         may_skip_finished: bool = False,
         max_length: int | None = None,
+        plan: Plan | None = None,
     ) -> None:
         self.model = model
-        self.plan = Plan(model, encoder_outputs)
+        self.plan = Plan(model, encoder_outputs) if plan is None else plan.for_source(model, encoder_outputs)
         self.encoder_hidden, encoder_mask = self.plan.family.source(model, encoder_outputs, encoder_mask)
         self.sources = list(range(self.encoder_hidden.shape[0]))
         self.policy = policies.begin(policy, len(self.sources))

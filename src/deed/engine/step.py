@@ -18,7 +18,7 @@ from deed.policies.query import ExitDecision, ExitQuery
 
 from . import masks, positions
 from .attention import BlockAttention
-from .block import Block
+from .block import Block, newest_cells
 from .cache import StaircaseCache
 from .state import GenerationState, Plan
 
@@ -49,6 +49,29 @@ def decode_step(
 
 
 @torch.inference_mode()
+def decode_drafting(
+    cache: StaircaseCache, decoder_input_ids: torch.Tensor, drafts: list[int], rows: list[int] | None = None
+) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+    """As `decode_step`, and what the last layer says of positions that were drafted, of rows that reach it.
+
+    Args:
+        cache: see `decode_step`.
+        decoder_input_ids: see `decode_step`.
+        drafts: `[batch rows]`, how many of a row's positions before the newest drafts came from.
+        rows: see `decode_step`.
+
+    Returns:
+        Logits `[rows, 1, vocab]`, and by row those of its drafts, `[drafts, vocab]`.
+    """
+    state = cache.state
+    assert state is not None, "StaircaseCache.begin() first"
+    answers = _run_layers(cache, decoder_input_ids, None, rows, drafts)
+    logits = answers.logits(state.plan, state.encoder_hidden)
+    _count(state, answers, rows)
+    return (logits[:, None] if rows is None else logits[rows, None]), answers.verdicts
+
+
+@torch.inference_mode()
 def decode_greedily(
     cache: StaircaseCache, decoder_input_ids: torch.Tensor, decoder_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -73,9 +96,13 @@ def _count(state: GenerationState, answers: Answers, rows: list[int] | None) -> 
 
 
 def _run_layers(
-    cache: StaircaseCache, decoder_input_ids: torch.Tensor, decoder_mask: torch.Tensor | None, rows: list[int] | None
+    cache: StaircaseCache,
+    decoder_input_ids: torch.Tensor,
+    decoder_mask: torch.Tensor | None,
+    rows: list[int] | None,
+    drafts: list[int] | None = None,
 ) -> Answers:
-    """A step up to its answers; arguments as of `decode_step`."""
+    """A step up to its answers; arguments as of `decode_step` and `decode_drafting`."""
     state, stairs = cache.state, cache.stairs
     assert state is not None, "StaircaseCache.begin() first"
     plan, policy = state.plan, state.policy
@@ -105,6 +132,8 @@ def _run_layers(
         query = exit_query(state, block, output, depth, allowed, previous_tokens)
         exiting, decision = exiting_rows(policy, query)  # places in active_rows
         answers.take(plan, query, exiting, decision, active_rows)
+        if drafts is not None and depth == last:
+            answers.verify(plan, block, output, drafts)
         stairs.widen(block, output)  # these positions have reached this depth, whichever rows exit
         if history and len(exiting) < len(active_rows):
             token = query.masked_logits.argmax(-1)
@@ -227,10 +256,14 @@ class Answers:
     Attributes:
         depths: `[rows]`, 0 for a row that gave no token.
         computed_rows: rows whose logits were computed, be it only to find out.
+        verdicts: see `decode_drafting`; complete once `logits` was called.
     """
 
     def __init__(self, n_rows: int) -> None:
         self.depths = [0] * n_rows
+        self.verdicts: dict[int, torch.Tensor] = {}
+        self._drafted: list[tuple[int, int]] = []  # rows, and how many of their drafts are verified
+        self._drafts: torch.Tensor | None = None  # what the head gets of these
         self.computed_rows = 0
         self._known: list[tuple[list[int], torch.Tensor]] = []  # rows and their logits [n, vocab]
         self._deferred_rows: list[int] = []  # rows whose logits were not needed yet, and their heads' inputs
@@ -263,11 +296,35 @@ class Answers:
         self._deferred_rows += rows
         self._deferred.append(plan.exits.features(query.depth, hidden))
 
+    def verify(self, plan: Plan, block: Block, output: torch.Tensor, drafts: list[int]) -> None:
+        """Take note of drafted positions that have reached the last layer.
+
+        Args:
+            plan: its exits.
+            block: of the last layer.
+            output: that layer's, like `block.hidden`.
+            drafts: see `decode_drafting`.
+        """
+        self._drafted = [(r, drafts[r]) for r in block.rows if drafts[r]]
+        if self._drafted:
+            cells = newest_cells(block, output, [drafts[r] + 1 for r in block.rows])
+            each = cells.split([drafts[r] + 1 for r in block.rows])
+            drafted = torch.cat([x[:-1] for x in each])  # the newest are asked in any case
+            self._drafts = plan.exits.features(len(plan.layers), drafted)
+
     def logits(self, plan: Plan, like: torch.Tensor) -> torch.Tensor:
         """`[rows, vocab]`, any finite value for rows that gave no token. Deferred rows share one product: a head takes as
         long to read as some layers."""
         if self._deferred:
-            self._known.append((self._deferred_rows, plan.exits.logits_of(self._waiting())))
+            features = self._waiting()
+            if self._drafts is None:
+                found = plan.exits.logits_of(features)
+            else:  # whoever is verified is among those that wait
+                found = plan.exits.logits_of(torch.cat([features, self._drafts]))
+                found, verdicts = found.split([len(features), len(self._drafts)])
+                sizes = [n for _, n in self._drafted]
+                self.verdicts = {r: x for (r, _), x in zip(self._drafted, verdicts.split(sizes), strict=True)}
+            self._known.append((self._deferred_rows, found))
         dtype = self._known[0][1].dtype if self._known else torch.float32
         return self._gathered(self._known, (plan.vocab,), dtype, like)
 

@@ -88,6 +88,7 @@ class Guest:
 
     Attributes:
         depths: of all tokens so far, of all inner generations.
+        accepted: of an exact request, how many of them are drafts that stood; else None.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Guest:
     ) -> None:
         self.scheduler, self.ticket, self.priority, self.deadline = scheduler, ticket, priority, deadline
         self.confidence, self.depths = confidence, list[int]()
+        self.accepted: int | None = None
         self._pieces = 0
         self._generator = torch.Generator(scheduler.model.device)
         if seed is None:
@@ -153,6 +155,8 @@ class Guest:
             if isinstance(end, Failed):
                 raise end.error
             self.depths += end.depths
+            if end.accepted is not None:
+                self.accepted = (self.accepted or 0) + end.accepted
         if streamer is not None:
             streamer.end()
         return finish_generation(

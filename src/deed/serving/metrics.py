@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 STEP_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds
 WAIT_BOUNDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -58,9 +59,10 @@ class Stats:
             queue.
         tokens: given since the start; `tokens_per_s` of the last half minute, `requests_per_s` likewise.
         step_s: seconds of a decoding step.
-        gap_s: seconds between two tokens of a running row, its `largest` the longest wait that a row has had.
+        gap_s: seconds between two steps of a running row, its `largest` the longest wait that a row has had.
         first_token_s: seconds from submission to the first token.
-        encode_s: seconds of an encoder call, waits for decoding steps between its layers included.
+        encode_s: seconds of an encoder call, decoding steps between its layers included.
+        encoder_slice_s: seconds of encoder work between two steps, see `Scheduler`.
         depths: tokens by the layer that gave them.
         cache_bytes: bytes that running rows hold; `cache_bytes_reserved` what admitted rows may come to, `cache_bytes_budget`
             how much they may be.
@@ -88,6 +90,7 @@ class Stats:
     cache_bytes_reserved: int = 0
     cache_bytes_budget: int = 0
     batch_rows: int = 0
+    encoder_slice_s: float = 0.0
     uptime_s: float = 0.0
 
 
@@ -130,7 +133,7 @@ class Metrics:
             for name, number in numbers.items():
                 setattr(self.now, name, getattr(self.now, name) + number)
 
-    def snapshot(self, **live: int) -> Stats:
+    def snapshot(self, **live: Any) -> Stats:
         """A copy, with what is only known now."""
         with self.lock:
             now, at = self.now, time.monotonic()
@@ -148,31 +151,28 @@ class Metrics:
                 }
             )
 
-    def stepped(self, seconds: float, rows: int, now: float) -> None:
+    def stepped(
+        self, seconds: float, now: float, rows: int, depths: list[int], gaps: list[float], firsts: list[float]
+    ) -> None:
         """Count a decoding step.
 
         Args:
             seconds: that it took.
-            rows: that it gave a token.
             now: `time.monotonic()`.
+            rows: how many took part.
+            depths: of the tokens that it gave.
+            gaps: of each row that had been in a step before, the seconds since that.
+            firsts: of each row whose first token it gave, the seconds since its submission.
         """
         with self.lock:
-            self.now.step_s.add(seconds)
-            self.now.batch_rows += rows
-            self.now.tokens += rows
-            self.token_rate.add(rows, now)
-
-    def token(self, depth: int, gap: float | None, first: float | None) -> None:
-        """Count a token.
-
-        Args:
-            depth: its.
-            gap: seconds since its row's last one; None for the first.
-            first: seconds since the submission, for a first token.
-        """
-        with self.lock:
-            self.now.depths[depth] = self.now.depths.get(depth, 0) + 1
-            if gap is not None:
-                self.now.gap_s.add(gap)
-            if first is not None:
-                self.now.first_token_s.add(first)
+            counts = self.now
+            counts.step_s.add(seconds)
+            counts.batch_rows += rows
+            counts.tokens += len(depths)
+            self.token_rate.add(len(depths), now)
+            for depth in depths:
+                counts.depths[depth] = counts.depths.get(depth, 0) + 1
+            for gap in gaps:
+                counts.gap_s.add(gap)
+            for first in firsts:
+                counts.first_token_s.add(first)

@@ -18,6 +18,7 @@ GAUGES = {
     "cache_bytes": "Bytes that running rows hold.",
     "cache_bytes_reserved": "Bytes that admitted rows may come to.",
     "cache_bytes_budget": "Bytes that they may be.",
+    "encoder_slice_s": "Seconds of encoder work between two steps of running rows.",
 }
 COUNTERS = {
     "submitted": "Requests handed to the model's scheduler.",
@@ -31,7 +32,7 @@ COUNTERS = {
 }
 TIMES = {
     "step_s": ("step_seconds", "A decoding step of all running rows."),
-    "gap_s": ("token_gap_seconds", "Between two tokens of a running row."),
+    "gap_s": ("token_gap_seconds", "Between two steps of a running row."),
     "first_token_s": ("first_token_seconds", "From the submission to the first token."),
     "encode_s": ("encode_seconds", "An encoder call, waits for decoding steps included."),
 }
@@ -122,6 +123,12 @@ class SchedulerCollector(ModelsCollector):
             for model, _, now in stats:
                 times.add_metric([model], *_cumulated(getattr(now, name)))
             yield times
+        longest = GaugeMetricFamily(
+            "deed_token_gap_longest_seconds", "The longest between two steps of a running row.", labels=["model"]
+        )
+        for model, _, now in stats:
+            longest.add_metric([model], now.gap_s.largest)
+        yield longest
         depths = HistogramMetricFamily("deed_token_depth", "Decoder layer that gave a token.", labels=["model"])
         for model, layers, now in stats:
             counts = [now.depths.get(depth, 0) for depth in range(1, layers + 1)]

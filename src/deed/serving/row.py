@@ -10,6 +10,8 @@ from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengt
 
 from deed.engine.batch import NewRow
 from deed.engine.constraints import is_constraint
+from deed.engine.drafting import Drafts, Pace
+from deed.engine.exact_replay import BY_NUMBER, ROW_ALONE
 from deed.modeling.answer_confidence import answer_confidence_of
 from deed.modeling.answer_watch import pooled_states
 from deed.modeling.prepared import FULL_DEPTH, Prepared
@@ -51,7 +53,7 @@ class Row:
         self.prompt = len(self.tokens)
         self.depths: list[int] = []
         self.began = self.first = 0.0  # time.monotonic() of its encoder, and of its first token
-        self.stepped: float | None = None  # when it last got a token
+        self.stepped: float | None = None  # when it last took part in a step
         self.samples = bool(prepared.config.do_sample)
         self.generator: torch.Generator | None = None
         if self.samples:
@@ -64,6 +66,8 @@ class Row:
         self.keeps = (wants and prepared.config.output_scores, wants and prepared.config.output_logits)
         self.kept: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
         self.counts, self.source = True, prepared.source_length or 1
+        self.drafts: Drafts | None = None  # of an exact row that runs
+        self._drafting: torch.Generator | None = None  # draws for drafts what `generator` will draw for verdicts
         self._ids = prepared.input_ids.new_empty(1, prepared.max_length + 1)
         self._ids[:, : self.prompt] = prepared.input_ids
         self._source: tuple[torch.Tensor, torch.Tensor] | None = None  # of a watched row: mean state, positions
@@ -80,12 +84,24 @@ class Row:
         """`[1, length]`, as processors and criteria see the row."""
         return self._ids[:, : len(self.tokens)]
 
-    def start(self) -> NewRow:
-        """The row as it joins a running batch."""
+    @property
+    def newest(self) -> int:
+        """The token that the next step is fed, be it a draft."""
+        return self.drafts.tokens[-1] if self.drafts is not None and self.drafts.tokens else self.tokens[-1]
+
+    def start(self, pace: Pace) -> NewRow:
+        """The row as it joins a running batch.
+
+        Args:
+            pace: of the model's drafts, for an exact row.
+        """
         for criterion in self._criteria:
             if isinstance(criterion, MaxTimeCriteria):  # counts from where decoding begins, not from the queue
                 criterion.initial_timestamp = time.time()
         prepared = self.prepared
+        if prepared.exact:
+            self.drafts = Drafts(pace, able=all(map(_by_prefix_alone, prepared.processors)))
+            self._drafting = self._generator_again()
         kwargs, allowed = prepared.model_kwargs, None
         if prepared.watch is not None:
             hidden = kwargs["encoder_outputs"][0]
@@ -100,7 +116,8 @@ class Row:
             self.tokens[: self.prompt],
             FULL_DEPTH if prepared.exact else prepared.policy,
             prepared.max_length,
-            allowed,
+            None if prepared.exact else allowed,
+            self.drafts,
         )
         prepared.model_kwargs = {}  # the batch has it now
         return row
@@ -147,7 +164,6 @@ class Row:
         self.depths.append(depth)
         if not self.first:
             self.first = now
-        self.stepped = now
         reason = None
         if token in self._ends:
             reason = "stop"
@@ -158,7 +174,71 @@ class Row:
         self.ticket.put(Token(token, depth, confidence, now - self.ticket.submitted))
         return reason
 
-    def finish(self, reason: str, accepted: int | None = None) -> None:
+    # -- an exact row's steps -------------------------------------------------------------------------------------
+
+    def begin_step(self) -> None:
+        """Of an exact row: decide whether it may draft in the step that comes."""
+        assert self.drafts is not None
+        drafted = self.drafts.tokens
+        ended = bool(drafted) and drafted[-1] in self._ends
+        self.drafts.begin(0 if ended else self.prepared.max_length - len(self.tokens) - len(drafted))
+
+    def draft(self, logits: torch.Tensor, depth: int) -> None:
+        """Of an exact row: take a draft.
+
+        Args:
+            logits: `[1, vocab]`, raw, of the exit.
+            depth: of the exit.
+        """
+        assert self.drafts is not None
+        length = len(self.tokens) + len(self.drafts.tokens)
+        scores = logits.to(torch.float32)
+        if self.prepared.processors:
+            scores = self.prepared.processors(self._ids[:, :length], scores.clone())
+        if self.samples:
+            token = int(torch.multinomial(scores.softmax(-1), 1, generator=self._drafting))
+        else:
+            token = int(scores.argmax(-1))
+        self._ids[0, length] = token
+        self.drafts.took(token, depth)
+
+    def verified(self, logits: torch.Tensor, now: float) -> tuple[str | None, int]:
+        """Of an exact row: take what the last layer says, up to the first draft that does not stand.
+
+        Args:
+            logits: `[drafts + 1, vocab]`, raw, of the last layer.
+            now: `time.monotonic()`.
+
+        Returns:
+            Why the row ends, or None; and how many positions are to be rolled back.
+        """
+        assert self.drafts is not None
+        drafted, depths = self.drafts.tokens, self.drafts.depths
+        best = logits.to(torch.float32).argmax(-1).tolist() if self.is_plain else None
+        verdicts: list[int] = []
+        reason, stands = None, True
+        while reason is None and stands and len(verdicts) <= len(drafted):
+            j = len(verdicts)
+            token = self.choose(logits[j : j + 1]) if best is None else best[j]
+            stands = j < len(drafted) and drafted[j] == token
+            chance = float(logits[j].to(torch.float32).log_softmax(-1)[token].exp()) if self.confidence else None
+            verdicts.append(token)
+            reason = self.take(token, depths[j] if stands else self.drafts.pace.n_layers, chance, now)
+        gone = len(drafted) + 1 - len(verdicts)
+        self.drafts.verified(verdicts)
+        self._drafting = self._generator_again()
+        return reason, gone
+
+    def _generator_again(self) -> torch.Generator | None:
+        if self.generator is None:
+            return None
+        again = self._drafting or torch.Generator(self.generator.device)
+        again.set_state(self.generator.get_state())
+        return again
+
+    # -- its end --------------------------------------------------------------------------------------------------
+
+    def finish(self, reason: str) -> None:
         """Tell the ticket that the answer is complete."""
         at, now = self.ticket.submitted, time.monotonic()
         new, prompt = self.tokens[self.prompt :], self.tokens[: self.prompt]
@@ -168,6 +248,7 @@ class Row:
             "total_s": now - at,
         }
         sure = self._answer_confidence()
+        accepted = None if self.drafts is None else self.drafts.accepted
         self.ticket.put(
             Finished(new, list(self.depths), reason, prompt, accepted=accepted, answer_confidence=sure, **times)
         )
@@ -185,3 +266,9 @@ class Row:
     def fail(self, error: BaseException) -> None:
         """Tell the ticket what went wrong."""
         self.ticket.put(Failed(error, self.tokens[self.prompt :], list(self.depths)))
+
+
+def _by_prefix_alone(processor: Any) -> bool:
+    """Whether a logits processor may be asked about drafts, some of which it is asked about again."""
+    known = type(processor).__name__ in ROW_ALONE | BY_NUMBER
+    return bool(getattr(processor, "is_stateless", known))

@@ -1,13 +1,10 @@
-"""`Turns`: one device, several threads, and one of them at a time, in the order in which they asked.
-
-The encoder's thread gives its turn back between layers when a decoding step waits, so that a long source holds running rows
-up for one slice of encoder work and no longer.
+"""`Turns`: one device, several schedulers, and one of them at a time, in the order in which they asked; `Slices`: encoders cut
+into their layers, so that a long source holds running rows up for one slice of encoder work and no longer.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -56,17 +53,13 @@ class Turns:
 
 
 class Slices:
-    """Lets an encoder that runs in one thread step aside between its layers.
+    """Lets an encoder say when one of its layers begins, so that others may compute between two of them.
 
     Args:
         encoder: the module.
-        turns: of its device.
-        slice_s: seconds of work after which it does, if others wait.
     """
 
-    def __init__(self, encoder: nn.Module, turns: Turns, slice_s: float) -> None:
-        self.turns, self.slice_s = turns, slice_s
-        self._since = 0.0
+    def __init__(self, encoder: nn.Module) -> None:
         layers = [layer for m in encoder.modules() if isinstance(m, nn.ModuleList) for layer in m]
         # Layers that run lean say themselves when one begins, and would not run so with a hook.
         lean = [layer for layer in layers if parts_of(layer) is not None]
@@ -74,16 +67,15 @@ class Slices:
         others = [layer for layer in layers if id(layer) not in within]
         self._handles = [layer.register_forward_pre_hook(lambda *_: may_pause()) for layer in others]
 
-    def run(self, work: Callable[[], None]) -> None:
-        """Do encoder work in this thread, in slices."""
-        with self.turns.turn(), pausing(self._between):
-            self._since = time.monotonic()
-            work()
+    def run(self, work: Callable[[], None], between: Callable[[], None]) -> None:
+        """Do encoder work.
 
-    def _between(self) -> None:
-        if time.monotonic() - self._since >= self.slice_s:
-            self.turns.step_aside()
-            self._since = time.monotonic()
+        Args:
+            work: the work.
+            between: called in this thread before every layer.
+        """
+        with pausing(between):
+            work()
 
     def remove(self) -> None:
         """Leave the encoder as it was."""
