@@ -121,8 +121,8 @@ async def _respond(
 ) -> Response:
     state = state_of(request)
     data = await file.read()
-    known = {info.id for info in state.models.infos()}
-    served = state.model(name if name in known else None, SPEECH)  # clients ask for whisper-1
+    known = name if name in state.models.names else None  # clients ask for whisper-1
+    served = await state.model(request, known, SPEECH)
     timed = form in ("verbose_json", "srt", "vtt")
     arguments = (served, data, wanted, language or None, translate, prompt or None, timed)
     if streamed:
