@@ -268,6 +268,7 @@ def test_token_timestamps_are_those_of_full_depth_whatever_the_depth_of_the_toke
     theirs = base.generate(sound(), **options, logits_processor=forced)
     assert torch.equal(theirs["sequences"], ours["sequences"])
     torch.testing.assert_close(theirs["token_timestamps"], ours["token_timestamps"])
+    assert model.config._attn_implementation == "sdpa", "Transformers' own leaves the model in eager attention"
 
 
 @pytest.mark.parametrize(

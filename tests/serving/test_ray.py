@@ -16,8 +16,8 @@ import pytest
 
 import deed
 from deed.cli.shared import CHECKPOINTS
+from deed.serving.folders import choose, served_folder
 from deed.serving.ray import RayOptions, app, build
-from deed.serving.ray_models import choose, served_folder
 from deed.serving.settings import ServeSettings
 
 G2P = CHECKPOINTS / "g2p"

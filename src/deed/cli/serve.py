@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ EXAMPLE = (
     "Example: deed serve answers questions about documents at http://127.0.0.1:8000; deed serve documents pictures "
     "whisper=/models/whisper-small --port 9000 --api-key-file keys.txt --host 0.0.0.0"
 )
+CACHE_SHARE = 8  # of --memory: keys and values of one model, where --limit cache_bytes does not say
 SHIPPED = {"documents": "latr", "pictures": "ofa", "pronunciation": "g2p"}
 
 
@@ -45,6 +47,14 @@ def serve(
     device: Annotated[str | None, typer.Option(help="Where models run, such as cuda.", show_default="cpu")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of PyTorch.", show_default="its own choice")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in int8.")] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Of all models together, such as 4GiB: what does not fit is loaded when asked for, and the longest idle "
+            "model makes room.",
+            show_default="all are loaded",
+        ),
+    ] = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(help="NAME=NUMBER, repeatable: body_bytes, pixels, pages, audio_seconds, new_tokens, queue …"),
@@ -77,7 +87,7 @@ def serve(
         models: what is served.
         port, host, allow_origin: to whom.
         api_key, api_key_file, no_auth: with which keys.
-        device, threads, int8, ocr: how it runs.
+        device, threads, int8, memory, ocr: how it runs.
         limit: of `Limits`.
         drain, hang_after: how it ends, and when it is started again.
         drift, drift_rise: whether sampled requests are compared with full depth.
@@ -93,6 +103,12 @@ def serve(
 
     if ocr not in ENGINES:
         raise ValueError(f"--ocr must be one of {', '.join(ENGINES)}, got {ocr!r}")
+    budget = None if memory is None else bytes_of(memory)
+    limits = limits_of(limit or [])
+    if budget is not None:
+        limits.setdefault("cache_bytes", max(1, min(Limits.cache_bytes, budget // CACHE_SHARE)))
+    if ray and budget is not None:
+        raise ValueError("--memory is for a server without --ray; with --ray say --models-each")
     keys = read_keys(api_key, api_key_file)
     check_exposure(host, bool(keys), no_auth)
     settings = ServeSettings(
@@ -104,7 +120,8 @@ def serve(
         device=device,
         threads=threads,
         int8=int8,
-        limits=Limits(**limits_of(limit or [])),
+        memory=budget,
+        limits=Limits(**limits),
         drain_s=drain,
         hang_s=hang_after,
         ocr=ocr,
@@ -140,6 +157,23 @@ def named(text: str) -> tuple[str, str]:
     folder = Path(place).absolute()
     read_saved_model(folder)
     return name or folder.name, str(folder)
+
+
+def bytes_of(text: str) -> int:
+    """Bytes of a text such as 4GiB, 500MB or 1.5G (as 1.5GiB).
+
+    Raises:
+        ValueError: no number, or an unknown unit.
+    """
+    match = re.fullmatch(r"([0-9.]+)\s*([kmgt]?)(i?b?)", text.strip().lower())
+    try:
+        number = float(match[1]) if match else 0.0
+    except ValueError:
+        number = 0.0
+    if match is None or not number:
+        raise ValueError(f"--memory must be a number with a unit, such as 4GiB or 500MB, got {text!r}")
+    base = 1000 if match[3] == "b" else 1024
+    return int(number * base ** " kmgt".index(match[2] or " "))
 
 
 def limits_of(texts: list[str]) -> dict[str, Any]:

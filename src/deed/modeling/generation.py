@@ -117,9 +117,10 @@ class EarlyExitGeneration:
             settings = exit_settings(self.deed_config, exit_threshold, exit_policy, exit_check, over)
             kwargs = {**kwargs, "past_key_values": cache}
             return generate_watched(self, super().generate, cache, settings, args, kwargs)  # type: ignore[misc]
+        runs = whisper.eager_copy(self) if whisper.wants_word_times(self, kwargs) else self
         told = whisper.tells_segments(self, kwargs)
-        with running(Request(self, policy, over, exact, told)) as request:
-            out = super().generate(*args, **kwargs)  # type: ignore[misc]
+        with running(Request(runs, policy, over, exact, told)) as request:
+            out = super(EarlyExitGeneration, runs).generate(*args, **kwargs)  # type: ignore[misc]
         return whisper.with_depths(out, request) if whisper.splits_outputs(self) else out
 
     def _check_promise(self, exit_check: Any, over: str) -> None:

@@ -8,6 +8,7 @@ which an early exit computes for some layers only.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,42 @@ def tells_segments(model: Any, kwargs: Mapping[str, Any]) -> bool:
         kwargs: of the call.
     """
     return bool(splits_outputs(model) and (kwargs.get("return_segments") or kwargs.get("return_token_timestamps")))
+
+
+def wants_word_times(model: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call of the model's `generate()` times tokens, on a model that does not run eager attention as that takes.
+
+    Args:
+        model: any deed model.
+        kwargs: of the call.
+    """
+    asked = kwargs.get("return_token_timestamps") and splits_outputs(model)
+    return bool(asked) and model.config._attn_implementation != "eager"
+
+
+def eager_copy(model: Any) -> Any:
+    """A copy with the same weights, whose attention may be switched to eager, as Transformers does to time tokens, and would
+    leave it: the model, which others use meanwhile, stays as it is.
+
+    Args:
+        model: a deed Whisper.
+    """
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "eager"
+
+    def copied(module: torch.nn.Module) -> torch.nn.Module:
+        made = module.__class__.__new__(module.__class__)
+        made.__dict__ = {name: config if value is model.config else value for name, value in module.__dict__.items()}
+        made.__dict__["_modules"] = {name: part and copied(part) for name, part in module._modules.items()}
+        hooks = {
+            name: value.copy()
+            for name, value in made.__dict__.items()
+            if name.endswith(("_hooks", "_hooks_with_kwargs"))
+        }
+        made.__dict__.update(hooks)  # Transformers adds to them, once for each model, what keeps attentions
+        return made
+
+    return copied(model)
 
 
 def with_depths(out: Any, request: Request) -> Any:

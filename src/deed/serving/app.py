@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,7 +17,7 @@ from .endpoints import about, ask, audio, generate, page, translate
 from .models import Models
 from .security import Guard
 from .settings import ServeSettings
-from .state import ServerState
+from .state import HOLDS, ServerState
 
 TITLE = "deed"
 ABOUT = (
@@ -68,7 +68,7 @@ def create_app(settings: ServeSettings, models: Models | None = None) -> FastAPI
 
 
 class _Counted:
-    """Counts and times requests, by known paths: others are one."""
+    """Counts and times requests, by known paths: others are one. What a request holds is released when it is answered."""
 
     def __init__(self, app: Any, server: ServerState, paths: set[str]) -> None:
         self.app, self.server, self.metrics, self.paths = app, server, server.metrics, paths
@@ -88,7 +88,8 @@ class _Counted:
 
         self.server.running += 1
         try:
-            await self.app(scope, receive, watched)
+            with ExitStack() as scope[HOLDS]:
+                await self.app(scope, receive, watched)
         finally:
             self.server.running -= 1
             self.metrics.requests.labels(path, str(status)).inc()

@@ -55,6 +55,7 @@ class HttpMetrics:
         """Collect from the schedulers of these models, too."""
         self.registry.register(SchedulerCollector(models))
         self.registry.register(DriftCollector(models))
+        self.registry.register(PoolCollector(models))
 
     def text(self) -> bytes:
         """The page."""
@@ -99,6 +100,29 @@ class DriftCollector(ModelsCollector):
             for model, numbers in found:
                 gauge.add_metric([model], numbers[name])
             yield gauge
+
+
+class PoolCollector(ModelsCollector):
+    """Reads the `ModelPool`: what is loaded, how large it is, and what was loaded and dropped so far."""
+
+    def collect(self) -> Iterator[Any]:
+        """A sample for every model, loaded or not; the budget where there is one."""
+        pool = self.models.pool
+        loaded = {} if pool is None else pool.loaded
+        held = GaugeMetricFamily("deed_model_loaded", "Whether the model is loaded.", labels=["model"])
+        size = GaugeMetricFamily("deed_model_bytes", "Bytes of a loaded model and its cache.", labels=["model"])
+        loads = CounterMetricFamily("deed_model_loads", "How often the model was loaded.", labels=["model"])
+        evictions = CounterMetricFamily(
+            "deed_model_evictions", "How often the model was dropped to make room for another.", labels=["model"]
+        )
+        for name in () if pool is None else pool.loaders:
+            held.add_metric([name], name in loaded)
+            size.add_metric([name], loaded[name].reserved_bytes if name in loaded else 0)
+            loads.add_metric([name], pool.loads[name])
+            evictions.add_metric([name], pool.evicted[name])
+        yield from (held, size, loads, evictions)
+        if pool is not None and pool.bytes_budget is not None:
+            yield GaugeMetricFamily("deed_memory_budget_bytes", "What all of it may take.", value=pool.bytes_budget)
 
 
 class SchedulerCollector(ModelsCollector):

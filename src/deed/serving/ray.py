@@ -98,8 +98,8 @@ def build(settings: Any, options: RayOptions, make: Any = None) -> Any:
         DeedLoadError: a folder without a model.
     """
     serve = need("ray.serve", INSTALL)
+    from .folders import served_folder
     from .ray_ingress import Ingress
-    from .ray_models import served_folder
     from .ray_replica import replica_class
 
     folders = [served_folder(name, folder) for name, folder in settings.models]

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .api_errors import LIBRE
-from .ray_models import ServedFolder, choose
+from .folders import ServedFolder, choose
 from .security import Guard, Keys
 from .settings import ServeSettings
 

@@ -62,6 +62,8 @@ class ServeSettings:
         device: where models are; None: the CPU.
         threads: of PyTorch; None: its own choice.
         int8: linear layers in int8 (`deed.quantize`).
+        memory: bytes that models and their keys and values may take together; those that do not fit are loaded when they are
+            asked for, and the one that was idle for longest makes room. None: all are loaded.
         limits: see `Limits`.
         drain_s: how long running requests may take once the server is told to end.
         hang_s: how long a step, or the event loop, may stand still before the worker is started again.
@@ -78,6 +80,7 @@ class ServeSettings:
     device: str | None = None
     threads: int | None = None
     int8: bool = False
+    memory: int | None = None
     limits: Limits = Limits()
     drain_s: float = 30.0
     hang_s: float = 120.0
@@ -95,6 +98,8 @@ class ServeSettings:
             raise ValueError(f"port must be 0 (any free one) to 65535, got {self.port}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.memory is not None and self.memory < 1:
+            raise ValueError(f"memory must be at least 1 byte, got {self.memory}")
         if self.drift < 0:
             raise ValueError(f"drift must be at least 0, got {self.drift}")
         for name in ("drain_s", "hang_s"):

@@ -7,7 +7,6 @@ another); what other models get is cut where it is quiet, every piece a request 
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,31 +19,31 @@ from .kinds import SPEECH
 from .running import Job
 from .served import Asked, ServedModel, all_finished, generated
 from .ticket import Failed, Finished, Token
+from .transcript import Segment, WhisperText, logprobs_of_segment, pieces_of, tokens_and_logprobs
 from .uploads import read_sound
 from .wire import Generation, TokenOut
 
+GRANULARITIES = "timestamp_granularities"
 
-@dataclass
-class Segment:
-    """A part of a transcript.
+
+@dataclass(frozen=True)
+class SpeechOptions:
+    """What is asked of a recording.
 
     Attributes:
-        start, end: seconds from the recording's beginning.
-        text: what was said.
-        tokens: of the text.
+        language: spoken; None: the model finds out.
+        translate: into English.
+        prompt: what was said before, for Whisper.
+        timed: times of segments are wanted; `words` those of words, too.
+        logprobs: the log-probability of every token is wanted.
     """
 
-    start: float
-    end: float
-    text: str
-    tokens: list[int] = field(default_factory=list)
-
-    def to_openai(self, number: int) -> dict[str, Any]:
-        """As OpenAI's `verbose_json` has it, without what is not known here."""
-        text = self.text.encode()
-        ratio = len(text) / len(zlib.compress(text)) if text else 0.0
-        told = {"id": number, "seek": 0, "start": self.start, "end": self.end, "text": self.text}
-        return {**told, "tokens": self.tokens, "compression_ratio": ratio}
+    language: str | None = None
+    translate: bool = False
+    prompt: str | None = None
+    timed: bool = False
+    words: bool = False
+    logprobs: bool = False
 
 
 @dataclass
@@ -55,11 +54,13 @@ class SpeechJob(Job):
         starts: seconds at which the pieces begin.
         seconds: of the whole.
         language: spoken, as far as it is known.
+        options: what is asked of it.
     """
 
     starts: list[float] = field(default_factory=list)
     seconds: float = 0.0
     language: str = ""
+    options: SpeechOptions = SpeechOptions()
 
     def segments(self, ends: Sequence[Finished]) -> list[Segment]:
         """The transcript in parts with their times: Whisper's own, or of other models the pieces.
@@ -70,14 +71,53 @@ class SpeechJob(Job):
         if not self.served.is_whisper:
             until = [*self.starts[1:], self.seconds]
             return [
-                Segment(start, stop, self.pipe.text(end.tokens), list(end.tokens))
-                for start, stop, end in zip(self.starts, until, ends, strict=True)
+                Segment(start, stop, self.pipe.text(end.tokens), list(end.tokens), logs)
+                for start, stop, end, (_, logs) in zip(
+                    self.starts, until, ends, map(tokens_and_logprobs, self.tickets), strict=True
+                )
             ]
-        found = []
+        found, pieces = [], list(pieces_of(self.tickets[0]))
         for segment in ends[0].output["segments"][0]:
             tokens = segment["tokens"].tolist()
-            start, stop = (min(self.seconds, max(0.0, float(segment[name]))) for name in ("start", "end"))
-            found.append(Segment(start, max(start, stop), self.pipe.text(tokens), tokens))
+            start, stop = (self._within(float(segment[name])) for name in ("start", "end"))
+            made = Segment(start, max(start, stop), self.pipe.text(tokens), tokens)
+            made.logprobs = logprobs_of_segment(segment, pieces)
+            if self.options.words:
+                assert isinstance(self.pipe, TranscriptionPipeline)
+                words = self.pipe.chunk_of(segment, timed=True)["words"]
+                made.words = [
+                    {"word": word.pop("text"), **word, **{at: self._within(word[at]) for at in ("start", "end")}}
+                    for word in words
+                ]
+            found.append(made)
+        return found
+
+    def _within(self, at: float) -> float:
+        """A time, held to the recording."""
+        return min(self.seconds, max(0.0, at))
+
+    def logprobs(self, segments: Sequence[Segment]) -> list[dict[str, Any]]:
+        """OpenAI's `logprobs`: every token of the text with the log-probability that its exit gave it; what makes up a letter
+        together is one.
+
+        Args:
+            segments: of `segments`.
+
+        Raises:
+            ApiError: they are not known (exact answers, whose drafts are verified many at a time).
+        """
+        tokenizer, text, pending = self.served.tokenizer, Detokenizer(self.served.tokenizer), 0.0
+        found = []
+        for segment in segments:
+            if len(segment.logprobs) < len(segment.tokens):
+                raise ApiError(400, "include[]=logprobs: not known of exact answers; leave exact out", "include")
+            for token, logprob in zip(segment.tokens, segment.logprobs, strict=True):
+                if not tokenizer.decode([token], skip_special_tokens=True):  # a time, or the end
+                    continue
+                pending += logprob
+                if said := text.add(token):
+                    found.append({"token": said, "logprob": pending, "bytes": list(said.encode())})
+                    pending = 0.0
         return found
 
     def result(self, ends: Sequence[Finished]) -> dict[str, Any]:
@@ -125,75 +165,8 @@ class SpeechJob(Job):
             self.cancel()
 
 
-class WhisperText:
-    """The text of Whisper's tokens as they come. With times it is given out by segments, since what follows the last pair of
-    times in a window is decoded again in the next (`_retrieve_segment`, transformers 5.23).
-
-    Args:
-        served: the model.
-        timed: whether tokens of time are generated.
-    """
-
-    def __init__(self, served: ServedModel, timed: bool) -> None:
-        self.served, self.timed = served, timed
-        self.first_time = int(served.model.generation_config.no_timestamps_token_id) + 1
-        self._piece, self._pairs = 0, 0
-        self._open: list[int] = []  # tokens not yet given out
-        self._running = Detokenizer(served.tokenizer)
-        self._said = False
-
-    def add(self, token: Token) -> str:
-        """What a token lets be given out; maybe nothing."""
-        given = ""
-        if token.piece != self._piece:
-            given = self._end_piece()
-            self._piece = token.piece
-        if not self.timed:
-            return self._spaced(given + self._running.add(token.id))
-        is_time = token.id >= self.first_time
-        if is_time and self._open and self._open[-1] >= self.first_time and len(self._open) > 1:
-            self._pairs += 1
-            given += self._text()
-        self._open.append(token.id)
-        return self._spaced(given)
-
-    def finish(self) -> str:
-        """What is left, at the end."""
-        return self._spaced(self._end_piece())
-
-    def _end_piece(self) -> str:
-        if not self.timed:
-            text = self._running.finish()
-            self._running = Detokenizer(self.served.tokenizer)
-            return text
-        ends = self.served.model.generation_config.eos_token_id
-        open_ids = [i for i in self._open if i != ends]
-        ends_in_time = len(open_ids) > 1 and open_ids[-1] >= self.first_time > open_ids[-2]
-        text = self._text() if not self._pairs or ends_in_time else ""
-        self._open, self._pairs = [], 0
-        return text
-
-    def _text(self) -> str:
-        text = str(self.served.tokenizer.decode(self._open, skip_special_tokens=True))
-        self._open = []
-        return text
-
-    def _spaced(self, text: str) -> str:
-        """The text, without the space that the first one begins with."""
-        if not self._said:
-            text = text.lstrip()
-        self._said = self._said or bool(text)
-        return text
-
-
 def make_ready(
-    served: ServedModel,
-    data: bytes,
-    wanted: Generation,
-    language: str | None = None,
-    translate: bool = False,
-    prompt: str | None = None,
-    timed: bool = False,
+    served: ServedModel, data: bytes, wanted: Generation, options: SpeechOptions = SpeechOptions()
 ) -> SpeechJob:
     """Decode a recording and cut it; blocks, so for a thread of the readers.
 
@@ -201,14 +174,11 @@ def make_ready(
         served: the model.
         data: of the sound file.
         wanted: how it is answered.
-        language: spoken; None: the model finds out.
-        translate: into English.
-        prompt: what was said before, for Whisper.
-        timed: times of segments are wanted.
+        options: what is asked of it.
 
     Raises:
         DataError: no sound, or a damaged file.
-        ApiError: too long, or a language or task that the model does not have.
+        ApiError: too long, or a language, a task or times of words that the model does not have.
     """
     began = time.perf_counter()
     pipe = served.pipeline(SPEECH)
@@ -219,36 +189,37 @@ def make_ready(
     starts = [sum(len(row["samples"]) for row in rows[:i]) / pipe.rate for i in range(len(rows))]
     inputs = [pipe.collate([row]) for row in rows]
     if served.is_whisper:
-        timed = timed or len(samples) > pipe.extractor.n_samples
-        asked = _whisper_options(served, asked, wanted, language, translate, prompt, timed)
-    elif translate:
+        timed = options.timed or options.words or len(samples) > pipe.extractor.n_samples
+        asked = _whisper_options(served, asked, wanted, replace(options, timed=timed))
+    elif options.words:
+        raise ApiError(400, f"{served.name} does not tell when words are said, only Whisper does", GRANULARITIES)
+    elif options.translate:
         raise ApiError(400, f"{served.name} transcribes; it does not translate speech", "model")
     job = SpeechJob(served, SPEECH, pipe, samples, {}, inputs, asked)
-    job.starts, job.seconds, job.language = starts, len(samples) / pipe.rate, language or ""
+    job.starts, job.seconds, job.language = starts, len(samples) / pipe.rate, options.language or ""
+    job.options = options
     job.reading_s = time.perf_counter() - began
     return job
 
 
-def _whisper_options(
-    served: ServedModel,
-    asked: Asked,
-    wanted: Generation,
-    language: str | None,
-    translate: bool,
-    prompt: str | None,
-    timed: bool,
-) -> Asked:
+def _whisper_options(served: ServedModel, asked: Asked, wanted: Generation, wish: SpeechOptions) -> Asked:
     """What Whisper's `generate()` is told."""
-    options = dict(asked.options)
+    options, config = dict(asked.options), served.model.generation_config
     if wanted.max_new_tokens is None:
         options.pop("max_new_tokens", None)  # its own limit counts the prompt, too
-    options |= {"return_segments": True, "return_timestamps": timed}
-    if getattr(served.model.generation_config, "is_multilingual", False):
-        options["task"] = "translate" if translate else "transcribe"
-        if language:
-            options["language"] = language
-    elif translate or (language or "en").lower() not in ("en", "english"):
+    options |= {"return_segments": True, "return_timestamps": wish.timed}
+    if wish.words:
+        if not getattr(config, "alignment_heads", None):
+            told = f"{served.name} says nowhere by which of its heads words are timed (alignment_heads)"
+            raise ApiError(400, told, GRANULARITIES)
+        options["return_token_timestamps"] = True
+    if getattr(config, "is_multilingual", False):
+        options["task"] = "translate" if wish.translate else "transcribe"
+        if wish.language:
+            options["language"] = wish.language
+    elif wish.translate or (wish.language or "en").lower() not in ("en", "english"):
         raise ApiError(400, f"{served.name} knows English only", "language")
-    if prompt:
-        options["prompt_ids"] = served.processor.get_prompt_ids(prompt, return_tensors="pt").to(served.model.device)
+    if wish.prompt:
+        prompt = served.processor.get_prompt_ids(wish.prompt, return_tensors="pt")
+        options["prompt_ids"] = prompt.to(served.model.device)
     return Asked(options, asked.exact, asked.seed, asked.deadline_s, asked.stop)

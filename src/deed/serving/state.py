@@ -18,6 +18,7 @@ from .served import ServedModel
 from .settings import ServeSettings
 
 T = TypeVar("T")
+HOLDS = "deed.holds"  # in a request's scope: an `ExitStack`, closed when it is answered
 
 
 class ServerState:
@@ -41,6 +42,7 @@ class ServerState:
         self.running = 0
         self.metrics.running.set_function(lambda: self.running)
         self._readers: anyio.CapacityLimiter | None = None
+        self._loaders: anyio.CapacityLimiter | None = None
 
     @property
     def ready(self) -> bool:
@@ -58,15 +60,30 @@ class ServerState:
             self._readers = anyio.CapacityLimiter(int(self.settings.limits.readers))
         return await anyio.to_thread.run_sync(partial(work, *args), limiter=self._readers)
 
-    def model(self, name: str | None, *tasks: str) -> ServedModel:
-        """The model of a name, or the first that can do one of the tasks.
+    async def model(self, request: Request, name: str | None, *tasks: str) -> ServedModel:
+        """The model of a name, or the first that can do one of the tasks; loaded first where it is not, and kept until the
+        request is answered.
+
+        Args:
+            request: that it is for.
+            name: as the client says it; None: any.
+            tasks: names of pipelines.
 
         Raises:
-            ApiError: there is none, or models are still being loaded.
+            ApiError: there is none, it has no room now, or models are still being loaded.
         """
         if not self.models.ready:
             raise ApiError(503, "models are still being loaded", retry_after=5)
-        return self.models.find(name, tasks)
+        chosen = self.models.choose(name, tasks)
+        hold = self.models.hold_loaded(chosen)
+        if hold is None:
+            if self._loaders is None:
+                self._loaders = anyio.CapacityLimiter(1)  # one is loaded at a time
+            if self._loaders.statistics().tasks_waiting >= self.settings.limits.queue:
+                raise ApiError(429, "too many requests wait for models to be loaded; try again later", retry_after=5)
+            hold = await anyio.to_thread.run_sync(self.models.hold, chosen, limiter=self._loaders)
+        request.scope[HOLDS].callback(hold.release)
+        return hold.served
 
     def check_text(self, text: str, param: str) -> str:
         """The text, if it is not too long.

@@ -149,7 +149,7 @@ class ModelInfo(BaseModel):
     layers: int | None = None
     threshold: float | list[float] | None = None
     calibrated: bool | None = None
-    loaded: bool = True
+    loaded: bool = Field(default=True, description="False: it is loaded when it is asked for.")
 
 
 class ModelList(BaseModel):
@@ -208,6 +208,7 @@ class Health(BaseModel):
 
     status: str
     models: list[str] = []
+    loaded: list[str] = Field(default=[], description="Of the models: the others are loaded when they are asked for.")
 
 
 class ErrorDetail(BaseModel):

@@ -77,6 +77,7 @@ def tiny_whisper():
         no_timestamps_token_id=index["<notimestamps>"],
         prev_sot_token_id=index["<prev>"],
         max_initial_timestamp_index=50,
+        alignment_heads=[[1, 0], [2, 1]],
         max_length=20,
         suppress_tokens=[0, 1, *(index[token] for token in SPECIAL[2:])],  # it says words until it has to end
     )

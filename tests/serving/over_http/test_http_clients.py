@@ -5,6 +5,7 @@ import urllib.error
 import numpy as np
 import openai
 import pytest
+import torch
 from libretranslatepy import LibreTranslateAPI
 
 import deed
@@ -76,10 +77,66 @@ def test_refusals_come_as_openais_errors(client, served):
     with pytest.raises(openai.APIStatusError, match="longer than the limit") as refused:
         client.audio.transcriptions.create(model="whisper-1", file=sound(21.0))
     assert refused.value.status_code == 413
-    with pytest.raises(openai.BadRequestError, match="segment is what there is"):
-        client.audio.transcriptions.create(
-            model="whisper-1", file=sound(1.0), response_format="verbose_json", timestamp_granularities=["word"]
-        )
+    for told, wrong in {
+        "takes response_format=verbose_json": {"timestamp_granularities": ["word"]},
+        "takes response_format=json": {"include": ["logprobs"], "response_format": "text"},
+        "'word' or 'segment'": {"timestamp_granularities": ["letter"], "response_format": "verbose_json"},
+    }.items():
+        with pytest.raises(openai.BadRequestError, match=told):
+            client.audio.transcriptions.create(model="whisper-1", file=sound(1.0), **wrong)
+
+
+def test_times_of_words(client, transcribe, loaded, monkeypatch):
+    model = loaded.find("whisper-tiny", ()).model
+    options = {"model": "whisper-1", "file": sound(5.0), "language": "en", "response_format": "verbose_json"}
+    want = transcribe(noise(5.0), language="en", return_timestamps="word")
+    words = [word for chunk in want["chunks"] for word in chunk["words"]]
+    found = client.audio.transcriptions.create(**options, timestamp_granularities=["word"])
+    assert found.text == want["text"] and found.segments is None and len(words) > 3
+    assert [(w.word, w.start, w.end, w.depth) for w in found.words] == [
+        (w["text"], min(5.0, w["start"]), min(5.0, w["end"]), w["depth"]) for w in words
+    ]
+    both = client.audio.transcriptions.create(**options, timestamp_granularities=["word", "segment"])
+    assert both.words == found.words and len(both.segments) == len(want["chunks"])
+    assert model.config._attn_implementation == "sdpa", "other requests go on as before"
+    monkeypatch.delattr(model.generation_config, "alignment_heads")
+    with pytest.raises(openai.BadRequestError, match="whisper-tiny says nowhere by which of its heads"):
+        client.audio.transcriptions.create(**options, timestamp_granularities=["word"])
+
+
+@pytest.mark.parametrize("seconds", [1.0, 5.0])
+def test_log_probabilities(client, loaded, seconds):
+    served = loaded.find("whisper-tiny", ())
+    options = {"model": "whisper-1", "file": sound(seconds), "language": "en", "extra_body": {"threshold": 2}}
+    found = client.audio.transcriptions.create(**options, include=["logprobs"])
+    assert "".join(one.token for one in found.logprobs).strip() == found.text
+    assert all(bytes(map(int, one.bytes)).decode() == one.token for one in found.logprobs)
+    # At full depth they are the plain model's: of its own raw logits, for the first window.
+    pipe = deed.pipeline("transcribe", served.model, processor=served.processor)
+    inputs = pipe.collate(pipe.pieces(noise(seconds), {}))
+    short = seconds < 2
+    out = served.model.generate(
+        input_features=inputs["input_features"][..., :200],
+        **{"language": "en", "task": "transcribe", "exit_threshold": 2.0, "return_timestamps": not short},
+        **{"return_dict_in_generate": True, "output_logits": True, "return_segments": True},
+    )
+    if not short:  # the first window's
+        out = out["segments"][0][0]["result"]
+    chances = torch.stack(out["logits"]).reshape(-1, served.model.config.vocab_size).log_softmax(-1)
+    tokens = out["sequences"].flatten()[-len(chances) :]
+    wanted = [
+        float(row[token])
+        for row, token in zip(chances, tokens, strict=True)
+        if served.tokenizer.decode([token], skip_special_tokens=True)
+    ]
+    count = len(wanted) if short else 3
+    assert [one.logprob for one in found.logprobs[:count]] == pytest.approx(wanted[:count], abs=1e-4)
+    *_, done = client.audio.transcriptions.create(**options, include=["logprobs"], stream=True)
+    assert [one.token for one in done.logprobs] == [one.token for one in found.logprobs]
+    again = [one.logprob for one in found.logprobs]
+    assert [one.logprob for one in done.logprobs] == pytest.approx(again, abs=1e-4)
+    verbose = client.audio.transcriptions.create(**options, response_format="verbose_json")
+    assert all(segment.avg_logprob < 0 and segment.temperature == 0 for segment in verbose.segments)
 
 
 def test_speech_with_every_tokens_depth(http, transcribe):

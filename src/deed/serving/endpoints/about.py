@@ -30,7 +30,7 @@ def ready(request: Request) -> JSONResponse:
     """Whether requests are answered: 503 while models are loaded, and once the server was told to end."""
     state = state_of(request)
     status = "ending" if state.draining else "ready" if state.models.ready else "loading"
-    body = Health(status=status, models=[info.id for info in state.models.infos()])
+    body = Health(status=status, models=state.models.names, loaded=[served.name for served in state.models.all()])
     return JSONResponse(body.model_dump(), 200 if state.ready else 503)
 
 

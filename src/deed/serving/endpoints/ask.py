@@ -42,7 +42,7 @@ async def ask(request: Request) -> Any:
     if not data:
         raise ApiError(400, "a file is missing", "file")
     kinds = WANTS[wanted.task] if wanted.task else ("document-qa", "vqa", "caption")
-    served = state.model(wanted.model, *kinds)
+    served = await state.model(request, wanted.model, *kinds)
     if wanted.abstain_below is not None and served.model.deed_config.answer_calibration is None:
         raise ApiError(400, f"the answers of {served.name} are not calibrated", "abstain_below")
     if wanted.page == "all" and wanted.stream:

@@ -16,11 +16,14 @@ from .. import speech, sse
 from ..api_errors import ApiError
 from ..kinds import SPEECH
 from ..state import ServerState, answered, state_of
+from ..transcript import Segment
 from ..wire import Generation
 from .documented import errors
 
 router = APIRouter(tags=["OpenAI audio"], prefix="/v1/audio")
 Format = Literal["json", "text", "srt", "verbose_json", "vtt"]
+Granularity = Literal["word", "segment"]
+TIMED = ("verbose_json", "srt", "vtt")
 FORMATS = {
     "application/json": {"schema": {"type": "object"}},
     "text/plain": {"schema": {"type": "string"}},
@@ -52,7 +55,8 @@ async def transcriptions(
     response_format: Answer = "json",
     temperature: Heat = 0.0,
     stream: Annotated[bool, Form()] = False,
-    granularities: Annotated[list[str] | None, Form(alias="timestamp_granularities[]")] = None,
+    granularities: Annotated[list[Granularity] | None, Form(alias="timestamp_granularities[]")] = None,
+    include: Annotated[list[Literal["logprobs"]] | None, Form(alias="include[]")] = None,
     threshold: Threshold = None,
     exact: Exact = False,
     max_new_tokens: Tokens = None,
@@ -65,13 +69,19 @@ async def transcriptions(
         request: of the client.
         file, language, prompt: what is transcribed, and what is known of it.
         model: name of the model.
-        response_format, stream, granularities: how the text comes.
+        response_format, stream, granularities, include: how the text comes, and what with it.
         temperature, threshold, exact, max_new_tokens, deadline: as of `Generation`.
     """
-    if granularities and set(granularities) - {"segment"}:
-        raise ApiError(400, "timestamp_granularities: segment is what there is", "timestamp_granularities")
+    if granularities and (response_format != "verbose_json" or stream):
+        why = "timestamp_granularities takes response_format=verbose_json, without stream"
+        raise ApiError(400, why, speech.GRANULARITIES)
+    if include and response_format != "json":
+        raise ApiError(400, "include[]=logprobs takes response_format=json", "include")
     wanted = _wanted(temperature, threshold, exact, max_new_tokens, deadline)
-    return await _respond(request, file, model, wanted, language, prompt, response_format, stream, False)
+    timed, words = response_format in TIMED, "word" in (granularities or ())
+    options = speech.SpeechOptions(language or None, False, prompt or None, timed, words, bool(include))
+    told = tuple(granularities or ("segment",))
+    return await _respond(request, file, model, wanted, options, response_format, stream, told)
 
 
 @router.post("/translations", response_model=None, responses=RESPONSES)
@@ -97,7 +107,8 @@ async def translations(
         temperature, threshold, exact, max_new_tokens, deadline: as of `Generation`.
     """
     wanted = _wanted(temperature, threshold, exact, max_new_tokens, deadline)
-    return await _respond(request, file, model, wanted, None, prompt, response_format, False, True)
+    options = speech.SpeechOptions(None, True, prompt or None, response_format in TIMED)
+    return await _respond(request, file, model, wanted, options, response_format)
 
 
 def _wanted(
@@ -113,28 +124,23 @@ async def _respond(
     file: UploadFile,
     name: str,
     wanted: Generation,
-    language: str | None,
-    prompt: str | None,
+    options: speech.SpeechOptions,
     form: str,
-    streamed: bool,
-    translate: bool,
+    streamed: bool = False,
+    told: tuple[str, ...] = ("segment",),
 ) -> Response:
     state = state_of(request)
     data = await file.read()
-    known = {info.id for info in state.models.infos()}
-    served = state.model(name if name in known else None, SPEECH)  # clients ask for whisper-1
-    timed = form in ("verbose_json", "srt", "vtt")
-    arguments = (served, data, wanted, language or None, translate, prompt or None, timed)
+    known = name if name in state.models.names else None  # clients ask for whisper-1
+    served = await state.model(request, known, SPEECH)
+    arguments = (served, data, wanted, options)
     if streamed:
         return await sse.stream(request, _events(state, arguments))
-    found = await answered(request, _transcribed(state, arguments))
-    job, text, segments = found
-    return formatted(job, text, segments, form, translate)
+    job, text, segments = await answered(request, _transcribed(state, arguments))
+    return formatted(job, text, segments, form, told)
 
 
-async def _transcribed(
-    state: ServerState, arguments: tuple[Any, ...]
-) -> tuple[speech.SpeechJob, str, list[speech.Segment]]:
+async def _transcribed(state: ServerState, arguments: tuple[Any, ...]) -> tuple[speech.SpeechJob, str, list[Segment]]:
     job = await state.read(speech.make_ready, *arguments)
     job.submit()
     return job, *await job.transcribe()
@@ -145,12 +151,13 @@ async def _events(state: ServerState, arguments: tuple[Any, ...]) -> AsyncIterat
     job.submit()
     async for delta in job.stream_text():
         yield sse.event({"type": "transcript.text.delta", "delta": delta})
-    text, _ = await job.transcribe()
-    yield sse.event({"type": "transcript.text.done", "text": text})
+    text, segments = await job.transcribe()
+    logprobs = {"logprobs": job.logprobs(segments)} if job.options.logprobs else {}
+    yield sse.event({"type": "transcript.text.done", "text": text, **logprobs})
 
 
 def formatted(
-    job: speech.SpeechJob, text: str, segments: list[speech.Segment], form: str, translate: bool = False
+    job: speech.SpeechJob, text: str, segments: list[Segment], form: str, told: tuple[str, ...] = ("segment",)
 ) -> Response:
     """A transcript in one of OpenAI's formats.
 
@@ -159,7 +166,7 @@ def formatted(
         text: the whole transcript.
         segments: its parts.
         form: json, text, srt, vtt or verbose_json.
-        translate: into English.
+        told: whether the last of these tells of "segment" or "word", or both.
     """
     if form == "text":
         return PlainTextResponse(text + "\n")
@@ -168,12 +175,15 @@ def formatted(
         if form == "srt":
             return PlainTextResponse(to_srt(chunks))
         return PlainTextResponse(to_vtt(chunks), media_type="text/vtt")
-    told: dict[str, Any] = {"text": text}
+    answer: dict[str, Any] = {"text": text}
+    if job.options.logprobs:
+        answer["logprobs"] = job.logprobs(segments)
     if form == "verbose_json":
-        told |= {
-            "task": "translate" if translate else "transcribe",
-            "language": job.language,
-            "duration": job.seconds,
-            "segments": [segment.to_openai(i) for i, segment in enumerate(segments)],
-        }
-    return Response(json.dumps(told, ensure_ascii=False), media_type="application/json")
+        task = "translate" if job.options.translate else "transcribe"
+        answer |= {"task": task, "language": job.language, "duration": job.seconds}
+        if "segment" in told:
+            heat = float(job.asked.options.get("temperature", 0.0))
+            answer["segments"] = [segment.to_openai(i, heat) for i, segment in enumerate(segments)]
+        if "word" in told:
+            answer["words"] = [word for segment in segments for word in segment.words]
+    return Response(json.dumps(answer, ensure_ascii=False), media_type="application/json")

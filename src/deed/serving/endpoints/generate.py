@@ -11,7 +11,7 @@ from .. import asking, running, speech, sse
 from ..api_errors import ApiError
 from ..kinds import SPEECH, TEXT_TASKS
 from ..served import ServedModel, finished, token_list, tokens_of
-from ..state import ServerState, answered, state_of
+from ..state import answered, state_of
 from ..uploads import from_base64
 from ..wire import GenerateRequest, GenerateResponse
 from .bodies import body_of
@@ -32,9 +32,8 @@ DOCUMENT_TASKS = {"document-qa": "document", "vqa": "vqa", "caption": "caption",
 async def generate(request: Request) -> GenerateResponse:
     """Generate from one input: `text`, `image`, `audio` or `document`; the last three may be files of a form, or base64 in
     JSON. `text` beside a picture or document is the question."""
-    state = state_of(request)
     wanted, data = await _read(request)
-    found: GenerateResponse = await answered(request, _answer(state, wanted, data))
+    found: GenerateResponse = await answered(request, _answer(request, wanted, data))
     return found
 
 
@@ -46,9 +45,8 @@ async def generate(request: Request) -> GenerateResponse:
 async def generate_stream(request: Request) -> Any:
     """As `/generate`, as server-sent events: a message for every token (`id`, `text`, `depth`, `confidence`), then `done` with
     the whole answer, or `error`."""
-    state = state_of(request)
     wanted, data = await _read(request)
-    return await sse.stream(request, _events(state, wanted, data))
+    return await sse.stream(request, _events(request, wanted, data))
 
 
 async def _read(request: Request) -> tuple[GenerateRequest, tuple[str, bytes]]:
@@ -69,22 +67,23 @@ async def _read(request: Request) -> tuple[GenerateRequest, tuple[str, bytes]]:
     return wanted, next(iter(files.items()), ("", b""))
 
 
-async def _job(state: ServerState, wanted: GenerateRequest, name: str, data: bytes) -> running.Job | asking.Question:
+async def _job(request: Request, wanted: GenerateRequest, name: str, data: bytes) -> running.Job | asking.Question:
     """The input made ready."""
+    state = state_of(request)
     if name == "audio":
-        served = state.model(wanted.model, SPEECH)
+        served = await state.model(request, wanted.model, SPEECH)
         return await state.read(speech.make_ready, served, data, wanted)
     if name:
         task = _named(wanted.task, tuple(DOCUMENT_TASKS))
         kinds = (task,) if task else ("document-qa",) if name == "document" else ("vqa", "document-qa", "caption")
         if wanted.text is None and task is None:
             kinds = ("caption",)
-        served = state.model(wanted.model, *kinds)
+        served = await state.model(request, wanted.model, *kinds)
         asks = DOCUMENT_TASKS[task] if task else _usual(served, wanted.text)
         arguments = (served, data, wanted, wanted.text, asks, wanted.page, state.settings.ocr)
         return await state.read(asking.make_ready, *arguments)
     task = _named(wanted.task, TEXT_TASKS) or ("translate" if wanted.target else "text2text")
-    served = state.model(wanted.model, task)
+    served = await state.model(request, wanted.model, task)
     call = {"src_lang": wanted.source, "tgt_lang": wanted.target} if task == "translate" else {}
     return await state.read(
         running.make_ready, served, task, wanted.text, {k: v for k, v in call.items() if v}, wanted
@@ -103,8 +102,8 @@ def _usual(served: ServedModel, text: str | None) -> str | None:
     return "caption" if text is None and "caption" in possible else None
 
 
-async def _answer(state: ServerState, wanted: GenerateRequest, file: tuple[str, bytes]) -> GenerateResponse:
-    job = await _job(state, wanted, *file)
+async def _answer(request: Request, wanted: GenerateRequest, file: tuple[str, bytes]) -> GenerateResponse:
+    job = await _job(request, wanted, *file)
     if isinstance(job, running.Job):
         job.submit()
         return await job.answer()
@@ -114,8 +113,8 @@ async def _answer(state: ServerState, wanted: GenerateRequest, file: tuple[str, 
     return GenerateResponse.model_validate(found.model_dump(include=set(GenerateResponse.model_fields)))
 
 
-async def _events(state: ServerState, wanted: GenerateRequest, file: tuple[str, bytes]) -> AsyncIterator[str]:
-    job = await _job(state, wanted, *file)
+async def _events(request: Request, wanted: GenerateRequest, file: tuple[str, bytes]) -> AsyncIterator[str]:
+    job = await _job(request, wanted, *file)
     if isinstance(job, running.Job):
         job.submit()
         async for part in job.stream():

@@ -37,7 +37,7 @@ async def translate(request: Request) -> TranslateResponse:
         raise ApiError(400, f"q is a text or a list of 1 to {most} texts", "q")
     for text in texts:
         state.check_text(text, "q")
-    served = state.model(None, "translate")
+    served = await state.model(request, None, "translate")
     found: TranslateResponse = await answered(request, _translated(state, served, wanted, texts))
     return found
 
@@ -75,7 +75,7 @@ async def detect(request: Request) -> list[Detected]:
     wanted, _ = await body_of(request, DetectRequest)
     _check_key(request, state, wanted.api_key)
     state.check_text(wanted.q, "q")
-    served = state.model(None, "translate")
+    served = await state.model(request, None, "translate")
     return await state.read(detect_languages, wanted.q, _codes(_languages(served)))
 
 
@@ -84,7 +84,7 @@ async def languages(request: Request) -> list[Language]:
     """The languages that the model reads and writes, by its own codes."""
     state = state_of(request)
     _check_key(request, state, request.query_params.get("api_key"))
-    known = _languages(state.model(None, "translate"))
+    known = _languages(await state.model(request, None, "translate"))
     codes = sorted(known.tokens)
     return [Language(code=code, name=name_of(code), targets=codes) for code in codes]
 

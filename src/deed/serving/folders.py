@@ -34,17 +34,21 @@ class ServedFolder:
     model_type: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Pipelines that it can be asked through, the usual one first."""
+        seen = SEEN_TASKS.get(plain_kind(self.model_type), ())
+        return {"text": TEXT_TASKS, "speech": (SPEECH,)}.get(self.kind, seen)
+
     def told(self) -> dict[str, Any]:
         """What `GET /models` says of it."""
-        seen = SEEN_TASKS.get(plain_kind(self.model_type), ())
-        tasks = {"text": TEXT_TASKS, "speech": (SPEECH,)}.get(self.kind, seen)
         return {
             "id": self.name,
             "object": "model",
             "created": 0,
             "owned_by": "deed",
             "type": self.model_type,
-            "tasks": list(tasks),
+            "tasks": list(self.tasks),
             "layers": max(self.config.get("exit_layers") or [0]) or None,
             "threshold": self.config.get("threshold"),
             "calibrated": self.config.get("answer_calibration") is not None,
