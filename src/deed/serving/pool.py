@@ -194,8 +194,8 @@ class ModelPool:
         own = model_bytes(model)
         self._sizes[name] = own + self.cache_bytes
         self._make_room(name)
-        scheduler = Scheduler(model, cache_bytes=self.cache_bytes, turns=self.turns, **self._options)
-        scheduler.metrics = self._counted.setdefault(name, scheduler.metrics)
+        metrics = self._counted.setdefault(name, Metrics())
+        scheduler = Scheduler(model, cache_bytes=self.cache_bytes, turns=self.turns, metrics=metrics, **self._options)
         served = Served(name, loaded, scheduler, own, self._sizes[name])
         if self._opened is not None:
             self._opened(served)

@@ -52,6 +52,7 @@ class Scheduler:
         encoder_slice_s: seconds of encoder work between two steps of running rows; None: as long as a step takes, within
             2 and 20 ms.
         turns: shared by the schedulers of one device; None: its own.
+        metrics: counted on, of a scheduler that this one takes the place of; None: from 0.
 
     Raises:
         ValueError: a limit below 1.
@@ -74,6 +75,7 @@ class Scheduler:
         encoder_cells: int | None = None,
         encoder_slice_s: float | None = None,
         turns: Turns | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         if encoder_cells is None:
             encoder_cells = CPU_CELLS if model.device.type == "cpu" else CELLS
@@ -82,7 +84,7 @@ class Scheduler:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.model, self.encoder_rows, self.encoder_cells = model, encoder_rows, encoder_cells
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
         self.turns = turns or Turns()
         self._slice_s = encoder_slice_s
         self._slices = Slices(model.get_encoder())
