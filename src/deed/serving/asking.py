@@ -6,17 +6,18 @@ What blocks (reading files, OCR, encoding) is a plain function here, for a threa
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deed.data.base import UNANSWERABLE, Example
 from deed.errors import DataError
+from deed.models.latr.windows import windows
 from deed.report.places import find_boxes, is_json, values_of
 from deed.tasks.confidence import abstain_threshold
 from deed.tasks.documents import DocumentTask
 from deed.tasks.page_reading import Reader
 from deed.tasks.pictures import PictureTask, box_of
-from deed.tasks.questions import check_lengths, examples_of, in_one_line, whole_object
+from deed.tasks.questions import check_lengths, examples_of, in_known_words, in_one_line, whole_object
 
 from .api_errors import ApiError
 from .detokenize import Detokenizer
@@ -139,6 +140,40 @@ def all_pages(
     for question in found:
         question.notes += [f"Page {page} was left out: {error}" for page, error in failures]
     return found
+
+
+def in_windows(question: Question) -> list[Question]:
+    """The same question about each window of a page that is longer than the model reads; itself where the page fits.
+
+    Args:
+        question: as `make_ready` made it.
+    """
+    served, text = question.served, question.text or ""
+    if question.task != "document" or served.model.config.model_type != "latr":
+        return [question]
+    task, processor, words = DocumentTask("pages"), served.processor, question.words
+    page = {"words": words, "picture": question.picture}
+    if examples_of(processor, page, [text])[1][0] >= len(words):
+        return [question]
+    parts = windows(processor, in_known_words(processor, text), words)
+    note = f"The page is longer than this model reads at once, and was read in {len(parts)} overlapping windows."
+    found = []
+    for part in parts:
+        here = words[part.start : part.stop]
+        [example], _ = examples_of(processor, {**page, "words": here}, [text])
+        inputs = task.collate(processor, [task.encode(processor, example)])
+        found.append(replace(question, inputs=inputs, words=here, notes=[*question.notes[:-1], note]))
+    return found
+
+
+def surest(questions: list[Question], tokens: list[list[TokenOut]], ends: list[Finished]) -> int:
+    """Which of several places (pages, windows) to answer from: its number, of equally sure ones the first.
+
+    Args:
+        questions: about each place.
+        tokens, ends: of their answers.
+    """
+    return max(range(len(ends)), key=lambda i: (*how_sure(questions[i], tokens[i], ends[i]), -i))
 
 
 def _checked_text(text: str | None, task: str, limits: Limits) -> str | None:

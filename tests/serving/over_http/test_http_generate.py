@@ -94,6 +94,31 @@ def test_fields_and_their_places_and_not_sure(http, invoice):
     assert {evidence["key"] for evidence in found["evidence"]} >= {"number", "total"}
 
 
+def test_a_page_longer_than_the_model_reads(http, tmp_path):
+    """Read in windows, as by `deed ask`; a stream comes once the surest is known."""
+    from typer.testing import CliRunner
+
+    from deed.cli import app
+
+    weasyprint = pytest.importorskip("weasyprint")
+    words = " ".join(f"item{i}" for i in range(90))
+    html = f"<p>{words}</p><p>INVOICE 4711</p><p>Grand total: 82.50</p><p>{words}</p>"
+    long = weasyprint.HTML(string=html).write_pdf()
+    (tmp_path / "long.pdf").write_bytes(long)
+    cli = json.loads(
+        CliRunner().invoke(app, ["ask", str(tmp_path / "long.pdf"), "what is the total?", "--json"]).stdout
+    )
+    [wanted] = cli["answers"]
+    data = {"question": "what is the total?"}
+    found = http.post("/ask", data=data, files={"file": long}).json()
+    assert found["answer"] == wanted["answer"] and wanted["windows"] > 2
+    assert f"in {wanted['windows']} overlapping windows" in found["notes"][-1]
+    assert found["confidence"] == pytest.approx(wanted["confidence"], rel=1e-3)
+    told = events(http.post("/ask", data={**data, "stream": "true"}, files={"file": long}).text)
+    assert told[0][0] == "page" and told[-1][0] == "done" and told[-1][1]["answer"] == wanted["answer"]
+    assert len(told) == 2 + len(found["tokens"])
+
+
 def test_asking_streams_the_page_first(http, invoice):
     data = {"question": "what is the total?", "stream": "true", "preview": "true"}
     (first, page), *tokens, (last, done) = events(http.post("/ask", data=data, files={"file": invoice}).text)

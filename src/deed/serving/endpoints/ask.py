@@ -14,8 +14,9 @@ from ..api_errors import ApiError
 from ..asking import Question
 from ..served import ServedModel, all_finished, finished, token_list, tokens_of
 from ..state import ServerState, answered, state_of
+from ..ticket import Finished
 from ..uploads import from_base64
-from ..wire import AskRequest, AskResponse
+from ..wire import AskRequest, AskResponse, TokenOut
 from .bodies import body_of
 from .documented import errors, stream_or_json, two_forms
 
@@ -65,6 +66,13 @@ async def _answer(state: ServerState, served: ServedModel, data: bytes, wanted: 
         questions = await state.read(asking.all_pages, *arguments, ocr)
     else:
         questions = [await state.read(asking.make_ready, *arguments, wanted.page, ocr)]
+    questions = [place for question in questions for place in await state.read(asking.in_windows, question)]
+    best, tokens, end = await _surest(served, questions)
+    return await state.read(asking.respond, best, tokens, end, wanted.abstain_below)
+
+
+async def _surest(served: ServedModel, questions: list[Question]) -> tuple[Question, list[TokenOut], Finished]:
+    """All places asked, and the one with the surest answer."""
     tickets = []
     try:
         for question in questions:
@@ -75,13 +83,21 @@ async def _answer(state: ServerState, served: ServedModel, data: bytes, wanted: 
             if not ticket.done:
                 ticket.cancel()
     tokens = [token_list(ticket, question.detokenizer()) for question, ticket in zip(questions, tickets, strict=True)]
-    best = max(range(len(ends)), key=lambda i: (*asking.how_sure(questions[i], tokens[i], ends[i]), -i))
-    return await state.read(asking.respond, questions[best], tokens[best], ends[best], wanted.abstain_below)
+    best = asking.surest(questions, tokens, ends)
+    return questions[best], tokens[best], ends[best]
 
 
 async def _events(state: ServerState, served: ServedModel, data: bytes, wanted: AskRequest) -> AsyncIterator[str]:
     arguments = _arguments(state, served, data, wanted)
     question = await state.read(asking.make_ready, *arguments, wanted.page, state.settings.ocr)
+    places = await state.read(asking.in_windows, question)
+    if len(places) > 1:  # which one is answered from is known when all have been
+        yield sse.event(await state.read(_page, question, wanted.preview), "page")
+        best, told, end = await _surest(served, places)
+        for token in told:
+            yield sse.event(token)
+        yield sse.event(await state.read(asking.respond, best, told, end, wanted.abstain_below), "done")
+        return
     ticket = served.submit(question.inputs, question.asked, answer_confidence=True)
     try:
         yield sse.event(await state.read(_page, question, wanted.preview), "page")
