@@ -78,9 +78,11 @@ class BlockAttention:
         return found[0] if len(found) == 1 else torch.cat(found)
 
 
-# From so many keys on, two matrix products take less time than sdpa for one query on a CPU (12 heads of 64, 256 keys, two
-# Zen 5 cores: 8 rows 362 us against 485, 32 rows 1597 against 1975).
-MATMUL_KEYS = 64
+# Where two matrix products take less time than sdpa on a CPU (heads of 64, two Zen 5 cores, microseconds): one query only
+# for several rows (12 heads: 12 against 9 for 1 row and 64 keys, 38 against 44 for 8 rows), several queries for all but a few
+# heads (4 queries, 16 keys: 12 heads 11 against 21, 8 rows of them 33 against 138; 2 heads 13 against 10).
+ONE_QUERY = (48, 32)  # heads of all rows, keys
+QUERIES, LONG, SCORES = 8, 32, 2**18  # heads of all rows; at most so many queries and scores
 
 
 def _attend(
@@ -90,18 +92,22 @@ def _attend(
         return nn.functional.scaled_dot_product_attention(
             q, keys, values, attn_mask=mask, scale=scale, enable_gqa=True
         )
-    if (
-        q.size(2) == 1
-        and keys.size(2) >= MATMUL_KEYS
-        and q.device.type == "cpu"
-        and q.dtype.itemsize >= 4
-        and (mask is None or mask.dtype != torch.bool)  # a row that keeps nothing is sdpa's to answer
-    ):
-        scores = torch.matmul(q if scale == 1.0 else q * scale, keys.transpose(2, 3))
-        if mask is not None:
-            scores.add_(mask)
-        return torch.matmul(scores.softmax(-1), values)
-    return nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scale)
+    if not _by_products(q, keys.size(2)) or (mask is not None and mask.dtype == torch.bool):
+        # Also where a row keeps nothing, which only a mask of bools can say: that is sdpa's to answer.
+        return nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scale)
+    scores = torch.matmul(q if scale == 1.0 else q * scale, keys.transpose(2, 3))
+    if mask is not None:
+        scores.add_(mask)
+    return torch.matmul(scores.softmax(-1), values)
+
+
+def _by_products(q: torch.Tensor, keys: int) -> bool:
+    rows, heads, queries, _ = q.shape
+    if q.device.type != "cpu" or q.dtype.itemsize < 4:
+        return False
+    if queries == 1:
+        return rows * heads >= ONE_QUERY[0] and keys >= ONE_QUERY[1]
+    return rows * heads >= QUERIES and queries <= LONG and rows * heads * queries * keys <= SCORES
 
 
 def _by_spans(

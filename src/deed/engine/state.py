@@ -16,6 +16,7 @@ import torch
 
 from deed.exits.heads import DirectExits
 from deed.families import DecoderFamily
+from deed.families.kept import kept
 from deed.policies import policy as policies
 from deed.policies.policy import ExitPolicy
 
@@ -23,7 +24,8 @@ from . import masks
 from .constraints import is_constraint
 from .cuda_graphs import recorded
 from .greedy import greedy_head
-from .row_room import appended, grown, kept
+from .row_room import appended, grown
+from .row_room import kept as rows_kept
 
 # Where padding costs more than attending to rows one by one it is packed away. Seconds, on two Zen 4 cores: a span by
 # itself; and, times d_model squared, a cell beyond the few that come free with reading a layer's weights (24 d^2 operations
@@ -39,6 +41,7 @@ class Plan:
         encoder_outputs: of this generation.
 
     Attributes:
+        embed: the family's, a function of ids and positions.
         exit_of: exit index by depth.
         windows: per layer, how many positions back it sees; None sees all.
         vocab: size of the head's output.
@@ -49,7 +52,10 @@ class Plan:
     def __init__(self, model: Any, encoder_outputs: Any) -> None:
         self.family: DecoderFamily = model.deed_family.for_source(model, encoder_outputs)
         self.layers = list(self.family.layers(model))
-        self.parts = self.family.parts(model)
+        self.embed = self.family.embedding(model)
+        kind = type(self.family).__qualname__
+        decoder = self.family.decoder(model)
+        self.parts = kept(decoder, f"parts by {kind}", lambda: self.family.parts(model), model.config)
         self.exit_of = {depth: i for i, depth in enumerate(model.deed_config.exit_layers)}
         self.vocab = self.family.vocab_size(model)
         self.exits: Any = DirectExits(model)
@@ -195,7 +201,8 @@ class GenerationState:
         """Go on with some of the rows, in the order given; the others leave the batch, with their part in the policy."""
         self.select(torch.tensor(rows, dtype=torch.long))
         if len(set(self.sources)) == len(rows):  # what nobody attends to any more is not kept
-            self.encoder_hidden, self.sources = kept(self.encoder_hidden, self.sources), list(range(len(rows)))
+            self.sources, held = list(range(len(rows))), self.sources
+            self.encoder_hidden = rows_kept(self.encoder_hidden, held)
         self.policy = policies.keep(self.policy, rows)
 
     def shorten_sources(self, length: int) -> None:
@@ -228,7 +235,7 @@ class GenerationState:
             pass
         else:
             self.steps = [*(self.steps or [self.step] * n), *(other.steps or [other.step] * m)]
-        self.plan.family = family
+        self.plan.family, self.plan.embed = family, family.embedding(self.model)
         a, b = self.encoder_hidden, other.encoder_hidden
         size = max(a.shape[1], b.shape[1])
         keeps = [_keep(s, size) for s in (self, other)]

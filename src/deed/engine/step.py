@@ -109,7 +109,7 @@ def _run_layers(
     if decoder_mask is not None and bool(decoder_mask.all()):
         decoder_mask = None
     at = positions.of_tokens(state, stairs, decoder_input_ids.shape[1], rows, decoder_mask)  # [1 or rows, q]
-    stairs.extend(plan.family.embed(state.model, decoder_input_ids, at), rows)  # [rows, q, d_model]
+    stairs.extend(plan.embed(decoder_input_ids, at), rows)  # [rows, q, d_model]
 
     active_rows = state.active_rows(stairs.n_rows)
     if rows is not None:

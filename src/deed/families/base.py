@@ -93,6 +93,10 @@ class DecoderFamily:
         """
         raise NotImplementedError
 
+    def embedding(self, model: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """`embed` as a function of ids and positions alone. Asked once per generation, as `norm_and_head`."""
+        return functools.partial(self.embed, model)
+
     def join_sources(self, other: DecoderFamily) -> DecoderFamily:
         """The family for the rows of this generation and, after them, those of another one with the same model, whose
         family is `other`. Sources of different length are padded at their end.

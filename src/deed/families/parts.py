@@ -21,6 +21,8 @@ from deed.kernels.int8_linear import Int8Linear, join, joinable
 from deed.kernels.small import small_product
 
 if TYPE_CHECKING:
+    from deed.kernels.chain import Chain
+
     from .chains import Chains
 
 Module = Callable[[torch.Tensor], torch.Tensor]
@@ -100,9 +102,7 @@ def before(
     """
     attn, chains = parts.self_attn, parts.chains
     if chains is not None and chains.before is not None:
-        sizes = [link.linear.out_features for link in chains.before.links]
-        q, k, v = chains.before(hidden)[1].split(sizes, -1)  # type: ignore[union-attr]
-        q, k, v = _split(q, attn), _split(k, attn), _split(v, attn)
+        q, k, v = _side_by_side(chains.before(hidden)[1], attn, chains.before)  # type: ignore[arg-type]
         return (q, k, v) if attn.rotate is None else (*_rotated(attn, q, k, positions), v)
     x = hidden if parts.post_norm else attn.norm(hidden)
     q, k, v = (attn.q(x), attn.k(x), attn.v(x)) if attn.qkv is None else attn.qkv(x).chunk(3, -1)
@@ -169,14 +169,34 @@ def run_parts(
     return after(parts, hidden, attention.attend_cross(q, parts.cross.scale))
 
 
+# Between two products every operation, be it a view, takes microseconds: weights have swept the caches. So there are as few as
+# can be, and one position needs no transposing.
+
+
+def _side_by_side(
+    qkv: torch.Tensor, attention: AttentionParts, chain: Chain
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Query, key and value `[r, heads, q, head_dim]` of `[r, q, all three]`."""
+    rows, length, width = qkv.shape
+    heads, head_dim = attention.heads, attention.head_dim
+    if width != 3 * heads * head_dim:  # heads share keys and values
+        parts = qkv.split([link.linear.out_features for link in chain.links], -1)
+        return tuple(_split(part, attention) for part in parts)  # type: ignore[return-value]
+    if length == 1:
+        return qkv.view(rows, 3, heads, 1, head_dim).unbind(1)  # type: ignore[return-value]
+    return qkv.view(rows, length, 3, heads, head_dim).permute(2, 0, 3, 1, 4).unbind(0)  # type: ignore[return-value]
+
+
 def _split(x: torch.Tensor, attention: AttentionParts) -> torch.Tensor:
     rows, length, _ = x.shape
+    if length == 1:
+        return x.view(rows, -1, 1, attention.head_dim)
     return x.view(rows, length, -1, attention.head_dim).transpose(1, 2)
 
 
 def _merge(x: torch.Tensor) -> torch.Tensor:
     rows, heads, length, head_dim = x.shape
-    return x.transpose(1, 2).reshape(rows, length, heads * head_dim)
+    return (x if length == 1 else x.transpose(1, 2)).reshape(rows, length, heads * head_dim)
 
 
 def joined(attention: AttentionParts) -> AttentionParts:

@@ -6,6 +6,7 @@ differ only in their weights and in `config.scale_decoder_outputs`. LongT5 diffe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from deed.kernels.chain import RowNorm
 from .base import DecoderFamily, register_family
 from .chains import Chains, Modules, chains_of, row_norm
 from .encoders.layer import EncoderLayer, encoder_layer
-from .parts import AttentionParts, LayerParts, Module, activated, direct, direct_rms_norm, joined, plain
+from .parts import AttentionParts, LayerParts, Module, activated, direct, direct_rms_norm, is_bare, joined, plain
 
 # Prefixes of the classes (`…Block`, `…LayerNorm`, `…DenseActDense`) that compute what T5's of that name do.
 BUILDS = ("T5", "MT5", "UMT5", "LongT5", "Udop", "Pop2Piano", "Pix2Struct", "Pix2StructText")
@@ -63,6 +64,13 @@ class T5Family(DecoderFamily):
             positions: `[1 or rows, q]`.
         """
         return model.decoder.dropout(model.decoder.embed_tokens(ids))
+
+    def embedding(self, model: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """A look-up in the table, where the module does nothing else."""
+        table, dropout = model.decoder.embed_tokens, model.decoder.dropout
+        if type(table) is not nn.Embedding or not is_bare(table) or table.max_norm is not None or not plain([dropout]):
+            return super().embedding(model)
+        return lambda ids, positions: torch.embedding(table.weight, ids)
 
     def position_bias(self, model: Any, start: int, stop: int, layer: int = 0) -> torch.Tensor | None:
         """The first block's, which serves all, or with `bias_per_layer` the layer's own.

@@ -14,6 +14,7 @@ from torch import nn
 
 from deed.utils.pausing import may_pause
 
+from ..kept import kept
 from .layer import EncoderLayer, parts_of
 from .reading import Reading
 
@@ -93,7 +94,8 @@ def lean(encoder: nn.Module, packs: bool = True) -> nn.Module:
     known: dict[str, EncoderLayer] = {}
     children: dict[str, nn.Module | None] = {}
     if isinstance(encoder, nn.ModuleList):
-        parts = {name: parts_of(layer) for name, layer in encoder.named_children()}
+        layers = encoder
+        parts = kept(layers, "parts", lambda: {name: parts_of(layer) for name, layer in layers.named_children()})
         known = {name: found for name, found in parts.items() if found is not None}
         reading, names = Reading(packs and len(known) == len(parts)), list(parts)
     for name, child in encoder._modules.items():

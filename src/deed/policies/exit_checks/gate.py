@@ -33,6 +33,7 @@ class Gate:
             raise DeedConfigError('exit_check "gate" needs trained gates: run deed.fit_gate(model, dataset) first')
         gates = model.deed_exits["gate"]
         self.weight, self.bias = gates.weight, gates.bias
+        self._of_exit: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # [1, d_model] and [1], once an exit is asked
         exits = len(model.deed_config.exit_layers) - 1
         if len(self.weight) != exits:
             raise DeedConfigError(
@@ -42,5 +43,7 @@ class Gate:
 
     def __call__(self, query: ExitQuery) -> torch.Tensor:
         i = query.exit_index
-        score = torch.nn.functional.linear(query.hidden, self.weight[i : i + 1], self.bias[i : i + 1])
-        return score[:, 0].float().sigmoid()
+        gate = self._of_exit.get(i)
+        if gate is None:
+            gate = self._of_exit[i] = (self.weight[i : i + 1], self.bias[i : i + 1])
+        return torch.nn.functional.linear(query.hidden, *gate).flatten().float().sigmoid()
