@@ -16,6 +16,7 @@ from .observing import HttpMetrics
 from .security import Keys
 from .served import ServedModel
 from .settings import ServeSettings
+from .turns import in_one_thread
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ class ServerState:
         """
         if self._readers is None:
             self._readers = anyio.CapacityLimiter(int(self.settings.limits.readers))
-        return await anyio.to_thread.run_sync(partial(work, *args), limiter=self._readers)
+        return await anyio.to_thread.run_sync(partial(in_one_thread, work, *args), limiter=self._readers)
 
     def model(self, name: str | None, *tasks: str) -> ServedModel:
         """The model of a name, or the first that can do one of the tasks.
