@@ -17,6 +17,7 @@ from deed.cli.shared import CHECKPOINTS
 from deed.errors import DataError
 from deed.serving import data_job as jobs
 from deed.serving.job_inputs import Source
+from deed.serving.kinds import tasks_of_kind, usual_task
 
 G2P, LATR, OFA = (CHECKPOINTS / name for name in ("g2p", "latr", "ofa"))
 INVOICE = CHECKPOINTS.parent / "data" / "samples" / "invoice.pdf"
@@ -253,3 +254,33 @@ def test_the_command(tmp_path):
     assert result.exit_code == 0 and json.loads(result.stdout)["rows"] == 3
     result = run_cli("batch", str(tmp_path / "in.jsonl"), str(tmp_path / "out"), "--model", str(G2P))
     assert "3 rows in" in result.stdout and "1 of 1 files were there" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "task"),
+    [
+        ("t5", False, "text2text"),
+        ("whisper", False, "transcribe"),
+        ("speech-encoder-decoder", True, "transcribe"),
+        ("florence2", False, "caption"),
+        ("florence2", True, "vqa"),
+        ("ofa", False, "caption"),
+        ("vision-encoder-decoder", False, "caption"),
+        ("pix2struct", False, "document-qa"),
+    ],
+)
+def test_the_task_that_is_meant(kind, asked, task):
+    assert usual_task(tasks_of_kind(kind), asked) == task
+
+
+def test_a_folder_is_searched_for_sound_by_one_table(tmp_path):
+    from deed.cli.transcribe import found
+    from deed.utils.audio import SUFFIXES
+
+    for i, suffix in enumerate(SUFFIXES):
+        (tmp_path / f"{i:02d}{suffix}").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_text("x")
+    (block,) = Source(tmp_path, "audio").blocks(100)
+    assert [str(tmp_path / name) for name in block.place] == list(found([str(tmp_path)])) and block.count == len(
+        SUFFIXES
+    )

@@ -13,11 +13,13 @@ from dataclasses import replace
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 import deed
 from deed.cli.shared import CHECKPOINTS
 from deed.serving.folders import choose, served_folder
 from deed.serving.ray import RayOptions, app, build
+from deed.serving.ray_metrics import merged
 from deed.serving.settings import ServeSettings
 
 G2P = CHECKPOINTS / "g2p"
@@ -160,6 +162,66 @@ def test_the_server_answers_as_on_one_machine(serving, tmp_path):
         assert ask(client, text="cat", threshold=-1).status_code == 400
         listed = client.get("/models", headers={"Authorization": f"Bearer {KEY}"}).json()["data"]
         assert [one["id"] for one in listed] == ["words", "more"] and listed[0]["layers"] == 8
+
+
+def test_metrics_are_those_of_all_replicas(serving):
+    url = serving(RayOptions(min_replicas=2, max_replicas=2, num_cpus=0.5, metrics_s=0.5))
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"}, timeout=120) as client:
+        asked = 0
+
+        def samples():
+            text = client.get("/metrics").text
+            return {
+                name: {
+                    (sample.labels["replica"], sample.labels["model"]): sample.value
+                    for family in text_string_to_metric_families(text)
+                    for sample in family.samples
+                    if sample.name == name and "replica" in sample.labels
+                }
+                for name in ("deed_finished_total", "deed_token_depth_count", "deed_model_loaded")
+            }
+
+        for _ in range(600):
+            if asked < 40:  # until both replicas have answered some
+                asyncio.run(together(url, 8))
+                asked += 8
+            found = samples()
+            done = found["deed_finished_total"]
+            if len(done) == 2 and min(done.values()) > 0 and sum(done.values()) == asked and asked == 40:
+                break
+            time.sleep(0.2)
+        assert len(done) == 2 and sum(done.values()) == asked, found
+        assert {model for _, model in done} == {"words"} and len({replica for replica, _ in done}) == 2
+        assert set(found["deed_model_loaded"].values()) == {1.0} and min(found["deed_token_depth_count"].values()) > 0
+        assert client.get("/metrics", headers={"Authorization": ""}).status_code == 401
+        gone = replicas()[0]
+        os.kill(gone, signal.SIGKILL)
+        before = {replica for replica, _ in done}
+        for _ in range(600):
+            now = {replica for replica, _ in samples()["deed_model_loaded"]}
+            if len(now) == 2 and now != before:
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"the new replica is not told of: {now}, before {before}")
+
+
+async def together(url, count):
+    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {KEY}"}, timeout=120) as client:
+        answers = await asyncio.gather(*(client.post("/generate", json={"text": "squirrel"}) for _ in range(count)))
+        assert {answer.status_code for answer in answers} == {200}
+
+
+def test_pages_of_replicas_become_one():
+    page = '# HELP a_total A.\n# TYPE a_total counter\na_total{model="m"} %d\n# TYPE b gauge\nb 2\n'
+    text = merged({"r1": {"m": page % 3, "n": page % 4}, "r2": {"m": page % 5}})
+    assert text.count("# TYPE a_total counter") == 1 and "deed_replicas 2.0" in text
+    for line in (
+        'a_total{model="m",replica="r1"} 3.0',
+        'a_total{model="m",replica="r2"} 5.0',
+        'b{model="n",replica="r1"} 2.0',
+        'b{model="m",replica="r2"} 2.0',
+    ):
+        assert line in text.splitlines()
 
 
 def test_a_data_job_whose_worker_is_killed_answers_every_row(cluster, tmp_path):

@@ -18,8 +18,6 @@ from .options import Exact
 EXAMPLE = "Example: deed transcribe talk.mp3 interview.mp4 --format srt --output subtitles/"
 STDIN = "-"
 TIMES = ("none", "segment", "word")
-KINDS = (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".g722", ".gsm", ".mka",
-         ".mp4", ".mkv", ".webm", ".mov", ".avi")  # fmt: skip
 SILENCE = 1e-4  # of full scale, some -80 dB: nothing in it is louder
 # Whisper's own rules for what came out badly (whisper/transcribe.py; the ratio is that of tokens, as Transformers takes it).
 # What looks out for silence remembers its first step, which exact decoding does not take alone: it goes without.
@@ -109,11 +107,13 @@ def found(files: list[str]) -> Iterator[str]:
     Raises:
         ValueError: a folder without a recording.
     """
+    from deed.utils.audio import SUFFIXES
+
     seen = set()
     for name in files:
         inside = [name]
         if name != STDIN and Path(name).is_dir():
-            inside = [str(p) for p in sorted(Path(name).rglob("*")) if p.suffix.lower() in KINDS and p.is_file()]
+            inside = [str(p) for p in sorted(Path(name).rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
             if not inside:
                 raise ValueError(f"{name} is a folder without a sound or video file")
         for file in inside:

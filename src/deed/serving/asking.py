@@ -21,10 +21,10 @@ from deed.tasks.questions import check_lengths, examples_of, in_known_words, in_
 
 from .api_errors import ApiError
 from .detokenize import Detokenizer
+from .reading import opened_document
 from .served import Asked, ServedModel, mean_depth
 from .settings import Limits
 from .ticket import Finished
-from .uploads import check_page, opened_document
 from .wire import AskResponse, Evidence, Generation, Times, TokenOut
 
 TASKS = {"latr": ("document",), "ofa": ("vqa", "caption", "refer")}
@@ -103,8 +103,7 @@ def make_ready(
     text = _checked_text(text, task, served.limits)
     kind = served.model.config.model_type
     with opened_document(data, served.limits) as document:
-        document.index(page)
-        check_page(document, page, served.limits)
+        document.check(page)
         if kind == "latr":
             question = _of_document(served, document, page, text or "", wanted, ocr)
         elif kind == "ofa":

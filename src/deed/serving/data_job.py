@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,18 +18,20 @@ from typing import Any
 from deed.errors import DataError
 from deed.pipelines.base import Answered, Pipeline
 from deed.pipelines.making import pipeline, task_name
-from deed.utils.files import atomic_write, read_json, write_json
+from deed.utils.files import read_json, write_json
 from deed.utils.optional import need
 from deed.utils.progress import Progress, shown
 from deed.utils.saved_model import read_saved_model
 
+from .folders import hears
 from .job_inputs import INSTALL, Block, Input, Source
+from .job_outputs import Attempts, counts, row_of, write_rows
+from .kinds import tasks_of_kind, usual_task
 
 MANIFEST = "_manifest.json"  # readers of Parquet pass over names that start so
 KINDS = {"transcribe": "audio", "caption": "image", "vqa": "image", "document-qa": "image"}  # all others: text
 ASKS = ("vqa", "document-qa")
 DEADLY = 2  # deaths of an input's process after which it is not tried again
-FOR_MODEL = {"latr": "document-qa", "ofa": "caption", "whisper": "transcribe", "moonshine": "transcribe"}
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def data_job(
         bar.advance(len(blocks) - len(missing))
         for _ in _on_ray(job, missing, workers, num_cpus, num_gpus) if ray and missing else _here(job, model, missing):
             bar.advance()
-    rows, errors = counts(job, len(blocks))
+    rows, errors = counts(part(job, block.number) for block in blocks)
     return {
         "blocks": len(blocks),
         "answered_before": len(blocks) - len(missing),
@@ -158,8 +159,9 @@ def task_of(model: Any, asked: bool = False) -> str:
         model: a folder, a Hub name or a model.
         asked: whether there is a question.
     """
+    by_folder = isinstance(model, str | os.PathLike) and Path(model).is_dir()
     if isinstance(model, str | os.PathLike):
-        if Path(model).is_dir():
+        if by_folder:
             kind = read_saved_model(Path(model)).model_type
         else:
             from transformers import AutoConfig
@@ -167,8 +169,7 @@ def task_of(model: Any, asked: bool = False) -> str:
             kind = AutoConfig.from_pretrained(model).model_type
     else:
         kind = model.config.model_type
-    found = FOR_MODEL.get(kind, "text2text")
-    return "vqa" if found == "caption" and asked else found
+    return usual_task(tasks_of_kind(kind, by_folder and hears(Path(model))), asked)
 
 
 def _absolute(model: str | os.PathLike[str]) -> str:
@@ -246,90 +247,6 @@ class Worker:
             return Answered(error="the process that answers died of this input")
         attempts.now_at(place)
         return self.pipe.answer_each([one.item])[0]
-
-
-class Attempts:
-    """Written down while a block is worked on: a process that is killed leaves it behind, and the next one knows.
-
-    Args:
-        path: of the file.
-
-    Attributes:
-        died: whether a process has died of the block before.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Attempts:
-        self.died = self.path.exists()
-        self._places = [int(line) for line in self.path.read_text().split()] if self.died else []
-        self.path.touch()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
-        if kind is None or issubclass(kind, Exception | KeyboardInterrupt):
-            self.path.unlink(missing_ok=True)
-
-    def died_on(self, place: int) -> int:
-        """How often a process has died of an input: those after which none followed."""
-        following = [*self._places, -1][1:]
-        return sum(a == place for a, b in zip(self._places, following, strict=True) if b <= a)
-
-    def now_at(self, place: int) -> None:
-        """The next input is about to be answered."""
-        with self.path.open("a") as file:
-            file.write(f"{place}\n")
-
-
-def row_of(one: Input, answered: Answered) -> dict[str, Any]:
-    """A row of the output."""
-    row = {"input": one.number, "id": one.id, "page": one.page, "question": one.question}
-    if answered.error:
-        return {**row, "error": answered.error}
-    depths = answered.depths
-    mean = sum(depths) / len(depths) if depths else None
-    return {
-        **row,
-        "answer": answered.text,
-        "depths": depths,
-        "depth": mean,
-        "confidence": answered.confidence,
-        "error": None,
-    }
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Rows as a Parquet file, whole or not at all."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    types = {
-        "input": pa.int64(),
-        "id": pa.string(),
-        "page": pa.int32(),
-        "question": pa.string(),
-        "answer": pa.string(),
-        "depths": pa.list_(pa.int16()),
-        "depth": pa.float32(),
-        "confidence": pa.float32(),
-        "error": pa.string(),
-    }
-    table = pa.Table.from_pylist(rows, schema=pa.schema(list(types.items())))
-    with atomic_write(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def counts(job: Job, blocks: int) -> tuple[int, int]:
-    """Rows and errors in all of a job's blocks."""
-    import pyarrow.parquet as pq
-
-    found: Counter[str] = Counter()
-    for number in range(blocks):
-        column = pq.read_table(part(job, number), columns=["error"]).column("error")
-        found["rows"] += len(column)
-        found["errors"] += len(column) - column.null_count
-    return found["rows"], found["errors"]
 
 
 def _here(job: Job, model: Any, blocks: list[Block]) -> Iterator[int]:

@@ -11,10 +11,9 @@ from deed.errors import DataError
 from deed.utils.files import read_json
 from deed.utils.saved_model import read_saved_model
 
-from .kinds import SEEN_TASKS, SPEECH, TEXT_TASKS, plain_kind
+from .kinds import SPEECH, TEXT_TASKS, tasks_of_kind
 
 Kind = Literal["text", "seen", "speech"]
-HEARD = ("whisper", "speech", "moonshine", "ctranslate2")
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class ServedFolder:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Pipelines that it can be asked through, the usual one first."""
-        seen = SEEN_TASKS.get(plain_kind(self.model_type), ())
-        return {"text": TEXT_TASKS, "speech": (SPEECH,)}.get(self.kind, seen)
+        return tasks_of_kind(self.model_type, self.kind == "speech")
 
     def told(self) -> dict[str, Any]:
         """What `GET /models` says of it."""
@@ -66,18 +64,15 @@ def served_folder(name: str, folder: str) -> ServedFolder:
         DeedLoadError: there is no model.
     """
     model_type = read_saved_model(Path(folder)).model_type
-    kind: Kind = "text"
-    if plain_kind(model_type) in SEEN_TASKS:
-        kind = "seen"
-    elif plain_kind(model_type).startswith(HEARD) or _hears(Path(folder)):
-        kind = "speech"
+    tasks = tasks_of_kind(model_type, hears(Path(folder)))
+    kind: Kind = "speech" if tasks == (SPEECH,) else "text" if tasks == TEXT_TASKS else "seen"
     config = read_json(Path(folder) / "config.json").get("deed_config") or {}
     kept = {name: config.get(name) for name in ("exit_layers", "threshold")}
     calibrated = config.get("answer_calibration") and {}
     return ServedFolder(name, folder, kind, model_type, {**kept, "answer_calibration": calibrated})
 
 
-def _hears(folder: Path) -> bool:
+def hears(folder: Path) -> bool:
     """Whether the folder's feature extractor takes sound."""
     try:
         return "sampling_rate" in read_json(folder / "preprocessor_config.json")

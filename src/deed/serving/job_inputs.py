@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from deed.errors import DataError
+from deed.utils.audio import SUFFIXES
 from deed.utils.optional import need
 
 INSTALL = 'pip install "deed-transformers[ray]"'
 PAGED = (".pdf", ".tif", ".tiff")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-SOUNDS = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".mp4", ".webm")
-FILES = {"image": (*PICTURES, *PAGED), "audio": SOUNDS, "text": (".txt",)}
+FILES = {"image": (*PICTURES, *PAGED), "audio": SUFFIXES, "text": (".txt",)}
 COLUMNS = {
     "image": ("image", "picture", "file", "path"),
     "audio": ("audio", "sound", "file", "path"),

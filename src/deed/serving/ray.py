@@ -35,6 +35,7 @@ class RayOptions:
         target: requests, running and waiting, that a replica is meant to have; where there are more, replicas are added.
         most: requests that a replica has at most; others wait for one.
         ingresses: processes that receive requests.
+        metrics_s: seconds between two reports of a replica's metrics.
     """
 
     min_replicas: int = 1
@@ -45,6 +46,7 @@ class RayOptions:
     target: float = 8.0
     most: int = 64
     ingresses: int = 1
+    metrics_s: float = 5.0
 
     def __post_init__(self) -> None:
         for name in ("min_replicas", "max_replicas", "models_each", "most", "ingresses"):
@@ -53,9 +55,9 @@ class RayOptions:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         if self.max_replicas < self.min_replicas:
             raise ValueError(f"max_replicas ({self.max_replicas}) is less than min_replicas ({self.min_replicas})")
-        for name in ("num_cpus", "num_gpus", "target"):
+        for name in ("num_cpus", "num_gpus", "target", "metrics_s"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or value < 0 or (name == "target" and not value):
+            if not isinstance(value, int | float) or value < 0 or (name in ("target", "metrics_s") and not value):
                 raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
 
 
@@ -100,11 +102,15 @@ def build(settings: Any, options: RayOptions, make: Any = None) -> Any:
     serve = need("ray.serve", INSTALL)
     from .folders import served_folder
     from .ray_ingress import Ingress
+    from .ray_metrics import Collector
     from .ray_replica import replica_class
 
     folders = [served_folder(name, folder) for name, folder in settings.models]
     if settings.threads is None:
         settings = replace(settings, threads=max(1, int(options.num_cpus)))
+    no_cpus = {"num_cpus": 0}
+    collector = serve.deployment(Collector, name="Metrics", ray_actor_options=no_cpus).bind(options.metrics_s)
+    first = [folder.name for folder in folders[: options.models_each]]
     replicas = serve.deployment(
         replica_class(options.models_each),
         name="Replica",
@@ -117,16 +123,16 @@ def build(settings: Any, options: RayOptions, make: Any = None) -> Any:
         },
         ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
         graceful_shutdown_timeout_s=settings.drain_s,
-    ).bind(make or partial(make_app, settings.to_dict()), [folder.name for folder in folders[: options.models_each]])
+    ).bind(make or partial(make_app, settings.to_dict()), first, collector, options.metrics_s)
     ingress = serve.deployment(
         Ingress,
         name="Ingress",
         num_replicas=options.ingresses,
         max_ongoing_requests=options.most * options.max_replicas * 2,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options=no_cpus,
         graceful_shutdown_timeout_s=settings.drain_s,
     )
-    return ingress.bind(replicas, folders, settings.to_dict())
+    return ingress.bind(replicas, folders, settings.to_dict(), collector)
 
 
 def make_app(settings: Mapping[str, Any], name: str) -> tuple[Any, Any]:

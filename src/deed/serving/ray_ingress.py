@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from .api_errors import LIBRE
 from .folders import ServedFolder, choose
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 START, BODY = "http.response.start", "http.response.body"
 LOST = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)
 OWN = {"/healthz": "alive", "/readyz": "ready", "/models": "", "/v1/models": ""}  # told without a replica
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TRIES = 2
 DIED = "the replica that answered this request has died; send it again"
 PLAIN = ("method", "path", "raw_path", "query_string", "root_path", "scheme", "http_version", "headers")
@@ -38,10 +39,11 @@ class Ingress:
         replicas: handle of the deployment that answers.
         models: that there are.
         settings: `ServeSettings.to_dict()`: keys and limits hold here, before a request is passed on.
+        collector: handle of the deployment that knows all replicas' metrics.
     """
 
-    def __init__(self, replicas: Any, models: list[ServedFolder], settings: Mapping[str, Any]) -> None:
-        self.replicas, self.models = replicas, models
+    def __init__(self, replicas: Any, models: list[ServedFolder], settings: Mapping[str, Any], collector: Any) -> None:
+        self.replicas, self.models, self.collector = replicas, models, collector
         known = ServeSettings.from_dict(dict(settings))
         self.guarded = Guard(self.answer, known, Keys(known.keys), lambda: False, LIBRE)
 
@@ -62,6 +64,10 @@ class Ingress:
             if path.endswith("/models"):
                 told = {"object": "list", "data": [model.told() for model in self.models]}
             await JSONResponse(told)(scope, receive, send)
+            return
+        if path == "/metrics":
+            page = await self.collector.text.remote()
+            await PlainTextResponse(page, media_type=METRICS_TYPE)(scope, receive, send)
             return
         name = choose(self.models, path, await fields_of(scope, body))
         if name is None:

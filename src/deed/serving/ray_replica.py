@@ -14,6 +14,8 @@ from typing import Any
 
 from ray import serve
 
+from .ray_metrics import Reporter
+
 Message = dict[str, Any]
 Make = Callable[[str], tuple[Any, Callable[[], None]]]
 LEAVING_S = 5.0  # until an application whose reader has left is given up
@@ -72,16 +74,22 @@ def replica_class(most: int) -> type:
             make: `make(name)` gives the application of a model, loaded and ready, and a function that ends it; runs in a
                 thread.
             first: models that are loaded before requests come.
+            collector: handle of what metrics are reported to, every so many seconds (`ray_metrics.py`).
         """
 
-        async def __init__(self, make: Make, first: Sequence[str]) -> None:  # type: ignore[misc]  # Serve awaits it
+        async def __init__(  # type: ignore[misc]  # Serve awaits it
+            self, make: Make, first: Sequence[str], collector: Any, every_s: float
+        ) -> None:
             self.make = make
+            self.reporter = Reporter(collector, serve.get_replica_context().replica_id.unique_id, every_s)
             for name in first:
                 await self.model(name)
 
         @serve.multiplexed(max_num_models_per_replica=most)
         async def model(self, name: str) -> Held:
-            return Held(*await asyncio.to_thread(self.make, name))
+            app, end = await asyncio.to_thread(self.make, name)
+            self.reporter.add(name, app)
+            return Held(app, end)
 
         async def call(self, name: str, scope: Message, body: bytes) -> AsyncGenerator[Message, None]:
             with await self.model(name) as app:

@@ -17,7 +17,7 @@ from deed.tasks.task import tokenizer_of
 
 from .api_errors import ApiError
 from .detokenize import Detokenizer, StopTexts
-from .kinds import SEEN_TASKS, SPEECH, TEXT_TASKS, plain_kind
+from .kinds import tasks_of_kind
 from .request import GenerationRequest
 from .settings import Limits
 from .ticket import Failed, Finished, Ticket, Token
@@ -66,7 +66,8 @@ class ServedModel:
     @cached_property
     def tasks(self) -> tuple[str, ...]:
         """Pipelines that the model can be asked through, the usual one first."""
-        return tasks_of(self.model.config.model_type, self.processor)
+        hears = hasattr(getattr(self.processor, "feature_extractor", self.processor), "sampling_rate")
+        return tasks_of_kind(self.model.config.model_type, hears)
 
     @property
     def layers(self) -> int:
@@ -219,15 +220,3 @@ def mean_depth(tokens: Sequence[TokenOut]) -> float | None:
     """Mean exit depth; None where there is no token that tells."""
     depths = [token.depth for token in tokens if token.depth]
     return sum(depths) / len(depths) if depths else None
-
-
-def tasks_of(model_type: str, processor: Any) -> tuple[str, ...]:
-    """Names of pipelines for a kind of model, the usual one first.
-
-    Args:
-        model_type: as Transformers names it.
-        processor: of the model.
-    """
-    if hasattr(getattr(processor, "feature_extractor", processor), "sampling_rate"):
-        return (SPEECH,)
-    return SEEN_TASKS.get(plain_kind(model_type), TEXT_TASKS)

@@ -29,6 +29,7 @@ class Limits:
         queue: requests that may wait for a model; more get status 429.
         cache_bytes: keys and values of running rows.
         readers: files read at once (decoding of pictures, OCR, sound).
+        reading_bytes: memory of the process that decodes one of them; `reading_s` seconds of a processor that it may take.
     """
 
     body_bytes: int = 25 * MIB
@@ -43,6 +44,8 @@ class Limits:
     queue: int = 256
     cache_bytes: int = 1 << 30
     readers: int = 2
+    reading_bytes: int = 2048 * MIB
+    reading_s: float = 30.0
 
     def __post_init__(self) -> None:
         for item in fields(self):

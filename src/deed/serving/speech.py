@@ -16,11 +16,11 @@ from deed.pipelines.speech import TranscriptionPipeline
 from .api_errors import ApiError
 from .detokenize import Detokenizer
 from .kinds import SPEECH
+from .reading import read_sound
 from .running import Job
 from .served import Asked, ServedModel, all_finished, generated
 from .ticket import Failed, Finished, Token
 from .transcript import Segment, WhisperText, logprobs_of_segment, pieces_of, tokens_and_logprobs
-from .uploads import read_sound
 from .wire import Generation, TokenOut
 
 GRANULARITIES = "timestamp_granularities"

@@ -25,6 +25,10 @@ FORMATS = (
     "voc,w64,wav,wv"
 )
 
+# Names of sound and video files end so, where a folder is searched for them.
+SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".g722", ".gsm", ".mka",
+            ".mp4", ".mkv", ".webm", ".mov", ".avi")  # fmt: skip
+
 
 class TooLong(DataError):
     """A recording of more seconds than were allowed."""
