@@ -154,6 +154,25 @@ def test_int8_is_bit_for_bit_what_int_mm_gives(shape, each_set):
     assert torch.equal(ours.dequantize(), theirs.dequantize())
 
 
+@NATIVELY
+@pytest.mark.parametrize("shape", [(33, 50), (784, 768), (80, 3072)])
+def test_int8_sums_are_exact_for_every_number_of_rows(shape, each_set):
+    """Beside float64, with the largest values: tiles of all heights, alone and behind whole ones, and one that is not full."""
+    torch.manual_seed(0)
+    out, width = shape
+    weight = torch.randint(-127, 128, shape).float()
+    weight[0], weight[-1] = 127, -127
+    x = torch.randint(-127, 128, (64, width)).float()
+    x[0], x[1], x[-1] = 127, -127, 127
+    x[:, 0] = 127
+    run = Native(weight, torch.ones(out), 127).row_wise(None)
+    exact = (x.double() @ weight.double().T).float()  # sums stay below 2^26, so that float32 rounds them once
+    for rows in (*range(1, 30), 63, 64):
+        got = run(x[:rows])
+        torch.testing.assert_close(got, exact[:rows], rtol=3e-7, atol=0)
+        assert torch.equal(got[-1:], run(x[rows - 1 : rows]))
+
+
 @torch.inference_mode()
 def test_values_that_are_not_finite_stay_in_their_row(linear):
     run = fused_norm_linear(linear(WIDTH, INNER), norm("rms"))

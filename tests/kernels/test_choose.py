@@ -119,14 +119,34 @@ def test_the_variable_forces_a_kernel(monkeypatch, name):
     if not is_exact(wanted, 127) and wanted not in (Fbgemm, int8.Int4Weights):
         pytest.skip(f"{name} is not exact here")
     monkeypatch.setenv("DEED_KERNELS", f"onednn, {name}")
+    # FBGEMM's float16 product depends on the rows beside on AVX2.
+    if name == "fp16_weights" and not module.rows_are_independent(int8.contract(wanted, 127), 256, 768):
+        with pytest.raises(ValueError, match="fp16_weights depends on the rows beside it on this machine"):
+            int8.kernel()
+        return
     assert faster_than_float32(1024, 1024)[0] is wanted
     layer = Int8Linear(nn.Linear(64, 32), product=int8.kernel())
     x = torch.randn(5, 64)
     assert type(layer.multiply) is wanted
     torch.testing.assert_close(layer(x), x @ layer.dequantize().T + layer.bias, rtol=0.02, atol=0.02)
-    # FBGEMM's float16 product depends on the rows beside on AVX2; it is never taken without its name.
-    if name != "fp16_weights" or module.rows_are_independent(int8.contract(wanted, 127), 32, 64):
-        assert torch.equal(layer(x)[2:3], layer(x[2:3]))
+    assert torch.equal(layer(x)[2:3], layer(x[2:3]))
+
+
+def test_a_named_kernel_whose_rows_depend_on_others_is_refused(monkeypatch):
+    class Mixing(int8.IntMM):
+        def __call__(self, x):
+            y = super().__call__(x)
+            return y + 1e-6 * y.flatten(0, -2).sum(0)
+
+    monkeypatch.setitem(int8.NAMES, "Mixing", "fp16_weights")
+    monkeypatch.setattr(int8, "Fp16Weights", Mixing)
+    monkeypatch.setenv("DEED_KERNELS", "fp16_weights")
+    int8.kernel_where.cache_clear()
+    with pytest.raises(ValueError, match="a row by fp16_weights depends on the rows beside it"):
+        int8.kernel()
+    with pytest.raises(ValueError, match="name another kernel"):
+        faster_than_float32(1024, 1024)
+    int8.kernel_where.cache_clear()
 
 
 def test_quantize_leaves_what_int8_makes_slower_and_says_so(monkeypatch):

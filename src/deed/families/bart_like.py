@@ -19,7 +19,7 @@ from deed.errors import DeedConfigError
 
 from .base import DecoderFamily, by_starts, register_family
 from .chains import Chains, Modules, chains_of, row_norm
-from .encoders.layer import EncoderLayer, encoder_layer, feed_forward
+from .encoders.layer import EncoderLayer, encoder_layer, feed_forward, layer_norm_stretches
 from .parts import AttentionParts, LayerParts, Module, activated, direct, direct_norm, joined, plain
 
 
@@ -348,12 +348,20 @@ PRE_NORM = ("MBart", "Pegasus", "Blenderbot", "M2M100", "Whisper", "Speech2Text"
 @encoder_layer(*(f"{name}EncoderLayer" for name in (*POST_NORM, *PRE_NORM)))
 def encoder_bart_layer(layer: Any) -> EncoderLayer:
     """A layer of an encoder of BART's build. LED's, PegasusX's and BigBirdPegasus' attend in windows and run by themselves."""
-    name = type(layer).__name__.removesuffix("EncoderLayer")
+    name, attention = type(layer).__name__.removesuffix("EncoderLayer"), layer.self_attn
+    norms = layer.self_attn_layer_norm, layer.final_layer_norm
+    ffn = layer.fc1, layer.activation_fn, layer.fc2
+    names = "q_proj", "k_proj", "v_proj", "out_proj"
+    whole, parts = (
+        layer_norm_stretches(norms, attention, names, ffn, name in POST_NORM),
+        _attention(norms[0], attention),
+    )
     return EncoderLayer(
-        joined(_attention(layer.self_attn_layer_norm, layer.self_attn)),
+        parts if whole is not None else joined(parts),
         direct_norm(layer.final_layer_norm),
-        feed_forward(layer.fc1, layer.activation_fn, layer.fc2),
-        (layer.self_attn,),
+        feed_forward(*ffn),
+        (attention,),
         post_norm=name in POST_NORM,
         values=2 if name == "Mvp" else 0,
+        stretches=whole,
     )

@@ -17,6 +17,7 @@ from deed.kernels.chain import RowNorm
 from .base import DecoderFamily, register_family
 from .chains import Chains, Modules, chains_of, row_norm
 from .encoders.layer import EncoderLayer, encoder_layer
+from .encoders.stretches import stretches
 from .parts import AttentionParts, LayerParts, Module, activated, direct, direct_rms_norm, is_bare, joined, plain
 
 # Prefixes of the classes (`…Block`, `…LayerNorm`, `…DenseActDense`) that compute what T5's of that name do.
@@ -122,16 +123,12 @@ class T5Family(DecoderFamily):
             getattr(cross, self.attentions[1]),
             ffn.DenseReluDense,
         )
-        names = ("wi",) if hasattr(dense, "wi") else ("wi_0", "wi_1")
-        if type(dense).__name__.removesuffix("DenseActDense").removesuffix("DenseGatedActDense") not in BUILDS:
-            return None
-        if not plain([dense]):
+        if not _known_ffn(dense):
             return None
         norms = _row_norm(self_attn.layer_norm), _row_norm(cross.layer_norm), _row_norm(ffn.layer_norm)
         q, k, v, out = (getattr(own, name) for name in self.projections)
         cross_q, cross_out = getattr(other, self.projections[0]), getattr(other, self.projections[3])
-        up = [getattr(dense, name) for name in names]
-        return chains_of(block, Modules(norms, (q, k, v), out, cross_q, cross_out, up, dense.act, dense.wo))
+        return chains_of(block, Modules(norms, (q, k, v), out, cross_q, cross_out, _up(dense), dense.act, dense.wo))
 
     def _attention(self, norm: Any, attention: Any) -> AttentionParts:
         q, k, v, out = (direct(getattr(attention, name)) for name in self.projections)
@@ -249,15 +246,22 @@ def encoder_block(block: Any) -> EncoderLayer | None:
     if len(block.layer) != 2:  # a decoder's
         return None
     attends, feeds = block.layer
-    attention, own_bias = attends.SelfAttention, type(block).__name__ == "UMT5Block"
+    attention, own_bias, dense = attends.SelfAttention, type(block).__name__ == "UMT5Block", feeds.DenseReluDense
+    whole = None
+    if _known_ffn(dense):
+        norms = _row_norm(attends.layer_norm), _row_norm(feeds.layer_norm)
+        qkv = attention.q, attention.k, attention.v
+        whole = stretches(norms, qkv, attention.o, _up(dense), dense.act, dense.wo)
+    parts = T5Family()._attention(attends.layer_norm, attention)
     return EncoderLayer(
-        joined(T5Family()._attention(attends.layer_norm, attention)),
+        parts if whole is not None else joined(parts),
         _norm(feeds.layer_norm),
-        _ffn(feeds.DenseReluDense),
+        _ffn(dense),
         (attention, attends, feeds, attends.dropout, feeds.dropout),
         bias=(lambda n: attention.compute_bias(n, n)) if attention.has_relative_attention_bias else None,
         shares_bias=not own_bias,
         values=0 if own_bias else 3,
+        stretches=whole,
     )
 
 
@@ -277,6 +281,15 @@ def _norm(norm: Any) -> Module:
 def _row_norm(norm: Any) -> RowNorm | None:
     known = type(norm).__name__.removesuffix("LayerNorm") in BUILDS
     return row_norm(norm, norm.variance_epsilon) if known else None
+
+
+def _known_ffn(dense: Any) -> bool:
+    known = type(dense).__name__.removesuffix("DenseActDense").removesuffix("DenseGatedActDense") in BUILDS
+    return known and plain([dense])
+
+
+def _up(dense: Any) -> list[Any]:
+    return [getattr(dense, name) for name in (("wi",) if hasattr(dense, "wi") else ("wi_0", "wi_1"))]
 
 
 def _ffn(ffn: Any) -> Module:

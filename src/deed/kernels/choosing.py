@@ -8,6 +8,7 @@
                           "weight_only", "fp16_weights", "int4_weights" for int8; separated by commas. A side that is not
                           named is measured. "transposed" and "packed" keep a second copy of every large weight; one that is
                           written to through `.data` keeps its old copy. The last three are only taken when named.
+                          "fp16_weights" is refused where its rows are not independent (AVX2).
 
 Two processes with other times may differ in float32 by rounding; "fixed" excludes that. A kernel whose rows depend on the rows
 beside them is not taken for int8 (`rows_are_independent`): there a rounding error can be a step of 1/127.

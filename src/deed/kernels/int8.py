@@ -28,6 +28,7 @@ from .float32 import candidates
 from .native.runs import NativeWeight, Run, stage
 from .weight_only import Fp16Weights, Int4Weights, Shared, WeightOnly
 
+TYPICAL = (256, 768)  # (out, in) on which a named kernel is tried
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -144,17 +145,27 @@ def kernel() -> tuple[Any, int]:
     FBGEMM at 63 levels goes before `_int_mm` at 127: where FBGEMM is not exact with 127, `_int_mm` has no fast path.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or `DEED_KERNELS` names one whose rows depend on the rows beside them here.
     """
     return kernel_where(os.environ.get(VARIABLE, ""))
 
 
 @functools.cache
 def kernel_where(said: str) -> tuple[Any, int]:
-    """`kernel()` where `DEED_KERNELS` is `said`, found out once: what was first asked for does not stay for other settings."""
+    """`kernel()` where `DEED_KERNELS` is `said`, found out once: what was first asked for does not stay for other settings.
+
+    Raises:
+        ValueError: see `kernel()`.
+    """
     found = exact_kernels()
     wanted = _named(found)
     if wanted is not None:
+        if not _independent(*wanted, *TYPICAL):
+            name = contract(*wanted).name.split("_at_")[0]
+            raise ValueError(
+                f"{VARIABLE}={said!r}: a row by {name} depends on the rows beside it on this machine (FBGEMM's float16 "
+                "product does so on AVX2), so that answers would change with the batch; name another kernel"
+            )
         return wanted
     if not found:
         raise ValueError(f"PyTorch {torch.__version__} has no exact int8 product for this CPU; use dtype='bf16'")

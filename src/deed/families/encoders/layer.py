@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
+from ..chains import row_norm
 from ..parts import AttentionParts, Module, activated, direct, direct_norm, joined, plain
+from .stretches import Stretches, stretches
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class EncoderLayer:
         shares_bias: the layer's `forward` is given such a bias as its third argument (None: it makes its own) and returns
             it as its second value (T5).
         values: how many values its `forward` returns; 0: the states alone, and no tuple.
+        stretches: what stands before and after its attention as one call each, where that is int8; else None.
     """
 
     attention: AttentionParts
@@ -39,6 +42,7 @@ class EncoderLayer:
     bias: Callable[[int], torch.Tensor] | None = None
     shares_bias: bool = False
     values: int = 0
+    stretches: Stretches | None = None
 
 
 Declaration = Callable[[Any], EncoderLayer | None]
@@ -74,6 +78,27 @@ def feed_forward(up: Any, act: Any, down: Any) -> Module:
     """A feed-forward of two linear layers, from its modules in the order of their use."""
     first, second = activated(up, act), direct(down)
     return lambda x: second(first(x))
+
+
+def layer_norm_stretches(
+    norms: tuple[Any, Any],
+    attention: Any,
+    projections: tuple[str, str, str, str],
+    ffn: tuple[Any, Any, Any],
+    post_norm: bool = False,
+) -> Stretches | None:
+    """`stretches` of a layer with layer norms and a feed-forward of two linears.
+
+    Args:
+        norms: of attention and feed-forward.
+        attention: the module.
+        projections: names of its query, key, value and output projection.
+        ffn: first linear, activation, last linear.
+        post_norm: see `EncoderLayer`.
+    """
+    q, k, v, out = (getattr(attention, name) for name in projections)
+    up, act, down = ffn
+    return stretches([row_norm(norm) for norm in norms], (q, k, v), out, (up,), act, down, post_norm)
 
 
 def attention_parts(

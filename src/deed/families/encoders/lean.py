@@ -67,10 +67,17 @@ class LeanLayer(nn.Module):
 
     def _run(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         parts, attn, post = self.parts, self.parts.attention, self.parts.post_norm
-        x = hidden if post else attn.norm(hidden)
-        q, k, v = (attn.q(x), attn.k(x), attn.v(x)) if attn.qkv is None else attn.qkv(x).chunk(3, -1)
+        whole = parts.stretches if hidden.dtype == torch.float32 else None
+        x = hidden if post or whole is not None else attn.norm(hidden)
+        if whole is not None:
+            q, k, v = whole.before(x)[1].chunk(3, -1)  # type: ignore[union-attr]
+        else:
+            q, k, v = (attn.q(x), attn.k(x), attn.v(x)) if attn.qkv is None else attn.qkv(x).chunk(3, -1)
         q, k, v = (_heads(part, attn.head_dim) for part in (q, k, v))
-        hidden = hidden + attn.out(self.reading.attend(q, k, v, mask, attn.scale))
+        attended = self.reading.attend(q, k, v, mask, attn.scale)
+        if whole is not None:
+            return whole.after(hidden, attended)[0]  # type: ignore[return-value]
+        hidden = hidden + attn.out(attended)
         if post:
             hidden = attn.norm(hidden)
             return parts.ffn_norm(hidden + parts.ffn(hidden))

@@ -19,22 +19,30 @@ inline void narrow(vi v, quantized* p) {
 // C times 4 outputs, each with two partial sums.
 template <int R, int C, int UNROLL>
 inline void tile_part(const uint8_t* w, int64_t groups, const quantized* q, int64_t ldq, int32_t* sums) {
-    __m256i acc[UNROLL][R][C] = {};
-    for (int64_t g = 0; g < groups; g += UNROLL)
-        for (int u = 0; u < UNROLL; u++) {
+    __m256i acc[UNROLL * R * C];
+    EACH for (int i = 0; i < UNROLL * R * C; i++) acc[i] = _mm256_setzero_si256();
+    for (int64_t g = 0; g < groups; g += UNROLL) {
+        EACH for (int u = 0; u < UNROLL; u++) {
             __m256i v[C];
-            for (int c = 0; c < C; c++) v[c] = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(w + (g + u) * 64 + c * 16)));
-            for (int i = 0; i < R; i++) {
+            EACH for (int c = 0; c < C; c++) v[c] = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(w + (g + u) * 64 + c * 16)));
+            EACH for (int i = 0; i < R; i++) {
                 int64_t four;
                 memcpy(&four, q + i * ldq + 4 * (g + u), 8);
                 __m256i x = _mm256_set1_epi64x(four);
-                for (int c = 0; c < C; c++) acc[u][i][c] = _mm256_add_epi32(acc[u][i][c], _mm256_madd_epi16(v[c], x));
+                EACH for (int c = 0; c < C; c++) {
+                    __m256i& sum = acc[(u * R + i) * C + c];
+                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(v[c], x));
+                }
             }
         }
-    for (int i = 0; i < R; i++)
-        for (int c = 0; c < C; c += 2) {
-            __m256i a = acc[0][i][c], b = acc[0][i][c + 1];
-            for (int u = 1; u < UNROLL; u++) a = _mm256_add_epi32(a, acc[u][i][c]), b = _mm256_add_epi32(b, acc[u][i][c + 1]);
+    }
+    EACH for (int i = 0; i < R; i++)
+        EACH for (int c = 0; c < C; c += 2) {
+            __m256i a = acc[i * C + c], b = acc[i * C + c + 1];
+            EACH for (int u = 1; u < UNROLL; u++) {
+                a = _mm256_add_epi32(a, acc[(u * R + i) * C + c]);
+                b = _mm256_add_epi32(b, acc[(u * R + i) * C + c + 1]);
+            }
             _mm256_storeu_si256((__m256i*)(sums + i * 16 + c * 4), _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0b11011000));
         }
 }

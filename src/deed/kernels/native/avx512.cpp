@@ -1,7 +1,7 @@
 // AVX-512 with VNNI: products of four bytes into 32 bits, sixteen outputs at a time.
 #include <immintrin.h>
 #define LANES 16
-#define ROWS 8
+#define ROWS 12
 #define TILE_BLOCKS 2
 #define DOT_OUTPUTS 4
 typedef signed char quantized;
@@ -17,24 +17,30 @@ inline vf widen(const int8_t* p) {
 }
 inline void narrow(vi v, quantized* p) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8((__m512i)v)); }
 
+// In place: of the intrinsic, compilers make copies of every accumulator, which take as long as the products.
+inline void add_products(__m512i& sum, __m512i w, __m512i x) { asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x)); }
+
 template <int R, int B>
 inline void tile_part(const uint8_t* w, int64_t stride, int64_t groups, const quantized* q, int64_t ldq, int32_t* sums) {
     constexpr int UNROLL = R * B <= 2 ? 4 : R * B <= 4 ? 2 : 1;
-    __m512i acc[UNROLL][R][B] = {};
-    for (int64_t g = 0; g < groups; g += UNROLL)
-        for (int u = 0; u < UNROLL; u++) {
+    __m512i acc[UNROLL * R * B];
+    EACH for (int i = 0; i < UNROLL * R * B; i++) acc[i] = _mm512_setzero_si512();
+    for (int64_t g = 0; g < groups; g += UNROLL) {
+        EACH for (int u = 0; u < UNROLL; u++) {
             __m512i v[B];
-            for (int b = 0; b < B; b++) v[b] = _mm512_loadu_si512(w + b * stride + (g + u) * 64);
-            for (int i = 0; i < R; i++) {
+            EACH for (int b = 0; b < B; b++) v[b] = _mm512_loadu_si512(w + b * stride + (g + u) * 64);
+            EACH for (int i = 0; i < R; i++) {
                 int32_t four;
                 memcpy(&four, q + i * ldq + 4 * (g + u), 4);
-                for (int b = 0; b < B; b++) acc[u][i][b] = _mm512_dpbusd_epi32(acc[u][i][b], v[b], _mm512_set1_epi32(four));
+                __m512i x = _mm512_set1_epi32(four);
+                EACH for (int b = 0; b < B; b++) add_products(acc[(u * R + i) * B + b], v[b], x);
             }
         }
-    for (int i = 0; i < R; i++)
-        for (int b = 0; b < B; b++) {
-            for (int u = 1; u < UNROLL; u++) acc[0][i][b] = _mm512_add_epi32(acc[0][i][b], acc[u][i][b]);
-            _mm512_storeu_si512(sums + (i * TILE_BLOCKS + b) * 16, acc[0][i][b]);
+    }
+    EACH for (int i = 0; i < R; i++)
+        EACH for (int b = 0; b < B; b++) {
+            EACH for (int u = 1; u < UNROLL; u++) acc[i * B + b] = _mm512_add_epi32(acc[i * B + b], acc[(u * R + i) * B + b]);
+            _mm512_storeu_si512(sums + (i * TILE_BLOCKS + b) * 16, acc[i * B + b]);
         }
 }
 

@@ -1,7 +1,7 @@
 // AVX-VNNI: products of four bytes into 32 bits, eight outputs at a time.
 #include <immintrin.h>
 #define LANES 8
-#define ROWS 4
+#define ROWS 6
 #define TILE_BLOCKS 1
 #define DOT_OUTPUTS 2
 typedef signed char quantized;
@@ -15,26 +15,31 @@ inline void narrow(vi v, quantized* p) {
     _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(words, words));
 }
 
+// In place: of the intrinsic, compilers make copies of every sum, which take as long as the products.
+inline void add_products(__m256i& sum, __m256i w, __m256i x) { asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(w), "x"(x)); }
+
 template <int R>
 void tile_int8(const uint8_t* w, int64_t, int64_t, int64_t groups, const quantized* q, int64_t ldq, int32_t* sums) {
     constexpr int UNROLL = R == 1 ? 4 : R == 2 ? 2 : 1;
-    __m256i acc[UNROLL][R][2] = {};
-    for (int64_t g = 0; g < groups; g += UNROLL)
-        for (int u = 0; u < UNROLL; u++) {
+    __m256i acc[UNROLL * R * 2];
+    EACH for (int i = 0; i < UNROLL * R * 2; i++) acc[i] = _mm256_setzero_si256();
+    for (int64_t g = 0; g < groups; g += UNROLL) {
+        EACH for (int u = 0; u < UNROLL; u++) {
             const __m256i* at = (const __m256i*)(w + (g + u) * 64);
             __m256i a = _mm256_loadu_si256(at), b = _mm256_loadu_si256(at + 1);
-            for (int i = 0; i < R; i++) {
+            EACH for (int i = 0; i < R; i++) {
                 int32_t four;
                 memcpy(&four, q + i * ldq + 4 * (g + u), 4);
                 __m256i x = _mm256_set1_epi32(four);
-                acc[u][i][0] = _mm256_dpbusd_avx_epi32(acc[u][i][0], a, x);
-                acc[u][i][1] = _mm256_dpbusd_avx_epi32(acc[u][i][1], b, x);
+                add_products(acc[(u * R + i) * 2], a, x);
+                add_products(acc[(u * R + i) * 2 + 1], b, x);
             }
         }
-    for (int i = 0; i < R; i++)
-        for (int c = 0; c < 2; c++) {
-            for (int u = 1; u < UNROLL; u++) acc[0][i][c] = _mm256_add_epi32(acc[0][i][c], acc[u][i][c]);
-            _mm256_storeu_si256((__m256i*)(sums + i * 16 + c * 8), acc[0][i][c]);
+    }
+    EACH for (int i = 0; i < R; i++)
+        EACH for (int c = 0; c < 2; c++) {
+            EACH for (int u = 1; u < UNROLL; u++) acc[i * 2 + c] = _mm256_add_epi32(acc[i * 2 + c], acc[(u * R + i) * 2 + c]);
+            _mm256_storeu_si256((__m256i*)(sums + i * 16 + c * 8), acc[i * 2 + c]);
         }
 }
 

@@ -12,6 +12,13 @@
 #endif
 #include "abi.h"
 
+// A loop over registers: what they are called must be known early, or they go through memory.
+#if defined(__clang__)
+#define EACH _Pragma("unroll")
+#else
+#define EACH _Pragma("GCC unroll 64")
+#endif
+
 namespace {
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
