@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 # Positions of one encoder call of several rows: on a CPU what is longer is no faster together, since it leaves the caches.
 CPU_CELLS, CELLS = 256, 4096
+SMALL = 256  # d_model up to which a second thread gains less than handing work over to it costs
 SHORTEST_S, LONGEST_S = 0.002, 0.02  # bounds of an encoder's slice where steps say how long it is
 
 
@@ -91,6 +92,7 @@ class Scheduler:
         self._numbers = itertools.count()
         self._admission = Admission(model, cache_bytes, queue_limit, self.metrics)
         self._decoding = Decoding(model, self._admission, self.metrics)
+        self._threads = 1 if model.deed_family.d_model(model) <= SMALL else None  # of PyTorch's
         self._since = 0.0  # when the encoder began to work without a step between
         self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._guarded, name="deed-scheduler", daemon=True)
@@ -277,7 +279,7 @@ class Scheduler:
             if self._admission.fits() and time.monotonic() - self._since < self.encoder_slice_s:
                 return
         if self._admission.ready or self._decoding.batches:
-            with self.turns.turn():
+            with self.turns.turn(self._threads):
                 self._decoding.turn()
         self._since = time.monotonic()
 
@@ -285,7 +287,7 @@ class Scheduler:
         began = time.monotonic()
         if not self._decoding.batches and not self._admission.ready:
             self._since = began  # nobody has waited until now
-        with self.turns.turn():
+        with self.turns.turn(self._threads):
             self._slices.run(partial(self._encode_rows, rows), self._between)
         if self._broken is not None:
             raise self._broken

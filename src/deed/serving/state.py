@@ -16,6 +16,7 @@ from .observing import HttpMetrics
 from .security import Keys
 from .served import ServedModel
 from .settings import ServeSettings
+from .turns import in_one_thread
 
 T = TypeVar("T")
 HOLDS = "deed.holds"  # in a request's scope: an `ExitStack`, closed when it is answered
@@ -58,7 +59,7 @@ class ServerState:
         """
         if self._readers is None:
             self._readers = anyio.CapacityLimiter(int(self.settings.limits.readers))
-        return await anyio.to_thread.run_sync(partial(work, *args), limiter=self._readers)
+        return await anyio.to_thread.run_sync(partial(in_one_thread, work, *args), limiter=self._readers)
 
     async def model(self, request: Request, name: str | None, *tasks: str) -> ServedModel:
         """The model of a name, or the first that can do one of the tasks; loaded first where it is not, and kept until the

@@ -7,7 +7,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import nn
 
 from deed.families.encoders.layer import parts_of
@@ -15,16 +17,30 @@ from deed.utils.pausing import may_pause, pausing
 
 
 class Turns:
-    """Who computes. First come, first served."""
+    """Who computes. First come, first served.
 
-    def __init__(self) -> None:
+    Threads of OpenMP belong to the thread that asked for them, and once several threads of a process have some, more than
+    there are processors, they sleep between any two products instead of waiting for the next, which halves the speed. So
+    those who compute within turns take as many as they are to have, and others one (`in_one_thread`).
+
+    Args:
+        threads: of PyTorch's, for whoever has the turn; None: as many as the calling thread has.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or torch.get_num_threads()
         self._changed = threading.Condition()
         self._next = self._serving = 0
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Compute within."""
+    def turn(self, threads: int | None = None) -> Iterator[None]:
+        """Compute within.
+
+        Args:
+            threads: fewer of them are enough.
+        """
         self._take()
+        torch.set_num_threads(min(self.threads, threads or self.threads))  # others may have changed what MKL shares
         try:
             yield
         finally:
@@ -50,6 +66,18 @@ class Turns:
         with self._changed:
             self._serving += 1
             self._changed.notify_all()
+
+
+def in_one_thread(work: Callable[..., Any], *args: Any) -> Any:
+    """`work(*args)` in a thread that does not compute within turns (it reads pictures, say): without threads of OpenMP beside
+    its own.
+
+    Args:
+        work: what is done.
+        args: of it.
+    """
+    torch.set_num_threads(1)
+    return work(*args)
 
 
 class Slices:
