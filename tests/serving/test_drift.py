@@ -153,6 +153,9 @@ def config(**changes):
 
 def test_limit_and_stricter_thresholds_come_with_the_model():
     assert limit_of(config()) == 0.02
+    several = config()
+    several.calibration["others"] = [{"risk": 0.01, "disagreement_bound": 0.3}, {"risk": 0.5}]
+    assert limit_of(several) == 0.3
     assert stricter_thresholds(config()) == [0.95, 0.99, NEVER_EXIT]
     points = [{"threshold": t} for t in (2.0, 0.97, 0.5, [0.9, 0.8])]
     assert stricter_thresholds(config(calibration=None, curve={"points": points})) == [0.97, NEVER_EXIT]

@@ -214,7 +214,8 @@ def limit_of(config: Any) -> float:
 
     `deed.calibrate` bounds how much score early exit costs, by `risk`. An answer can cost score only where it differs, but not
     every answer that differs is worse. So the limit is what calibration found: the upper bound of the share that differed
-    there, at the calibration's confidence, or `risk` where that is more.
+    there, at the calibration's confidence, or `risk` where that is more; of a model for several tasks the largest of theirs,
+    since nobody knows which requests will come.
 
     Args:
         config: the model's `deed_config`.
@@ -232,7 +233,8 @@ def limit_of(config: Any) -> float:
             "this model's calibration did not count answers that differ from full depth; run deed calibrate again, or give "
             "a limit"
         )
-    return max(float(report["risk"]), float(report["disagreement_bound"]))
+    counted = [each for each in (report, *report.get("others", ())) if "disagreement_bound" in each]
+    return max(float(each[bound]) for each in counted for bound in ("risk", "disagreement_bound"))
 
 
 def stricter_thresholds(config: Any) -> list[float]:

@@ -138,10 +138,11 @@ def make_app(settings: Mapping[str, Any], name: str) -> tuple[Any, Any]:
     """
     from .app import create_app
     from .models import Models
-    from .settings import ServeSettings
+    from .settings import ServeSettings, choose_kernels_alike
 
     whole = ServeSettings.from_dict(dict(settings))
     one = replace(whole, models=tuple(pair for pair in whole.models if pair[0] == name))
+    choose_kernels_alike()
     models = Models(one)
     models.load()
     return create_app(one, models), models.close

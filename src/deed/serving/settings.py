@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -146,3 +147,10 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def choose_kernels_alike() -> None:
+    """In a process that serves: multiply as every other such process does, unless `DEED_KERNELS` says otherwise. Where kernels
+    are chosen by measured times, two replicas may choose differently, and answer differently where two tokens are as good as
+    tied."""
+    os.environ.setdefault("DEED_KERNELS", "fixed")

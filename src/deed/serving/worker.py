@@ -21,7 +21,7 @@ from typing import Any
 import uvicorn
 
 from .app import create_app
-from .settings import ServeSettings
+from .settings import ServeSettings, choose_kernels_alike
 from .state import ServerState
 
 BEAT_S = 1.0  # at most, between two signs of life
@@ -145,6 +145,7 @@ class Worker:
 
 def main() -> None:
     """Entry point of the worker process."""
+    choose_kernels_alike()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     settings = ServeSettings.from_dict(json.loads(sys.stdin.read()))
     listening, beats = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])

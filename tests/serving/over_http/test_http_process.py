@@ -154,3 +154,22 @@ def test_a_scheduler_that_stands_still_is_no_sign_of_life():
     assert [progress.stands_still() for _ in range(3)] == [False, False, True]
     scheduler.busy = False
     assert not progress.stands_still()
+
+
+def test_processes_that_serve_multiply_alike(monkeypatch):
+    from deed.kernels.choosing import measuring
+    from deed.serving import settings, worker
+
+    monkeypatch.setenv("DEED_KERNELS", "measured")
+    settings.choose_kernels_alike()
+    assert measuring(), "what the user says goes before"
+    monkeypatch.delenv("DEED_KERNELS")
+    settings.choose_kernels_alike()
+    assert not measuring()
+
+    def called():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker, "choose_kernels_alike", called)
+    with pytest.raises(KeyboardInterrupt):  # before anything is loaded
+        worker.main()
