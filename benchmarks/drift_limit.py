@@ -1,7 +1,6 @@
 """Counts, on a calibrated model's own calibration examples, the answers that differ from full depth's at its threshold, and
-writes the bound of their share (`disagreement_bound`) into its configuration, from where drift takes its limit
-(docs/drift.md).
-For models that were calibrated before `deed calibrate` counted them, or with a task of several, each of which is counted.
+writes the bound of their share (`disagreement_bound`) into its configuration, where drift finds its limit (docs/drift.md).
+For models that were calibrated before `deed calibrate` counted them, and for several tasks, each of which is counted.
 
     python benchmarks/drift_limit.py src/deed/checkpoints/ofa --count 400
 """

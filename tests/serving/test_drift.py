@@ -171,6 +171,18 @@ def test_limit_and_stricter_thresholds_come_with_the_model():
     assert DriftMonitor.of(SimpleNamespace(deed_config=old), limit=0.1).limit == 0.1
 
 
+def test_every_shipped_model_has_a_limit():
+    from deed.cli.shared import CHECKPOINTS
+    from deed.utils.files import read_json
+
+    for name in ("g2p", "latr", "ofa"):
+        stored = read_json(CHECKPOINTS / name / "config.json")["deed_config"]
+        calibration = stored["calibration"]
+        found = limit_of(SimpleNamespace(threshold=stored["threshold"], calibration=calibration, curve=None))
+        bounds = [each.get("disagreement_bound", 0) for each in (calibration, *calibration.get("others", ()))]
+        assert found >= max(bounds) > 0
+
+
 def test_the_shipped_model_on_words_and_on_nonsense():
     """Test words of CMUdict raise no alarm; strings of random letters do."""
     from deed.calibration.answering import generate_all

@@ -61,3 +61,16 @@ def test_what_beams_get_told_and_what_is_cancelled():
         end = list(ticket)[-1]
         if isinstance(end, Failed):  # it may have been done already
             assert isinstance(end.error, RequestCancelled)
+
+
+def test_exact_ones_are_drafted_too():
+    model = deed_whisper()
+    options = {"language": "en", "return_dict_in_generate": True, "max_new_tokens": 9}
+    cases = [{"input_features": sound(rows=1, seed=i)} for i in range(4)]
+    with Scheduler(model) as scheduler:
+        tickets = [scheduler.submit(GenerationRequest(case, options, exact=True)) for case in cases]
+        ends = [ticket.result(60) for ticket in tickets]
+    for case, end in zip(cases, ends, strict=True):
+        full = model.generate(**case, **options, exit_threshold=2.0)
+        assert end.output["sequences"].tolist() == full["sequences"].tolist()
+        assert end.accepted is not None and end.accepted <= len(end.depths)

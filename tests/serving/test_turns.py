@@ -11,10 +11,11 @@ from conftest import VOCAB, deed_model
 from deed.bench.shapes import build, shape_of
 from deed.families.encoders import lean
 from deed.families.encoders.lean import LeanLayer
+from deed.serving import scheduler as scheduling
 from deed.serving.request import GenerationRequest
-from deed.serving.scheduler import Scheduler
+from deed.serving.scheduler import LONGEST_S, SHORTEST_S, Scheduler
 from deed.serving.ticket import Token
-from deed.serving.turns import Slices, Turns
+from deed.serving.turns import Slices, Turns, in_one_thread
 
 WAIT = 120
 
@@ -99,3 +100,70 @@ def test_slices_leave_lean_encoders_lean(shape):
     slices = Slices(encoder)
     assert layers() == before == 4, "a hook on a part of a layer would keep it from running lean"
     slices.remove()
+
+
+def test_a_slice_is_as_long_as_a_step_within_bounds():
+    with Scheduler(deed_model("t5_tied")) as scheduler:
+        for step, slice_s in ((0.0, SHORTEST_S), (0.007, 0.007), (1.0, LONGEST_S)):
+            scheduler._decoding.step_s = step
+            assert scheduler.encoder_slice_s == scheduler.stats().encoder_slice_s == slice_s
+    with Scheduler(deed_model("t5_tied"), encoder_slice_s=0.5) as scheduler:
+        assert scheduler.encoder_slice_s == 0.5
+
+
+@pytest.mark.parametrize(("length", "together"), [(12, True), (129, False)])
+def test_long_sources_are_encoded_one_by_one_on_a_cpu(length, together, monkeypatch):
+    model, sizes, held = deed_model("t5_tied"), [], threading.Event()
+    encode = scheduling.encode_together
+
+    def watch(rows):
+        sizes.append(len(rows))
+        assert held.wait(WAIT)
+        encode(rows)
+
+    monkeypatch.setattr(scheduling, "encode_together", watch)
+    with Scheduler(model) as scheduler:
+        inputs = {"input_ids": torch.full((1, length), 5), "attention_mask": torch.ones(1, length, dtype=torch.long)}
+        tickets = [scheduler.submit(GenerationRequest(inputs, {"max_new_tokens": 2})) for _ in range(5)]
+        held.set()
+        for ticket in tickets:
+            ticket.result(WAIT)
+    assert (max(sizes) >= 4 if together else max(sizes) == 1) and sum(sizes) == 5
+
+
+def test_who_has_the_turn_has_the_threads_and_readers_have_one():
+    before, seen = torch.get_num_threads(), []
+    turns = Turns(threads=3)
+
+    def compute():
+        with turns.turn():
+            seen.append(torch.get_num_threads())
+        with turns.turn(1):
+            seen.append(torch.get_num_threads())
+        seen.append(in_one_thread(torch.get_num_threads))
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    thread.join(WAIT)
+    torch.set_num_threads(before)  # what MKL shares
+    assert seen == [3, 1, 1]
+
+
+def test_short_sources_wait_for_others_while_rows_decode():
+    with Scheduler(deed_model("t5_tied"), encoder_rows=3) as scheduler:
+        row = next(iter([scheduler.submit(request_of("t5_tied", 1))]))
+        row.result(WAIT)
+        assert scheduler.drain(WAIT) and not scheduler._gathers(), "nobody decodes"
+    scheduler._decoding.batches = [None]
+    scheduler._call_s = 0.004
+    assert not scheduler._gathers(), "nobody waits"
+    scheduler._admission.draining = scheduler._admission.closing = False
+    late = scheduler.submit(request_of("t5_tied", 1))
+    late.submitted = time.monotonic() + 1
+    assert scheduler._gathers()
+    late.submitted = time.monotonic() - 0.009
+    assert not scheduler._gathers(), "it has waited for long enough"
+    late.submitted = time.monotonic() + 1
+    scheduler._call_s = 0.011
+    assert not scheduler._gathers(), "a long call gains nothing by that"
+    scheduler._decoding.batches = []

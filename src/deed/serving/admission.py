@@ -58,6 +58,12 @@ class Admission:
         return len(self._queue)
 
     @property
+    def first(self) -> Work | None:
+        """The next of the queue."""
+        queue = self._queue
+        return queue[0][1] if queue else None
+
+    @property
     def busy(self) -> bool:
         """Whether any request is unanswered."""
         return bool(self._queue or self.encoding or self.ready or self.rows or self.guests)

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 # Positions of one encoder call of several rows: on a CPU what is longer is no faster together, since it leaves the caches.
 CPU_CELLS, CELLS = 256, 4096
 SMALL = 256  # d_model up to which a second thread gains less than handing work over to it costs
+GATHERED_S = 0.01  # encoder calls that take no longer wait for more rows
 SHORTEST_S, LONGEST_S = 0.002, 0.02  # bounds of an encoder's slice where steps say how long it is
 
 
@@ -94,6 +95,7 @@ class Scheduler:
         self._decoding = Decoding(model, self._admission, self.metrics)
         self._threads = 1 if model.deed_family.d_model(model) <= SMALL else None  # of PyTorch's
         self._since = 0.0  # when the encoder began to work without a step between
+        self._call_s = self._stepped_s = 0.0  # what an encoder call took lately, and steps within the present one
         self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._guarded, name="deed-scheduler", daemon=True)
         self._thread.start()
@@ -272,7 +274,7 @@ class Scheduler:
     def _work(self) -> None:
         """One encoder call, if there is one to be made, and a step, unless the slice allows for another call first."""
         self._decoding.give_up()
-        rows = self._admission.next_call(self.encoder_rows, self.encoder_cells)
+        rows = [] if self._gathers() else self._admission.next_call(self.encoder_rows, self.encoder_cells)
         if rows:
             self._encode(rows)
             del rows  # or it would keep them
@@ -283,20 +285,35 @@ class Scheduler:
                 self._decoding.turn()
         self._since = time.monotonic()
 
+    def _gathers(self) -> bool:
+        """Whether sources wait for others, while rows decode: of short ones a few cost as much as one, so that each may wait
+        for as long as a call of two takes."""
+        if not self._decoding.batches or self._call_s > GATHERED_S:
+            return False
+        first = self._admission.first
+        if first is None or self._admission.waiting >= self.encoder_rows:
+            return False
+        return time.monotonic() - first.ticket.submitted < 2 * self._call_s
+
     def _encode(self, rows: list[Work]) -> None:
-        began = time.monotonic()
+        began, self._stepped_s = time.monotonic(), 0.0
         if not self._decoding.batches and not self._admission.ready:
             self._since = began  # nobody has waited until now
         with self.turns.turn(self._threads):
             self._slices.run(partial(self._encode_rows, rows), self._between)
         if self._broken is not None:
             raise self._broken
+        took = time.monotonic() - began
+        self._call_s = (
+            took - self._stepped_s if not self._call_s else 0.8 * self._call_s + 0.2 * (took - self._stepped_s)
+        )
         with self.metrics.lock:
-            self.metrics.now.encode_s.add(time.monotonic() - began)
+            self.metrics.now.encode_s.add(took)
 
     def _between(self) -> None:
         """Between two layers of an encoder: after a slice of that, running rows get a token."""
-        if time.monotonic() - self._since < self.encoder_slice_s:
+        began = time.monotonic()
+        if began - self._since < self.encoder_slice_s:
             return
         try:
             self._decoding.turn()
@@ -305,6 +322,7 @@ class Scheduler:
             raise
         self.turns.step_aside()
         self._since = time.monotonic()
+        self._stepped_s += self._since - began
 
     def _encode_rows(self, rows: list[Work]) -> None:
         now, admission = time.monotonic(), self._admission
