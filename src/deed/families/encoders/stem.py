@@ -83,7 +83,8 @@ def _block(block: Any) -> Step:
         _convolution(getattr(block, f"conv{i}"), getattr(block, f"bn{i}"), rectifies=True)
         for i in range(1, block.count + 1)
     )
-    short = None if block.downsample is None else _convolution(*block.downsample, rectifies=False)
+    down = block.downsample
+    short = None if down is None else _convolution(down[0], down[1], rectifies=False)
 
     def run(x: torch.Tensor) -> torch.Tensor:
         beside = x if short is None else short(x, None)
