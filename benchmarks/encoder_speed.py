@@ -3,10 +3,10 @@
     python benchmarks/encoder_speed.py [--rounds 4] [--settings native avx2] [--subjects t5-base …] [--out FILE]
 
 Subjects: T5-base's and BART-base's encoders and ViT-B with random weights (256 tokens or 224 x 224 pixels; batch 1 and
-8, the latter also with texts of 81 to 256 tokens), Whisper base on one window of 30 s (`--whisper FOLDER`), and the shipped
-LaTr++ and OFA on pages and scenes of their test splits. Ways take turns within each round; the first round warms up. Beside
-them, the keys and values of T5-base's 12 attentions to the source: per layer as decoding asks for them, and as one product
-for all.
+8, the latter also with texts of 81 to 256 tokens), OFA-base's (a ResNet-101 stem, 384 x 384 pixels), Whisper base on
+one window of 30 s (`--whisper FOLDER`), and the shipped LaTr++ and OFA on pages and scenes of their test splits. Ways
+take turns within each round; the first round warms up. Beside them, the keys and values of T5-base's 12 attentions to
+the source: per layer as decoding asks for them, and as one product for all.
 
 One process per setting, since the variables that restrict libraries are read when they are loaded. Writes
 benchmarks/results/encoder_speed.json.
@@ -39,7 +39,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2",
     },
 }
-SUBJECTS = ("t5-base", "bart-base", "vit-b", "whisper-base", "latr", "ofa")
+SUBJECTS = ("t5-base", "bart-base", "vit-b", "whisper-base", "latr", "ofa", "ofa-base")
 Case = tuple[str, Any, dict[str, Any]]  # what it is called, a model, what its encoder reads
 
 
@@ -84,6 +84,13 @@ def vit_b() -> Any:
     return hf.VisionEncoderDecoderModel(encoder=hf.ViTModel(hf.ViTConfig()), decoder=decoder).eval()
 
 
+def ofa_base() -> Any:
+    """OFA-base's encoder with its ResNet-101 stem, with one decoder layer."""
+    from deed.models.ofa import OFAConfig, OFAForConditionalGeneration
+
+    return OFAForConditionalGeneration(OFAConfig(resnet_type="resnet101", decoder_layers=1, vocab_size=1000)).eval()
+
+
 def shipped(name: str, task_name: str, batch: int) -> tuple[Any, dict[str, Any]]:
     """A shipped model and examples of its test split."""
     from deed.bench.shapes import CHECKPOINTS
@@ -109,6 +116,15 @@ def cases(subject: str, whisper: Path) -> Iterator[Case]:
         model = vit_b()
         for batch in (1, 8):
             yield f"{subject}, batch {batch}", model, {"pixel_values": torch.randn(batch, 3, 224, 224)}
+    elif subject == "ofa-base":
+        model = ofa_base()
+        for batch in (1, 8):
+            images = torch.randn(batch, 3, 384, 384, generator=torch.Generator().manual_seed(0))
+            yield (
+                f"{subject}, batch {batch}",
+                model,
+                {"input_ids": texts(batch, False)["input_ids"][:, :12], "patch_images": images},
+            )
     elif subject == "whisper-base":
         if whisper.is_dir():
             import deed

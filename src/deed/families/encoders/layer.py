@@ -75,7 +75,13 @@ def encoder_layer(*class_names: str) -> Callable[[Declaration], Declaration]:
 
 
 def feed_forward(up: Any, act: Any, down: Any) -> Module:
-    """A feed-forward of two linear layers, from its modules in the order of their use."""
+    """A feed-forward of two linear layers.
+
+    Args:
+        up: the first.
+        act: the activation between them.
+        down: the second.
+    """
     first, second = activated(up, act), direct(down)
     return lambda x: second(first(x))
 

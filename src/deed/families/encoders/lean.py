@@ -17,6 +17,7 @@ from deed.utils.pausing import may_pause
 from ..kept import kept
 from .layer import EncoderLayer, parts_of
 from .reading import Reading
+from .stem import STEM, lean_stem
 
 
 class LeanLayer(nn.Module):
@@ -111,7 +112,7 @@ def lean(encoder: nn.Module, packs: bool = True) -> nn.Module:
         elif name in known:
             children[name] = LeanLayer(child, known[name], reading, name == names[0], name == names[-1])
         else:
-            children[name] = lean(child, packs)
+            children[name] = lean_stem(child) if type(child).__name__ == STEM else lean(child, packs)
     if all(children[name] is child for name, child in encoder._modules.items()):
         return encoder
     twin = object.__new__(type(encoder))
