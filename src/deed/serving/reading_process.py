@@ -18,6 +18,7 @@ from deed.errors import DataError
 from deed.ocr.pages import open_document
 from deed.utils.audio import TooLong, load_audio
 from deed.utils.images import is_tiff, picture_size, tiff_sizes
+from deed.utils.optional import need
 
 MOST_OBJECTS = 20_000  # of a PDF's page that are looked at for pictures
 REFUSED, TOO_LARGE, NO_MEMORY = "refused", "too large", "no memory"  # kinds of errors
@@ -99,7 +100,13 @@ class Reader:
             self.tells.flush()
 
     def do_limit(self, data: bytes, memory: int, seconds: float) -> tuple[dict[str, Any], bytes]:
-        """Memory, and processor time from now on."""
+        """Memory, and processor time from now on.
+
+        Args:
+            data: nothing.
+            memory: bytes of address space.
+            seconds: of a processor.
+        """
         used = resource.getrusage(resource.RUSAGE_SELF)
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
         resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + seconds) + 1, hard))
@@ -107,7 +114,13 @@ class Reader:
         return {}, b""
 
     def do_open(self, data: bytes, limits: dict[str, Any], paged: bool) -> tuple[dict[str, Any], bytes]:
-        """A document; the one before it is closed."""
+        """A document; the one before it is closed.
+
+        Args:
+            data: of the file.
+            limits: as of `opened`.
+            paged: as of `opened`.
+        """
         self._open.close()
         self._document, self._limits = self._open.enter_context(opened(data, limits, paged)), limits
         return {"count": self._document.count}, b""
@@ -130,12 +143,24 @@ class Reader:
         return {"layer": layer_of(self._document, page)}, b""
 
     def do_image(self, data: bytes, page: int, dpi: float) -> tuple[dict[str, Any], bytes]:
-        """A page as an RGB picture."""
+        """A page as an RGB picture.
+
+        Args:
+            data: nothing.
+            page: counted from 1.
+            dpi: of a PDF's page.
+        """
         picture = self._document.image(page, dpi)
         return {"size": picture.size}, picture.tobytes()
 
     def do_sound(self, data: bytes, rate: int, most: float) -> tuple[dict[str, Any], bytes]:
-        """A recording's samples, float32."""
+        """A recording's samples, float32.
+
+        Args:
+            data: of the file.
+            rate: samples a second.
+            most: seconds; longer ones are refused.
+        """
         try:
             return {}, load_audio(data, rate, most).tobytes()
         except TooLong:
@@ -146,6 +171,7 @@ def main() -> None:
     """Entry point of the process."""
     for what in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         resource.setrlimit(what, (0, 0))
+    need("PIL.Image").MAX_IMAGE_PIXELS = None  # `check_pixels` says what the server's own limit is
     told, tells = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # what a library prints is no answer
     Reader(told, tells).run()

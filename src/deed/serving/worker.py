@@ -53,7 +53,9 @@ class Progress:
 
     def stands_still(self) -> bool:
         """Look once; whether a scheduler with work has not changed for as many looks as the patience has."""
-        for served in self.state.models.all():
+        loaded = self.state.models.all()
+        self._seen = {one.name: self._seen[one.name] for one in loaded if one.name in self._seen}
+        for served in loaded:
             if not served.scheduler.busy:
                 self._seen.pop(served.name, None)
                 continue
