@@ -21,7 +21,7 @@ import torch
 
 import deed
 from deed.calibration.answering import collate
-from deed.constants import NEVER_EXIT
+from deed.constants import GREEDY, NEVER_EXIT
 from deed.modeling.model import DeedMixin
 from deed.tasks.task import tasks_of
 from deed.utils.files import atomic_write
@@ -73,7 +73,7 @@ def check(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             def answer(inputs: Any) -> tuple[float, float, list[int]]:
                 clock.take()
                 start = time.perf_counter()
-                tokens = model.generate(**inputs, **settings, do_sample=False, num_beams=1, **way)
+                tokens = model.generate(**inputs, **{**GREEDY, **settings}, **way)
                 total = time.perf_counter() - start
                 return total - clock.take(), total, tokens[0].tolist()
 
