@@ -2,7 +2,7 @@
 // weights as they are loaded, activations when they are rounded. Exact with all 127 levels.
 #include <immintrin.h>
 #define LANES 8
-#define ROWS 4
+#define ROWS 6
 #define TILE_BLOCKS 1
 #define DOT_OUTPUTS 2
 typedef short quantized;
@@ -14,6 +14,12 @@ namespace {
 inline void narrow(vi v, quantized* p) {
     __m256i packed = _mm256_packs_epi32((__m256i)v, (__m256i)v);
     _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0b1000)));
+}
+
+// In place: compilers run out of registers over copies of the sums.
+inline void add_products(__m256i& sum, __m256i w, __m256i x) {
+    __m256i product;
+    asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(w), "x"(x));
 }
 
 // C times 4 outputs, each with two partial sums.
@@ -29,10 +35,7 @@ inline void tile_part(const uint8_t* w, int64_t groups, const quantized* q, int6
                 int64_t four;
                 memcpy(&four, q + i * ldq + 4 * (g + u), 8);
                 __m256i x = _mm256_set1_epi64x(four);
-                EACH for (int c = 0; c < C; c++) {
-                    __m256i& sum = acc[(u * R + i) * C + c];
-                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(v[c], x));
-                }
+                EACH for (int c = 0; c < C; c++) add_products(acc[(u * R + i) * C + c], v[c], x);
             }
         }
     }

@@ -209,18 +209,22 @@ inline void int8_rows(const Weight& w, const quantized* q, const Row* row, int64
 }
 
 template <int R = ROWS>
-inline void int8_tail(int64_t left, const Weight& w, const quantized* q, const Row* row, int64_t r, int64_t block, int64_t blocks, const Sink& sink) {
+inline void int8_tile(int64_t height, const Weight& w, const quantized* q, const Row* row, int64_t r, int64_t block, int64_t blocks, const Sink& sink) {
     if constexpr (R > 0) {
-        if (left == R) return int8_rows<R>(w, q, row, r, block, blocks, sink);
-        int8_tail<R - 1>(left, w, q, row, r, block, blocks, sink);
+        if (height == R) return int8_rows<R>(w, q, row, r, block, blocks, sink);
+        int8_tile<R - 1>(height, w, q, row, r, block, blocks, sink);
     }
 }
 
+// Tiles of nearly the same height: a low one at the end would take nearly as long as a high one.
 void int8_product(const Weight& w, const quantized* q, const Row* row, int64_t rows, int64_t first, int64_t last, const Sink& sink) {
+    int64_t tiles = (rows + ROWS - 1) / ROWS;
     for (int64_t block = first; block < last; block += TILE_BLOCKS) {
-        int64_t blocks = last - block < TILE_BLOCKS ? last - block : TILE_BLOCKS, r = 0;
-        for (; r + ROWS <= rows; r += ROWS) int8_rows<ROWS>(w, q, row, r, block, blocks, sink);
-        int8_tail(rows - r, w, q, row, r, block, blocks, sink);
+        int64_t blocks = last - block < TILE_BLOCKS ? last - block : TILE_BLOCKS;
+        for (int64_t t = 0; t < tiles; t++) {
+            int64_t r = rows * t / tiles;
+            int8_tile(rows * (t + 1) / tiles - r, w, q, row, r, block, blocks, sink);
+        }
     }
 }
 
