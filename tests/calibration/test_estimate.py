@@ -12,7 +12,6 @@ from deed import DeedConfig
 from deed.calibration import estimate as module
 from deed.calibration.advice import advice
 from deed.calibration.estimate import Estimate, Prediction, estimate
-from deed.calibration.exact_estimate import Draft, best_draft, draft_costs
 from deed.calibration.exit_statistics import ExitStatistics, record_exits
 from deed.calibration.ridge import Moments, fit_ridge, with_adapters
 from deed.calibration.step_costs import Costs
@@ -78,36 +77,7 @@ def test_fitted_exits_come_nearer_to_the_last_layer_and_the_model_stays_as_it_is
         fit_ridge(model, data[:1])
 
 
-# -- what drafting costs ----------------------------------------------------------------------------------------------
-
-
-def test_the_cost_of_drafting_counted_by_hand():
-    # One exit at 1 of 3 layers. Tokens: two drafts stand, then one that is not confident; a wrong draft; the end.
-    statistics = recorded([[0.9, 0.9, 0.2, 0.9, 0.9]], [[1, 1, 0, 0, 1]], [5], [1, 3])
-    begun = 1 + COSTS.exit_check + COSTS.fixed
-
-    def verify(width):
-        return COSTS.fixed + (2 + COSTS.exit_check) * (1 + COSTS.extra_position * (width - 1))
-
-    # Block one: drafts 0, 1, unsure 2. Block two: drafts 3 (wrong) and 4 (lost), up to the end; block three: 4 again.
-    wanted = 3 * COSTS.first_use + 3 * begun + verify(3) + 2 * begun + verify(2) + begun + verify(1)
-    assert draft_costs(statistics, Draft(0, 0.5, 8), COSTS)[0] == pytest.approx(wanted)
-    # Runs of one: 0 | 2 unsure … each verified with the position after it.
-    wanted = (
-        3 * COSTS.first_use + 2 * begun + verify(2) + begun + verify(1) + 2 * begun + verify(2) + begun + verify(1)
-    )
-    assert draft_costs(statistics, Draft(0, 0.5, 1), COSTS)[0] == pytest.approx(wanted)
-
-
-def test_drafting_is_chosen_only_where_it_pays():
-    generator = np.random.default_rng(0)
-    confidence = generator.uniform(0, 1, (2, 60))
-    good = recorded(confidence, confidence > 0.1, [20, 20, 20], [1, 4, 8])
-    how = best_draft(good, COSTS)
-    assert how is not None and how.exit_index == 0
-    assert draft_costs(good, how, COSTS).sum() < cost_of_examples(good, 2.0, COSTS).sum()
-    never = recorded(confidence, np.zeros((2, 60)), [20, 20, 20], [1, 4, 8])
-    assert best_draft(never, COSTS) is None
+# -- costs by example ------------------------------------------------------------------------------------------------
 
 
 def test_costs_by_example_add_up_to_what_evaluate_says_and_a_perfect_gate_is_a_lower_bound():
@@ -128,8 +98,18 @@ def test_costs_by_example_add_up_to_what_evaluate_says_and_a_perfect_gate_is_a_l
 
 @pytest.fixture
 def clockwork(monkeypatch):
-    monkeypatch.setattr(module, "measured_costs", lambda *_: [COSTS])
+    """Steps cost `COSTS`; the decoder takes a second per token at full depth, half of that early, an encoder a second."""
+
+    def timed(model, examples, ways, options):
+        lengths = np.array([len(example["input_ids"]) for example in examples], float)
+        return {
+            name: np.stack([lengths * (1 if name == "full" else 0.5), lengths * (1 if name == "full" else 0.5) + 1], 1)
+            for name in ways
+        }
+
+    monkeypatch.setattr(module, "measured_costs", lambda *_: COSTS)
     monkeypatch.setattr(module, "full_depth_times", lambda *_: (10.0, 30.0, 5.0))
+    monkeypatch.setattr(module, "timed", timed)
 
 
 def test_of_a_plain_model_which_stays_plain(kind, clockwork):
@@ -146,11 +126,10 @@ def test_of_a_plain_model_which_stays_plain(kind, clockwork):
     assert [e["own"] for e in found.exits] == pytest.approx(held_out.agrees.mean(1).tolist())
     assert found.tokens == held_out.tokens
     for p in found.predictions:
-        low, middle, high = p.decoder
-        assert low <= middle <= high
-        assert p.answer[1] == pytest.approx(1 / (0.25 + 0.75 / middle))
-        assert p.mode == "exact" or p.exits in ("own", "fitted")
-        assert p.answer[1] <= 4.0, "the encoder's time stays"
+        assert p.decoder == pytest.approx([2.0, 2.0, 2.0])
+        low, middle, high = p.answer
+        assert 1 < low < middle < high < 2, "the encoder's time stays"
+    assert [p.exits for p in found.predictions if p.mode == "exact"] == ["own", "fitted"]
     assert all(p.changed == 0 for p in found.predictions if p.mode == "exact")
     again = json.loads(json.dumps(found.to_dict()))
     assert again["encoder_share"] == 0.25 and again["advice"] == found.advice and again["costs"]["exit_check"] == 0.5
@@ -164,12 +143,13 @@ def test_of_a_deed_model_which_keeps_its_exits_and_settings(clockwork):
     assert [e["depth"] for e in found.exits] == [2, 4]
     assert model.deed_config.exit_check == check and dict(model.deed_exits.items()) == adapters
     free = next(p for p in found.predictions if p.exits == "own" and p.budget == 1.0)
-    assert free.mean_depth <= 5 and free.decoder[1] >= 1
+    assert free.mean_depth <= 5 and len(free.thresholds) == 2
 
 
 def test_a_real_clock():
     model = plain_model("t5_tied", dtype=torch.float32)
     found = estimate(model, examples(8), max_new_tokens=4)
+    assert all(p.decoder[0] > 0 and p.answer[0] > 0 for p in found.predictions)
     assert found.costs.layer_ms > 0 and found.encoder_ms > 0 and found.decoder_ms > 0 and found.answer_tokens > 0
     assert found.advice.endswith((".", "threshold with deed.calibrate."))
 
@@ -212,7 +192,7 @@ def test_a_clock_that_was_disturbed(monkeypatch):
         return COSTS if len(times) % 2 == 0 else spoilt
 
     monkeypatch.setattr(module, "measure_costs", measure)
-    assert module.measured_costs(None, {}) == [COSTS] * 3
+    assert module.measured_costs(None, {}) == COSTS and len(times) == 6
     monkeypatch.setattr(module, "measure_costs", lambda *_, **__: spoilt)
     with pytest.raises(ValueError, match="too busy"):
         module.measured_costs(None, {})

@@ -16,7 +16,7 @@ G2P = Path(deed.__file__).parent / "checkpoints" / "g2p"
 
 @pytest.fixture(autouse=True)
 def clockwork(monkeypatch):
-    monkeypatch.setattr(module, "measured_costs", lambda *_: [Costs(exit_check=0.5, extra_position=0.1, layer_ms=0.4)])
+    monkeypatch.setattr(module, "measured_costs", lambda *_: Costs(exit_check=0.5, extra_position=0.1, layer_ms=0.4))
 
 
 def call(*arguments):

@@ -19,11 +19,10 @@ import torch
 from deed.config import DeedConfig
 from deed.constants import GREEDY, NEVER_EXIT
 from deed.modeling.model import DeedMixin, get_deed_model, unwrap
-from deed.utils.timing import now, timed_encoder
+from deed.utils.timing import interleave, now, timed_encoder
 
 from .advice import advice
 from .answering import collate
-from .exact_estimate import best_draft, draft_costs
 from .exit_statistics import ExitStatistics, record_exits
 from .ridge import fit_ridge, with_adapters
 from .step_costs import Costs, measure_costs
@@ -31,8 +30,8 @@ from .teacher_forcing import evaluating
 from .threshold_search import cost_of_examples, cost_of_perfect_gate, evaluate, search_thresholds
 
 BUDGETS = (0.0, 0.01, 0.02)
-TIMED = 8  # examples that full depth is timed on
-RESAMPLES = 200  # of the examples, for the intervals
+TIMED = 16  # held-out examples that are timed
+RESAMPLES = 1000  # of the examples, for the intervals
 COST_RUNS = 3  # measurements of the step costs
 NO_TIME = 1e-3  # ms of a layer, below which the clock was disturbed
 
@@ -45,10 +44,11 @@ class Prediction:
         exits: `"own"`, the exits as they are (of a plain model the last layer's norm and head on each layer), or `"fitted"`.
         mode: `"early"`, or `"exact"`: full depth's tokens, drafted early and verified.
         budget: share of tokens that might change when thresholds were chosen; 0 in exact mode.
-        thresholds: per exit but the last, 2.0 where it is not asked; in exact mode of the one exit that drafts.
+        thresholds: per exit but the last, 2.0 where it is not asked; empty in exact mode, which tunes itself.
         changed: share of tokens that do change.
         mean_depth: layers at which tokens leave; None in exact mode.
-        decoder: times faster than full depth's decoder: `[low, expected, high]`, at the confidence asked for.
+        decoder: times faster than full depth's decoder, timed on some held-out examples one at a time: `[low, expected, high]`
+            at the confidence asked for.
         answer: the same for the whole answer, encoder included.
     """
 
@@ -114,14 +114,14 @@ def estimate(
 
     Half of the examples fit exits in closed form (a ridge regression from each layer to the last, as residual linear
     adapters); on the other half the confidence and agreement of every exit is recorded, thresholds are chosen on every second
-    example and counted on the rest. A step's costs are measured on this machine, at batch 1.
+    example by what a step costs on this machine, and counted and timed on the rest, at batch 1.
 
     Args:
         model: plain or with early exit; it is left as it was. A plain one is looked at with an exit after every layer.
         dataset: examples as `{"input_ids": [...]}` or other encoder inputs without batch axis, see `deed.calibrate`; eight or
             more, some hundreds of tokens for an interval worth having. Labels are not used.
         budgets: shares of tokens that may change.
-        confidence: of the intervals, over examples (bootstrap) and repeated measurements of the costs.
+        confidence: of the intervals, over the timed examples (bootstrap).
         batch_size: examples answered at once.
         seed: of the bootstrap.
         progress: called with a line per step.
@@ -180,18 +180,14 @@ def _estimate(
         costs = measured_costs(model, one)
     held_out = [dict(example) for example in examples[1::2]]
     found: dict[str, ExitStatistics] = {}
+    predictions: list[Prediction] = []
+    interval = _Interval(confidence, seed)
     for name, change in (("own", nullcontext()), ("fitted", with_adapters(model, adapters))):
-        say(f"asking every exit, {name}")
         with change, _plain_checks(model):
+            say(f"asking every exit, {name}")
             found[name] = record_exits(model, held_out, confidence="max_prob", batch_size=batch_size, **options)
-    say("choosing thresholds")
-    share = encoder_ms / (encoder_ms + decoder_ms)
-    samples = _Resampling(costs, share, confidence, seed)
-    predictions = []
-    for name, statistics in found.items():
-        predictions += early_predictions(name, statistics, samples, budgets)
-        exact = exact_prediction(name, statistics, samples)
-        predictions += [exact] if exact is not None else []
+            say(f"timing chosen thresholds, {name}")
+            predictions += predictions_of(name, model, found[name], held_out, costs, budgets, interval, options)
     per_exit = [
         {
             "depth": depth,
@@ -202,13 +198,10 @@ def _estimate(
     ]
     gates = {}
     for name, statistics in found.items():
-        full = cost_of_examples(statistics, NEVER_EXIT, samples.cost)
-        early = cost_of_perfect_gate(statistics, samples.cost)
-        gates[name] = float(full.sum() / early.sum())
+        full = cost_of_examples(statistics, NEVER_EXIT, costs)
+        gates[name] = float(full.sum() / cost_of_perfect_gate(statistics, costs).sum())
     tokens = found["own"].tokens
-    result = Estimate(
-        len(examples), tokens, per_exit, samples.cost, encoder_ms, decoder_ms, length, gates, predictions
-    )
+    result = Estimate(len(examples), tokens, per_exit, costs, encoder_ms, decoder_ms, length, gates, predictions)
     object.__setattr__(result, "advice", advice(result))
     return result
 
@@ -220,26 +213,22 @@ def full_depth_times(
 
     Args:
         model: a deed model.
-        examples: the first is answered once more to warm up.
+        examples: the first two warm up as well.
         options: of `generate()`.
     """
-    encoder, decoder, tokens = [], [], []
-    with torch.no_grad(), timed_encoder(model) as clock:
-        for i, example in enumerate([examples[0], *examples]):
-            inputs = collate(model, [example])
-            clock.take()
-            start = now(model.device)
-            out = model.generate(**inputs, **options, exit_threshold=NEVER_EXIT, return_dict_in_generate=True)
-            total, inside = now(model.device) - start, clock.take()
-            if i:
-                encoder.append(1e3 * inside)
-                decoder.append(1e3 * (total - inside))
-                tokens.append(int((out.exit_layers[0] > 0).sum()))
-    return medians.fmean(encoder), medians.fmean(decoder), medians.fmean(tokens)
+    full = {"exit_threshold": NEVER_EXIT, "return_dict_in_generate": True}
+    seconds = timed(model, examples, {"full": full}, options)["full"]
+    tokens = []
+    with torch.no_grad():
+        for example in examples:
+            out = model.generate(**collate(model, [example]), **{**options, **full})
+            tokens.append(int((out.exit_layers[0] > 0).sum()))
+    decoder, whole = (1e3 * float(v) for v in seconds.mean(0))
+    return whole - decoder, decoder, medians.fmean(tokens)
 
 
-def measured_costs(model: Any, inputs: Mapping[str, torch.Tensor]) -> list[Costs]:
-    """A step's costs, measured some times; those that a busy machine spoilt (a layer that takes no time) left out.
+def measured_costs(model: Any, inputs: Mapping[str, torch.Tensor]) -> Costs:
+    """A step's costs: of three measurements that with the middle layer; those that a busy machine spoilt left out.
 
     Args:
         model: a deed model.
@@ -257,7 +246,7 @@ def measured_costs(model: Any, inputs: Mapping[str, torch.Tensor]) -> list[Costs
             break
     if not found:
         raise ValueError("a layer could not be timed: this machine is too busy; try again when less else runs")
-    return found
+    return sorted(found, key=lambda c: c.layer_ms or 0.0)[len(found) // 2]
 
 
 class _plain_checks:
@@ -274,79 +263,95 @@ class _plain_checks:
         self.config.exit_check = self.before
 
 
-class _Resampling:
-    """Speed-ups and their intervals: over examples drawn again, each time with one of the measured costs.
+def predictions_of(
+    name: str,
+    model: Any,
+    statistics: ExitStatistics,
+    examples: Sequence[Mapping[str, Any]],
+    costs: Costs,
+    budgets: Sequence[float],
+    interval: _Interval,
+    options: Mapping[str, Any],
+) -> list[Prediction]:
+    """Thresholds for each budget, chosen on every second example; what they give, and what exact mode gives, on the others.
 
     Args:
-        costs: measured several times.
-        encoder_share: of an answer's time at full depth.
+        name: of the exits that `model` has now.
+        model: a deed model.
+        statistics: of `record_exits` on these examples.
+        examples: held out.
+        costs: of a step, by which thresholds are chosen.
+        budgets: shares of tokens that may change.
+        interval: of the speed-ups.
+        options: of `generate()`.
+    """
+    chosen_on, counted_on = statistics.halves()
+    choices = {tuple(c.thresholds): c for c in search_thresholds(chosen_on, costs, budgets, hold_out=False)}
+    ways: dict[Any, dict[str, Any]] = {"full": {"exit_threshold": NEVER_EXIT}}
+    ways |= {thresholds: {"exit_threshold": list(thresholds)} for thresholds in choices}
+    ways["exact"] = {"exact": True}
+    times = timed(model, examples[1::2][:TIMED], ways, options)
+    found = []
+    for thresholds, choice in choices.items():
+        counted = evaluate(counted_on, thresholds, costs)
+        changed, depth = 1 - counted["agreement"], counted["mean_depth"]
+        speedups = interval.of(times["full"], times[thresholds])
+        found.append(Prediction(name, "early", choice.budget, list(thresholds), changed, depth, *speedups))
+    speedups = interval.of(times["full"], times["exact"])
+    return [*found, Prediction(name, "exact", 0.0, [], 0.0, None, *speedups)]
+
+
+def timed(
+    model: Any,
+    examples: Sequence[Mapping[str, Any]],
+    ways: Mapping[Any, Mapping[str, Any]],
+    options: Mapping[str, Any],
+) -> dict[Any, np.ndarray]:
+    """Seconds of the decoder and of the whole answer `[examples, 2]` for each way of answering, in turns, one at a time.
+
+    Args:
+        model: a deed model.
+        examples: the first two warm up as well.
+        ways: options of `generate()` of each.
+        options: of all.
+    """
+    with torch.no_grad(), timed_encoder(model) as clock:
+
+        def answers(way: Mapping[str, Any]) -> Callable[[Any], tuple[float, float]]:
+            def answer(inputs: Any) -> tuple[float, float]:
+                clock.take()
+                start = now(model.device)
+                model.generate(**inputs, **{**options, **way})
+                total = now(model.device) - start
+                return total - clock.take(), total
+
+            return answer
+
+        inputs = [collate(model, [example]) for example in examples]
+        runs = interleave({name: answers(way) for name, way in ways.items()}, inputs, warmup=2)
+    return {name: np.array(values) for name, values in runs.items()}
+
+
+class _Interval:
+    """Speed-ups with an interval over examples drawn again (percentile bootstrap).
+
+    Args:
         confidence: of the intervals.
         seed: of the draws.
     """
 
-    def __init__(self, costs: Sequence[Costs], encoder_share: float, confidence: float, seed: int) -> None:
-        self.costs, self.share, self.seed = list(costs), encoder_share, seed
-        self.edges = [100 * (1 - confidence) / 2, 100 * (1 + confidence) / 2]
-        self.cost = sorted(self.costs, key=lambda c: c.layer_ms or 0.0)[len(self.costs) // 2]
+    def __init__(self, confidence: float, seed: int) -> None:
+        self.edges, self.seed = [100 * (1 - confidence) / 2, 100 * (1 + confidence) / 2], seed
 
-    def speedups(self, cost_of: Callable[[Costs], tuple[np.ndarray, np.ndarray]]) -> tuple[list[float], list[float]]:
+    def of(self, full: np.ndarray, early: np.ndarray) -> tuple[list[float], list[float]]:
         """Decoder's and answer's `[low, expected, high]`.
 
         Args:
-            cost_of: with these costs, what every example costs at full depth and early, `[examples]` each.
+            full, early: seconds of decoder and answer, `[examples, 2]`.
         """
-        full, early = cost_of(self.cost)
-        middle = float(full.sum() / early.sum())
-        generator, drawn = np.random.default_rng(self.seed), []
-        for full, early in map(cost_of, self.costs):
-            for _ in range(RESAMPLES):
-                at = generator.integers(0, len(full), len(full))
-                drawn.append(full[at].sum() / early[at].sum())
-        low, high = np.percentile(drawn, self.edges)
-        decoder = [min(float(low), middle), middle, max(float(high), middle)]
-        return decoder, [1 / (self.share + (1 - self.share) / value) for value in decoder]
-
-
-def early_predictions(
-    name: str, statistics: ExitStatistics, samples: _Resampling, budgets: Sequence[float]
-) -> list[Prediction]:
-    """Thresholds for each budget, chosen on every second example, and what they give on the others.
-
-    Args:
-        name: of the exits.
-        statistics: of `record_exits`.
-        samples: for the intervals.
-        budgets: shares of tokens that may change.
-    """
-    chosen_on, counted_on = statistics.halves()
-    found = []
-    for choice in search_thresholds(chosen_on, samples.cost, budgets, hold_out=False):
-        counted = evaluate(counted_on, choice.thresholds, samples.cost)
-
-        def cost_of(costs: Costs, thresholds: list[float] = choice.thresholds) -> tuple[np.ndarray, np.ndarray]:
-            full, early = (cost_of_examples(counted_on, t, costs) for t in (NEVER_EXIT, thresholds))
-            return full, early
-
-        speedups = samples.speedups(cost_of)
-        changed, depth = 1 - counted["agreement"], counted["mean_depth"]
-        found.append(Prediction(name, "early", choice.budget, choice.thresholds, changed, depth, *speedups))
-    return found
-
-
-def exact_prediction(name: str, statistics: ExitStatistics, samples: _Resampling) -> Prediction | None:
-    """Likewise exact mode; None where drafting does not pay.
-
-    Args:
-        name, statistics, samples: as for `early_predictions`.
-    """
-    chosen_on, counted_on = statistics.halves()
-    how = best_draft(chosen_on, samples.cost)
-    if how is None:
-        return None
-
-    def cost_of(costs: Costs) -> tuple[np.ndarray, np.ndarray]:
-        return cost_of_examples(counted_on, NEVER_EXIT, costs), draft_costs(counted_on, how, costs)
-
-    thresholds = [NEVER_EXIT] * (len(statistics.exit_layers) - 1)
-    thresholds[how.exit_index] = how.threshold
-    return Prediction(name, "exact", 0.0, thresholds, 0.0, None, *samples.speedups(cost_of))
+        at = np.random.default_rng(self.seed).integers(0, len(full), (RESAMPLES, len(full)))
+        drawn = full[at].sum(1) / early[at].sum(1)
+        low, high = np.percentile(drawn, self.edges, axis=0)
+        middle = full.sum(0) / early.sum(0)
+        found = [[min(lo, m), m, max(hi, m)] for lo, m, hi in zip(low, middle, high, strict=True)]
+        return [float(v) for v in found[0]], [float(v) for v in found[1]]
