@@ -33,6 +33,28 @@ OUTPUT = Path(__file__).parent / "results" / "exit_check_heads.json"
 TOKENS = 32
 
 
+def measured(
+    subjects: dict[str, tuple[Subject, Any]], seconds: float
+) -> tuple[dict[str, list[float]], dict[str, torch.Tensor], int]:
+    """Milliseconds per step of each subject round by round, its tokens, and the number of rounds."""
+    usual = build._reads_less_by_a_copy
+    taken: dict[str, list[float]] = {name: [] for name in subjects}
+    tokens: dict[str, torch.Tensor] = {}
+    names, rounds, start = list(subjects), 0, 0.0
+    while rounds < 3 or time.perf_counter() - start < seconds:
+        turn = rounds % len(names)
+        for name in names[turn:] + names[:turn]:
+            subject, build._reads_less_by_a_copy = subjects[name]
+            timing = subject.run()
+            tokens[name] = timing.tokens
+            if rounds:  # the first warms up
+                taken[name].append(timing.step_ms)
+        rounds += 1
+        start = start or time.perf_counter()
+    build._reads_less_by_a_copy = usual
+    return taken, tokens, rounds
+
+
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -52,20 +74,8 @@ def main() -> None:
         "fp32, full depth": (deed(work, "fp32"), usual),
         "fp32, int8 head, full depth": (deed(work, "fp32, int8 head"), usual),
     }
-    taken: dict[str, list[float]] = {name: [] for name in subjects}
-    tokens: dict[str, torch.Tensor] = {}
-    names, rounds, start = list(subjects), 0, 0.0
-    while rounds < 3 or time.perf_counter() - start < given.seconds:
-        turn = rounds % len(names)
-        for name in names[turn:] + names[:turn]:
-            subject, build._reads_less_by_a_copy = subjects[name]
-            timing = subject.run()
-            tokens[name] = timing.tokens
-            if rounds:  # the first warms up
-                taken[name].append(timing.step_ms)
-        rounds += 1
-        start = start or time.perf_counter()
-    build._reads_less_by_a_copy = usual
+    taken, tokens, rounds = measured(subjects, given.seconds)
+    names = list(subjects)
     assert torch.equal(tokens["fp32, plain by bounds"], tokens["fp32, plain by the whole head"])
 
     def over(a: str, b: str) -> dict[str, float]:
