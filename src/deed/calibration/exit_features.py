@@ -76,8 +76,8 @@ def collect(model: Any, dataset: Iterable[dict[str, Any]], positions: int, batch
     if count == 0:
         raise ValueError("the data set has no tokens to learn from")
     layers, agreed = ({d: torch.cat(x) for d, x in found.items()} for found in (hidden, agrees))
-    given = layers if model.deed_config.adapter != "layer" else {d: torch.cat(x) for d, x in states.items()}
-    return Found(layers, given, agreed, torch.cat(numbers))
+    norms_get = layers if model.deed_config.adapter != "layer" else {d: torch.cat(x) for d, x in states.items()}
+    return Found(layers, norms_get, agreed, torch.cat(numbers))
 
 
 def _forced(model: Any, part: list[dict[str, Any]]) -> Forced:
