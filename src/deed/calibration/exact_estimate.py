@@ -45,7 +45,9 @@ def draft_costs(statistics: ExitStatistics, how: Draft, costs: Costs) -> np.ndar
         costs: of `measure_costs`.
     """
     depth, layers = statistics.exit_layers[how.exit_index], statistics.exit_layers[-1]
-    begun = depth + costs.exit_check + costs.fixed  # a drafting pass; the first layers of a verifying one
+    begun = (
+        depth + costs.exit_layer + costs.exit_check + costs.fixed
+    )  # a drafting pass; the first layers of a verifying one
     above = layers - depth
     ready = (statistics.confidence[how.exit_index] >= how.threshold).tolist()
     stands = statistics.agrees[how.exit_index].tolist()
