@@ -1,4 +1,4 @@
-"""Models whose exits have layers of their own (`adapter="layer"`): training, saving, int8, exit checks, graphs, running batches."""
+"""Models whose exits have layers of their own (`adapter="layer"`): training, saving, int8, checks, graphs, running batches."""
 
 import copy
 
