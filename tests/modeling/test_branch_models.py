@@ -74,6 +74,7 @@ def test_the_losses_are_those_of_the_exits_logits(kind):
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_gradient_checkpointing_changes_no_gradient(kind, frozen, reentrant):
