@@ -10,7 +10,7 @@ from typing import Any
 
 from deed.errors import DeedConfigError
 
-ADAPTERS = ("residual_linear", "linear", "bottleneck", "none")
+ADAPTERS = ("residual_linear", "linear", "bottleneck", "layer", "none")
 LOSSES = ("deed", "mean", "last", "rising", "distill")
 CONFIDENCE_OVER = ("all", "allowed")
 
@@ -23,8 +23,8 @@ class DeedConfig:
         exit_layers (`list[int]`, *optional*): 1-based decoder depths that are exits. `None`: every layer. The last
             layer is always added. After `get_deed_model`, `model.deed_config.exit_layers` is the resolved list.
         adapter (`str`): adaptation module of every exit but the last: `"residual_linear"` (h + Wh + b, starts as the
-            identity), `"linear"`, `"bottleneck"` (residual, down-GELU-up) or `"none"`. The paper does not publish its
-            module; these are ours.
+            identity), `"linear"`, `"bottleneck"` (residual, down-GELU-up), `"layer"` (a whole decoder layer, started as
+            the base model's last one; docs/method.md) or `"none"`. The paper does not publish its module; these are ours.
         adapter_dim (`int`): inner width of `"bottleneck"`.
         confidence (`str` or `dict`): measure taken at an exit: `"max_prob"`, `"margin"`, `"entropy"`,
             `"state_similarity"`, `"patience"`; with options as `{"name": "patience", "patience": 3}`; for tokens on a

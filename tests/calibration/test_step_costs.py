@@ -18,9 +18,9 @@ from deed.utils import timing
 class Clockwork(torch.nn.Module):
     """`generate()` advances a clock by what a decoder with these costs (in seconds) would take."""
 
-    def __init__(self, exits, layer, ask, fixed, first, width):
+    def __init__(self, exits, layer, ask, fixed, first, width, adapter="residual_linear"):
         super().__init__()
-        self.deed_config = SimpleNamespace(exit_layers=exits)
+        self.deed_config = SimpleNamespace(exit_layers=exits, adapter=adapter)
         self.generation_config = SimpleNamespace(max_new_tokens=None)
         self.device, self.encoder, self.time = torch.device("cpu"), torch.nn.Identity(), 0.0
         self.costs = (layer, ask, fixed, first, width)
@@ -37,6 +37,10 @@ class Clockwork(torch.nn.Module):
             schedule = exit_policy.to_dict()["depths"]
             depth = next(e for e in self.deed_config.exit_layers if e >= schedule[step % len(schedule)])
             self.time += fixed + ask  # the exit left by
+            if self.deed_config.adapter == "layer":
+                run = [e for e in self.deed_config.exit_layers[:-1] if e == depth or (e < depth and exit_policy.ask)]
+                self.time += sum(layer + first * (-e not in filled) for e in run)
+                filled.update({-e: step + 1 for e in run})
             self.time += ask * sum(e < depth for e in self.deed_config.exit_layers) * exit_policy.ask
             for at in range(1, depth + 1):
                 block = step + 1 - filled.get(at, 0)
@@ -44,15 +48,17 @@ class Clockwork(torch.nn.Module):
                 filled[at] = step + 1
 
 
+@pytest.mark.parametrize("adapter", ["residual_linear", "layer"])
 @pytest.mark.parametrize("exits", [[1, 2, 3, 4, 5, 6], [2, 6]])
-def test_finds_the_costs_again(monkeypatch, exits):
-    model = Clockwork(exits, layer=2e-3, ask=5e-3, fixed=3e-3, first=7e-3, width=0.14)
+def test_finds_the_costs_again(monkeypatch, exits, adapter):
+    model = Clockwork(exits, layer=2e-3, ask=5e-3, fixed=3e-3, first=7e-3, width=0.14, adapter=adapter)
     for module in (step_costs, timing):
         monkeypatch.setattr(module, "now", lambda device: model.time)
     found = measure_costs(model, {"input_ids": torch.zeros(1, 3)}, repeats=1)
     assert found.layer_ms == pytest.approx(2.0)
     assert found.exit_check == pytest.approx(2.5) and found.fixed == pytest.approx(1.5)
     assert found.first_use == pytest.approx(3.5) and found.extra_position == pytest.approx(0.14)
+    assert found.exit_layer == (adapter == "layer")
     assert not model.encoder._forward_hooks and not model.encoder._forward_pre_hooks
 
 
@@ -85,3 +91,9 @@ def test_costs_of_earlier_curves_are_still_read():
         recorded[name] for name in ("ask", "first", "width")
     )
     assert Costs.from_dict(asdict(found)) == found
+
+
+def test_an_exit_right_below_the_last_saves_no_layer_of_its_own():
+    model = deed_model("t5_tied", DeedConfig(exit_layers=[4], adapter="layer"))
+    with pytest.raises(ValueError, match="saves no layer"):
+        measure_costs(model)

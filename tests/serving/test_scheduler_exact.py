@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ofa_models import plain_ofa
 from serving_cases import Stateful, alone, inputs_of, model_of, request_of
 
-from conftest import plain_model
+from conftest import deed_model, plain_model
 from deed import DeedConfig, get_deed_model
 from deed.engine import drafting
 from deed.policies.query import ExitDecision
@@ -153,3 +153,20 @@ def test_drafting_stops_where_no_draft_stands():
         row.verified([4])
     assert len([t for t in asked if t >= 200]) <= 100 / drafting.RETRY + 1 < len(asked)
     assert row.accepted == 0 and pace.tuner.share < 0.5
+
+
+@pytest.mark.parametrize("kind", ["t5_tied", "bart"])
+def test_exits_with_layers_of_their_own(kind):
+    model = deed_model(kind, DeedConfig(adapter="layer"))
+    numbers = [n for n in range(14) if n != STATEFUL]
+    with Scheduler(model) as scheduler:
+        tickets = [scheduler.submit(request_of(kind, n, exact=n % 2 > 0)) for n in numbers]
+        ends = [ticket.result(WAIT) for ticket in tickets]
+    early = 0
+    for n, end in zip(numbers, ends, strict=True):
+        tokens, depths = alone(model, kind, n, exact=n % 2 > 0)
+        assert end.tokens == tokens, (kind, n)
+        if n % 2 == 0:
+            assert end.depths == depths
+            early += sum(depth < 5 for depth in depths)
+    assert early > 3

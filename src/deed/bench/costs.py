@@ -42,13 +42,13 @@ class Memory:
 def layer_weights(workload: Workload) -> float:
     """Weights that a decoder layer reads at a step, on average: all but the projections of the encoder's states."""
     layers = workload.base_layers
-    counted = (
-        weight.numel()
-        for layer in layers
-        for name, weight in layer.named_parameters()
-        if not any(part in f"{name}." for part in ENCODER_SIDE)
-    )
+    counted = (weight.numel() for layer in layers for name, weight in layer.named_parameters() if not _once(name))
     return sum(counted) / len(layers)
+
+
+def _once(name: str) -> bool:
+    """Whether a layer's parameter makes keys and values of the source, once per answer."""
+    return any(part in f"{name}." for part in ENCODER_SIDE)
 
 
 def step_counts(depths: Depths) -> list[dict[str, int]]:
@@ -75,7 +75,8 @@ def head_bytes(
     """
     width, vocab = workload.width, workload.vocab
     first = next(iter(workload.model.deed_exits.values()), None)
-    adapter = 0 if first is None else sum(p.numel() for p in first.parameters()) * layer
+    used = (p for n, p in first.named_parameters() if not _once(n)) if first is not None else ()
+    adapter = sum(p.numel() for p in used) * layer
     last = int(layers == workload.n_layers)
     left = exits * width * vocab * head  # heads that gave a token
     if exit_check in (None, "gate"):  # a gate is a vector, and rows that leave unseen share one product

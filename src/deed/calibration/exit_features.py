@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from deed.constants import GREEDY
+from deed.exits.heads import exit_logits_of
 from deed.modeling.answering import batches, check_batch_size
+from deed.modeling.forward import exit_states
 
 from .answering import collate
 from .teacher_forcing import Forced, evaluating, from_answers, from_labels
@@ -22,11 +24,13 @@ class Found:
 
     Attributes:
         hidden: by depth of the exits but the last, `[n, d_model]` float32, the layer's output.
+        states: the same of what the exit's norm gets, which differs where exits have layers of their own.
         agrees: by depth, `[n]` bool, whether the exit's best token is the last exit's.
         example: `[n]` long, which example each position is from.
     """
 
     hidden: dict[int, torch.Tensor]
+    states: dict[int, torch.Tensor]
     agrees: dict[int, torch.Tensor]
     example: torch.Tensor
 
@@ -47,6 +51,7 @@ def collect(model: Any, dataset: Iterable[dict[str, Any]], positions: int, batch
     """
     depths = model.deed_config.exit_layers[:-1]
     hidden: dict[int, list[torch.Tensor]] = {depth: [] for depth in depths}
+    states: dict[int, list[torch.Tensor]] = {depth: [] for depth in depths}
     agrees: dict[int, list[torch.Tensor]] = {depth: [] for depth in depths}
     numbers: list[torch.Tensor] = []
     with evaluating(model):
@@ -54,21 +59,25 @@ def collect(model: Any, dataset: Iterable[dict[str, Any]], positions: int, batch
         while count < positions and (drawn := list(islice(examples, check_batch_size(batch_size)))):
             for part in batches(drawn, batch_size):
                 inputs, keep = _forced(model, [drawn[i] for i in part])
-                out = model(**inputs, output_hidden_states=True, use_cache=False)
+                given = {**inputs, "output_hidden_states": True, "use_cache": False}
+                out, made = exit_states(model, type(model).deed_base.forward, given)
                 last = out.logits[keep].argmax(-1)
                 for depth in depths:
                     at = out.decoder_hidden_states[depth][keep]
-                    agrees[depth].append((model.exit_head(depth, at).argmax(-1) == last).cpu())
+                    state = made[depth][keep]
+                    agrees[depth].append((exit_logits_of(model, depth, state).argmax(-1) == last).cpu())
                     hidden[depth].append(at.float().cpu())
+                    same = model.deed_config.adapter != "layer"
+                    states[depth].append(hidden[depth][-1] if same else state.float().cpu())
                 row = seen + torch.tensor(part)[:, None].expand(keep.shape)
                 numbers.append(row[keep.cpu()])
                 count += len(last)
             seen += len(drawn)
     if count == 0:
         raise ValueError("the data set has no tokens to learn from")
-    return Found(
-        {d: torch.cat(x) for d, x in hidden.items()}, {d: torch.cat(x) for d, x in agrees.items()}, torch.cat(numbers)
-    )
+    layers, agreed = ({d: torch.cat(x) for d, x in found.items()} for found in (hidden, agrees))
+    norms_get = layers if model.deed_config.adapter != "layer" else {d: torch.cat(x) for d, x in states.items()}
+    return Found(layers, norms_get, agreed, torch.cat(numbers))
 
 
 def _forced(model: Any, part: list[dict[str, Any]]) -> Forced:

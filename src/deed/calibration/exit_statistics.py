@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from deed.exits.heads import exit_logits_of
 from deed.modeling.answering import batches
 from deed.modeling.forward import exit_states
 from deed.policies.measures import Confidence, build_confidence, needs_history
@@ -223,7 +224,8 @@ def _at_every_exit(
     at_once = max(1, LOGITS_AT_ONCE // model.deed_family.vocab_size(model))
     columns: list[tuple[torch.Tensor, torch.Tensor]] = []
     for index, (depth, state) in enumerate(states.items()):
-        hidden, below = state[followed], layers[depth - 1][followed] if depth > 1 else None
+        given, hidden = state[followed], layers[depth][followed]
+        below = layers[depth - 1][followed] if depth > 1 else None
         pieces = []
         for start in range(0, len(hidden), at_once):
             here = slice(start, start + at_once)
@@ -236,7 +238,7 @@ def _at_every_exit(
                 rows=torch.arange(len(part), device=part.device),
                 hidden=part,
                 previous=None if below is None else below[here],
-                head=lambda d=depth, h=part: _wide(model.exit_head(d, h)),  # type: ignore[misc]
+                head=lambda d=depth, h=given[here]: _wide(exit_logits_of(model, d, h)),  # type: ignore[misc]
             )
             pieces.append((_wide(measure(query)).cpu(), (query.logits.argmax(-1) == full[here]).cpu()))
         columns.append((torch.cat([c for c, _ in pieces]), torch.cat([a for _, a in pieces])))

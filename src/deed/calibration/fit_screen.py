@@ -55,7 +55,7 @@ def fit_screen(
     found = collect(model, dataset, positions, batch_size)
     cov = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64)
     for depth in depths:
-        for part in found.hidden[depth].split(4096):
+        for part in found.states[depth].split(4096):
             f = exit_features(model, depth, part.to(weight)).double().cpu()
             cov += f.T @ f
     cov /= len(found.example) * len(depths)

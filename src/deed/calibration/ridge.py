@@ -98,11 +98,16 @@ def fit_ridge(
         Modules by depth, keyed as `model.deed_exits`.
 
     Raises:
-        ValueError: fewer than two examples, or no tokens.
+        ValueError: fewer than two examples, no tokens, or exits with layers of their own.
     """
     if len(dataset) < 2:
         raise ValueError("fitting exits takes two examples or more: one is held out to choose the penalty")
     forward = type(model).deed_base.forward  # type: ignore[attr-defined]
+    if model.deed_config.adapter == "layer":
+        raise ValueError(
+            'exits with layers of their own (adapter="layer") are not fitted in closed form; start from the plain model '
+            "(deed.unwrap), or train them with deed tune"
+        )
     width = model.deed_family.d_model(model)
     exits = model.deed_config.exit_layers[:-1]
     fitted, held = ({depth: Moments.empty(width) for depth in exits} for _ in range(2))

@@ -28,8 +28,10 @@ class Costs:
         fixed: the rest of a step, whatever the depth.
         first_use: a layer's first use in an answer (its cross-attention keys and values).
         extra_position: what each further position of a block costs of a layer.
-        layer: the unit; another value than 1 divides `exit_check`, `fixed` and `first_use`.
+        layer: the unit; another value than 1 divides `exit_check`, `fixed`, `first_use` and `exit_layer`.
         layer_ms: a layer's time, for reports; None where nothing was timed.
+        exit_layer: the layer that every exit but the last has of its own (`adapter="layer"`), run where it is checked or left
+            by; 0 where exits have none.
     """
 
     exit_check: float
@@ -38,15 +40,16 @@ class Costs:
     extra_position: float = 0.14
     layer: float = 1.0
     layer_ms: float | None = None
+    exit_layer: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("exit_check", "fixed", "first_use", "extra_position", "layer"):
+        for name in ("exit_check", "fixed", "first_use", "extra_position", "layer", "exit_layer"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"costs: {name} must be a number of at least 0, got {getattr(self, name)!r}")
         if self.layer != 1:  # {"layer": 2.0, "exit_check": 5.0}, in ms, is {"layer": 1, "exit_check": 2.5}
             if self.layer == 0:
                 raise ValueError("costs: layer is the unit, it cannot be 0")
-            for name in ("exit_check", "fixed", "first_use"):
+            for name in ("exit_check", "fixed", "first_use", "exit_layer"):
                 object.__setattr__(self, name, getattr(self, name) / self.layer)
             object.__setattr__(self, "layer", 1.0)
 
@@ -69,7 +72,8 @@ def measure_costs(
 
     Five schedules in turns, warm, medians: all tokens at the first exit; all at the last, without and with every exit
     checked on the way; seven at the first and then one at the last (a catch-up block of 8); the first two also a quarter as
-    long, so that what an answer pays once is told apart from what a step does.
+    long, so that what an answer pays once is told apart from what a step does. A layer that exits have of their own is one of
+    the decoder's build, so it counts as much.
 
     Args:
         model: a deed model with an exit before the last.
@@ -79,7 +83,8 @@ def measure_costs(
         generate_kwargs: passed to `generate()`, say an exit check.
 
     Raises:
-        ValueError: no exit before the last, or `steps` no multiple of 8 or less than 16.
+        ValueError: no exit before the last; `steps` no multiple of 8 or less than 16; exits with layers of their own of which
+            the first is right below the last layer, where it saves none.
 
     Example:
         ```python
@@ -91,6 +96,12 @@ def measure_costs(
         raise ValueError("there is nothing to check: the model has no exit before the last layer")
     if steps < 16 or steps % 8:
         raise ValueError(f"steps must be a multiple of 8 and at least 16, got {steps}")
+    own = int(model.deed_config.adapter == "layer")  # layers that a token runs at an exit, beside the decoder's
+    if exits[-1] - exits[0] <= own:
+        raise ValueError(
+            f"an exit with a layer of its own at depth {exits[0]} of {exits[-1]} saves no layer: choose exit_layers further "
+            "below the last"
+        )
     if inputs is None:
         inputs = {"input_ids": torch.full((1, 64), 3, device=model.device)}
     first, last, short = exits[0], exits[-1], max(8, steps // 4 // 8 * 8)
@@ -114,17 +125,20 @@ def measure_costs(
                     times[name].append(1e3 * (now(model.device) - start - clock.take()))
     ms = {name: statistics.median(values) for name, values in times.items()}
     step_first, step_last = ((ms[n] - ms[f"{n} short"]) / (steps - short) for n in ("first", "last"))
-    layer = max((step_last - step_first) / (last - first), 1e-6)
-    check = max(0.0, (ms["checked"] - ms["last"]) / steps / (len(exits) - 1))
-    once = ((ms["last"] - steps * step_last) - (ms["first"] - steps * step_first)) / (last - first)
-    # Of eight steps in "late", one runs the layers past the first exit, on a block of eight.
-    block = (ms["late"] - ms["first"] - once * (last - first)) / (steps // 8) / (last - first) / layer
+    saved = last - first - own
+    layer = max((step_last - step_first) / saved, 1e-6)
+    once = ((ms["last"] - steps * step_last) - (ms["first"] - steps * step_first)) / saved
+    check = max(0.0, (ms["checked"] - ms["last"]) / steps / (len(exits) - 1) - own * (layer + once / steps))
+    # Of eight steps in "late", one runs the layers past the first exit, on a block of eight, instead of the exit's own.
+    more = ms["late"] - ms["first"] - once * (last - first) + steps // 8 * own * layer
+    block = more / (steps // 8) / (last - first) / layer
     return Costs(
         exit_check=check / layer,
-        fixed=max(0.0, step_first / layer - first - check / layer),
+        fixed=max(0.0, step_first / layer - first - own - check / layer),
         first_use=max(0.0, once / layer),
         extra_position=min(1.0, max(0.0, (block - 1) / 7)),
         layer_ms=layer,
+        exit_layer=float(own),
     )
 
 

@@ -114,16 +114,22 @@ def _checks_up_to(checked: np.ndarray) -> np.ndarray:
     return np.cumsum([*checked, True])
 
 
+def _check_costs(checked: np.ndarray, costs: Costs) -> np.ndarray:
+    """What they cost in layers: of all exits but the last also the layer that an exit may have of its own."""
+    early = costs.exit_check + costs.exit_layer
+    return np.cumsum([*(checked * early), costs.exit_check])
+
+
 def _total_cost(statistics: ExitStatistics, exited_at: np.ndarray, checked: np.ndarray, costs: Costs) -> float:
     """Layers and exit checks of all tokens, by the index of the exit `[tokens]` each leaves at."""
-    return float(_cost_of_examples(statistics, exited_at, _checks_up_to(checked)[exited_at], costs).sum())
+    return float(_cost_of_examples(statistics, exited_at, _check_costs(checked, costs)[exited_at], costs).sum())
 
 
 def _cost_of_examples(
     statistics: ExitStatistics, exited_at: np.ndarray, checks: np.ndarray, costs: Costs
 ) -> np.ndarray:
-    """The same of each example, `[examples]`; `checks` `[tokens]` are what was checked on the way."""
-    total = costs.exit_check * np.add.reduceat(checks.astype(float), statistics.starts)
+    """The same of each example, `[examples]`; `checks` `[tokens]` is what the exit checks on the way cost."""
+    total = np.add.reduceat(checks.astype(float), statistics.starts)
     for index, layers in enumerate(
         np.diff([0, *statistics.exit_layers])
     ):  # layers between two exits have the same cost
@@ -145,7 +151,7 @@ def cost_of_examples(statistics: ExitStatistics, thresholds: float | Sequence[fl
         ValueError: the wrong number of thresholds.
     """
     exited_at, checked = _exited_at(statistics, thresholds)
-    cost = _cost_of_examples(statistics, exited_at, _checks_up_to(checked)[exited_at], costs)
+    cost = _cost_of_examples(statistics, exited_at, _check_costs(checked, costs)[exited_at], costs)
     return cost + costs.fixed * statistics.lengths
 
 
@@ -153,7 +159,8 @@ def cost_of_perfect_gate(statistics: ExitStatistics, costs: Costs) -> np.ndarray
     """The same where every token leaves at the first exit that agrees with full depth, and only that exit's head costs."""
     agrees = np.concatenate([statistics.agrees, np.ones((1, statistics.tokens), dtype=bool)])
     first = agrees.argmax(0)
-    return _cost_of_examples(statistics, first, np.ones_like(first), costs) + costs.fixed * statistics.lengths
+    own = np.where(first < len(statistics.exit_layers) - 1, costs.exit_layer, 0.0)
+    return _cost_of_examples(statistics, first, costs.exit_check + own, costs) + costs.fixed * statistics.lengths
 
 
 def _exited_at(statistics: ExitStatistics, thresholds: float | Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -190,7 +197,7 @@ class _Descent:
 
     def run(self) -> list[list[float]]:
         """Thresholds per budget."""
-        full = self.depth[-1] + self.costs.exit_check * (self.last + 1)
+        full = self.depth[-1] + _check_costs(np.ones(self.last, dtype=bool), self.costs)[-1]
         cuts = [len(grid) for grid in self.grids]
         for price in [full * self.statistics.tokens, *np.geomspace(1000 * full, 0.1, PRICES), 0.0]:
             value, cuts = self.descend(cuts, price)
@@ -246,14 +253,14 @@ class _Descent:
     def options(self, e: int, reach: np.ndarray, beyond: np.ndarray, cuts: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Cost and errors of every cut of exit e, up to a constant, the other exits as they are."""
         costs, size = self.costs, len(self.grids[e])
-        checks = _checks_up_to(self.checked(cuts))
+        checks = _check_costs(self.checked(cuts), costs)
         here = np.flatnonzero(reach)
         bins, later = self.bins[e][here], beyond[here]
         on = (1 - costs.extra_position) * (self.depth[later] - self.depth[e])
-        on += costs.exit_check * (checks[later] - checks[e])
+        on += checks[later] - checks[e]
         errors = self.wrong[later, here].astype(np.float64) - self.wrong[e, here]
         cost, wrong = _running(bins, on, size), _running(bins, errors, size)
-        cost[:size] += costs.exit_check * len(here)
+        cost[:size] += (costs.exit_check + costs.exit_layer) * len(here)
         # What depends on an answer's last step past each exit: the total length of its blocks, and a layer's first use.
         order = self.order[e][reach[self.order[e]]]
         stride = int(self.statistics.lengths.max()) + 1

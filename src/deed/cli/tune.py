@@ -26,7 +26,7 @@ def tune(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 1000,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples per step and process.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
-    adapter: Annotated[str, typer.Option(help="residual_linear, linear or bottleneck.")] = "residual_linear",
+    adapter: Annotated[str, typer.Option(help="residual_linear, linear, bottleneck or layer.")] = "residual_linear",
     bf16: Annotated[bool, typer.Option(help="bfloat16 autocast.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the order.")] = 0,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 250,

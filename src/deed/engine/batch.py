@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from deed.exits.branches import branches_of
 from deed.policies import policy as policies
 from deed.policies.mixed import MixedPolicy
 from deed.policies.policy import ExitPolicy
@@ -195,7 +196,7 @@ class RunningBatch:
             return 0
         stairs, state = self.cache.stairs, self.state
         tensors = [*stairs.keys, *stairs.values, *self.cache.cross_keys, *self.cache.cross_values]
-        tensors += [stairs.hidden, state.encoder_hidden, state.encoder_bias, state.encoder_keep]
+        tensors += [*stairs.branch_hidden, stairs.hidden, state.encoder_hidden, state.encoder_bias, state.encoder_keep]
         return sum(held_bytes(x) for x in tensors)
 
 
@@ -208,7 +209,8 @@ def row_bytes(model: Any, source: int, length: int) -> int:
         length: tokens, prompt included.
     """
     family = model.deed_family
-    layers, width = len(family.layers(model)), family.d_model(model)
+    more = len(branches_of(model))
+    layers, width = len(family.layers(model)) + more, family.d_model(model)
     heads, head_dim = family.heads(model)
     size = torch.finfo(model.dtype).bits // 8
-    return size * (2 * layers * heads * head_dim * (source + length) + width * (source + length))
+    return size * (2 * layers * heads * head_dim * (source + length) + width * (source + (1 + more) * length))

@@ -53,6 +53,7 @@ class StaircaseCache(EncoderDecoderCache):
         self.cross_keys: list[torch.Tensor | None] = [None] * n_layers
         self.cross_values: list[torch.Tensor | None] = [None] * n_layers
         self.cross_ready: list[list[bool]] = [[] for _ in range(n_layers)]
+        self.branch_cells = 0
         self.block: Block | None = None  # the block being computed, while its layer runs
         self.state: GenerationState | None = None
         self.request(policy, confidence_over)
@@ -75,6 +76,12 @@ class StaircaseCache(EncoderDecoderCache):
         options = {"confidence_over": self.confidence_over, **options}
         self.state = GenerationState(model, encoder_outputs, self._policy, **options)
         self.stairs.limit = self.state.limit
+        more = len(self.state.plan.branches)
+        self.stairs.add_branches(self.state.plan.branch_depths)
+        if len(self.cross_keys) < self.stairs.n_layers + more:
+            self.cross_keys += [None] * more
+            self.cross_values += [None] * more
+            self.cross_ready += [[] for _ in range(more)]
         return self.state
 
     @property
@@ -90,14 +97,16 @@ class StaircaseCache(EncoderDecoderCache):
             self.state.policy = policy
 
     def stats(self) -> dict[str, int]:
-        """The work done. Cells are (row, layer, position) evaluations; padding cells are the padded blocks' waste. After an
-        exact generation also what drafting and verifying came to (docs/exact.md)."""
+        """The work done. Cells are (row, layer, position) evaluations; padding cells are the padded blocks' waste;
+        `branch_cells` those of exits' own layers, where they have some. After an exact generation also what drafting and
+        verifying came to (docs/exact.md)."""
         state = self.state
         return {
             "computed_cells": self.stairs.computed_cells,
             "padding_cells": self.stairs.padding_cells,
             "full_depth_cells": 0 if state is None else state.answered * self.stairs.n_layers,
             "asked_rows": 0 if state is None else state.checked_rows,
+            **({"branch_cells": self.branch_cells} if self.stairs.branches else {}),
             **({} if state is None else state.exact),
         }
 
@@ -189,6 +198,7 @@ class StaircaseCache(EncoderDecoderCache):
             cache.make_rows()
         self.state.join(other.state)
         self.stairs.join(other.stairs)
+        self.branch_cells += other.branch_cells
         size = self.state.encoder_hidden.shape[1]
         for buffers, others in ((self.cross_keys, other.cross_keys), (self.cross_values, other.cross_values)):
             for layer, (a, b) in enumerate(zip(buffers, others, strict=True)):

@@ -207,7 +207,7 @@ class DraftPolicy:
         if not asked:
             return ExitDecision(leave.to(query.hidden.device))
         at = torch.tensor(asked, device=query.hidden.device)
-        logits = query.logits if len(asked) == len(rows) else query.head(query.hidden[at])
+        logits = query.logits if len(asked) == len(rows) else query.logits_at(at)
         best = logits.max(-1)
         probabilities = (best.values - logits.logsumexp(-1)).exp().tolist()
         for i, probability, token in zip(asked, probabilities, best.indices.tolist(), strict=True):

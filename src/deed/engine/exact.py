@@ -258,7 +258,7 @@ class Decoding:
             exiting = [i for i, leaves in enumerate(exits) if leaves]
             logits = decision.logits_of(exiting)  # type: ignore[assignment]
             if exiting and logits is None:
-                logits = query.head(query.hidden[exiting])
+                logits = query.logits_at(torch.tensor(exiting, device=query.hidden.device))
             chances, bins = [self.tuner.chance(query.exit_index, 0.5)] * len(rows), [bin_of(0.5)] * len(rows)
         self.state.checked_rows += query.computed * len(rows)
         if not exiting:

@@ -16,7 +16,8 @@ from deed.policies.query import ExitQuery
 from . import positions
 from .block import Block, newest_cells
 from .cache import StaircaseCache
-from .step import exit_query, run_layer
+from .layers import run_layer
+from .step import exit_query
 
 # Of the rows at an exit (their numbers), which exit; whether the others go on to the next layer (else they wait there for the
 # verifying pass).
@@ -43,10 +44,10 @@ def feed(
 
 
 def fill_source(cache: StaircaseCache, rows: list[int]) -> None:
-    """Compute the rows' keys and values of the source at every layer: all of them will be needed."""
+    """Compute the rows' keys and values of the source at every layer, exits' own among them: all of them will be needed."""
     state, stairs = cache.state, cache.stairs
     assert state is not None and stairs.hidden is not None
-    for i, layer in enumerate(state.plan.layers):
+    for i, layer in enumerate([*state.plan.layers, *state.plan.branches]):
         cache.fill_cross(Block(i, rows, stairs.n_rows, [0] * len(rows), 0, 1, stairs.hidden), layer)
 
 
@@ -82,7 +83,7 @@ def draft_pass(
         if depth not in asked:
             stairs.widen(block, output)
             continue
-        query = exit_query(state, block, output, depth, None, previous_tokens)
+        query = exit_query(cache, block, output, depth, None, previous_tokens, decoder_mask)
         query.allowed = None if allowed is None else allowed(rows)
         exits, go_on = ask(query, rows)
         stairs.widen(block, output)

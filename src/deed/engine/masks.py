@@ -150,7 +150,7 @@ def _table(
     below which no block will start, to some way beyond the newest position."""
     table = state.tables.get(key)
     if table is None or block.start < table.lo or block.stop > table.hi:
-        lo = min(block.start, *(stairs.filled[-1][r] for r in state.active_rows(stairs.n_rows)))
+        lo = min(block.start, *(stairs.filled[stairs.n_layers - 1][r] for r in state.active_rows(stairs.n_rows)))
         hi = block.stop + ROOM if stairs.limit is None else max(block.stop, min(block.stop + ROOM, stairs.limit))
         table = state.tables[key] = _Table(make(lo, hi), lo, hi)
     return table

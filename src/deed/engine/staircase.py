@@ -15,6 +15,9 @@ bias and positions are shared. Where a row's stair is higher, its cells in the b
 (from deeper states, so the values mean nothing), and both `put` and `widen` drop them. Rows of different length may be
 right-aligned as well (an *aligned* block): every row then has positions, mask and bias of its own, and one attention
 serves all of them.
+
+An exit may have a layer of its own (`adapter="layer"`), a branch off the decoder. It has a stair of its own, numbered after
+the decoder's layers, and reads a buffer of its own: the states of its exit's depth, kept as they are made (`branch_off`).
 """
 
 from __future__ import annotations
@@ -45,6 +48,8 @@ class Staircase:
 
     def __init__(self, n_layers: int, capacity: int = STEP, audit: bool = False) -> None:
         self.n_layers = n_layers
+        self.branches: dict[int, int] = {}  # by the layer it follows (0-based) the number of an exit's own layer
+        self.branch_hidden: list[torch.Tensor | None] = []  # what these read, like `hidden`
         self.length = 0
         self.lengths: list[int] = []
         self.ragged = False
@@ -61,6 +66,28 @@ class Staircase:
         self._grid: tuple[Any, Grid] | None = (
             None  # that of the newest aligned block: most layers of a pass need the same
         )
+
+    def add_branches(self, depths: list[int]) -> None:
+        """Make stairs for exits' own layers; once, and in any case before there are positions.
+
+        Args:
+            depths: of these exits, 1-based.
+
+        Raises:
+            ValueError: there are positions, of a model with other exits.
+        """
+        wanted = {depth - 1: self.n_layers + i for i, depth in enumerate(depths)}
+        if wanted == self.branches:
+            return
+        if self.length or self.branches:
+            raise ValueError("this cache belongs to a model with other exits: start without past_key_values")
+        self.branches, self.branch_hidden = wanted, [None] * len(depths)
+        self.keys += [None] * len(depths)
+        self.values += [None] * len(depths)
+        self.filled += [[0] * self.n_rows for _ in depths]
+        if self.writes is not None:
+            more = self.writes.new_zeros(len(depths), *self.writes.shape[1:])
+            self.writes = torch.cat([self.writes, more])
 
     def extend(self, embedded: torch.Tensor, rows: list[int] | None = None) -> None:
         """Append positions by their first-layer inputs `[r, q, d_model]`, to `rows` (ascending) or to all.
@@ -98,11 +125,11 @@ class Staircase:
     def make_rows(self, count: int, like: torch.Tensor) -> None:
         """Make `count` rows without positions, whose states are like `like`, `[…, d_model]`."""
         self.n_rows = count
-        self.filled = [[0] * count for _ in range(self.n_layers)]
+        self.filled = [[0] * count for _ in self.keys]
         self.lengths = [0] * count
         self.hidden = like.new_empty(count, self._capacity, like.shape[-1])
         if self.writes is not None:
-            self.writes = torch.zeros(self.n_layers, count, self._capacity, dtype=torch.long)
+            self.writes = torch.zeros(len(self.keys), count, self._capacity, dtype=torch.long)
 
     def _set_lengths(self, lengths: list[int]) -> None:
         self.lengths = lengths
@@ -113,13 +140,13 @@ class Staircase:
         """The block of all positions that `rows` (ascending) lack at `layer`, under the layer below's finished stair.
 
         Args:
-            layer: 0-based.
+            layer: 0-based; or the number of an exit's own.
             rows: each lacks some.
             span_worth: padding cells that cost as much as attending to one more span by itself; where there are more of
                 them, the block is packed.
             align: rows of different length may be aligned, else they are packed.
         """
-        assert self.hidden is not None, "extend() first"
+        source = self._source(layer)
         filled, stop = self.filled[layer], self.length
         stairs = [filled[r] for r in rows]
         start = min(stairs)
@@ -131,7 +158,7 @@ class Staircase:
             if min(stops) == stop:  # these rows are of one length
                 stops = None
         if stops is not None or (span_worth < math.inf and max(stairs) > start):
-            block = Block(layer, rows, self.n_rows, stairs, start, stop, self.hidden, packed=True, stops=stops)
+            block = Block(layer, rows, self.n_rows, stairs, start, stop, source, packed=True, stops=stops)
             padding = count * (stop - start) - block.cells
             if stops is not None and align:
                 width = max(b - a for a, b in zip(stairs, stops, strict=True))
@@ -139,28 +166,56 @@ class Staircase:
                 if span_worth == math.inf or count * width - block.cells <= span_worth * (len(block.spans) - 2):
                     return self._aligned(block, stops)
             if stops is not None or padding > span_worth * (len(block.spans) - 1):
-                block.hidden = torch.cat([self._cells(*span) for span in block.spans])[None]
+                block.hidden = torch.cat([_cells(source, *span) for span in block.spans])[None]
                 return block
-        hidden = self.hidden.narrow(1, start, stop - start)
+        hidden = source.narrow(1, start, stop - start)
         if rows[-1] - first + 1 > count:
-            hidden = hidden.index_select(0, torch.tensor(rows, device=self.hidden.device))
+            hidden = hidden.index_select(0, torch.tensor(rows, device=source.device))
         elif count < self.n_rows:
             hidden = hidden.narrow(0, first, count)
         return Block(layer, rows, self.n_rows, stairs, start, stop, hidden)
 
+    def _source(self, layer: int) -> torch.Tensor:
+        """`[rows, capacity, d_model]`: what a layer reads."""
+        source = self.hidden if layer < self.n_layers else self.branch_hidden[layer - self.n_layers]
+        assert source is not None, "extend() first"
+        return source
+
     def _aligned(self, block: Block, stops: list[int]) -> Block:
-        assert self.hidden is not None
-        key = (block.rows, block.stairs, stops, self.hidden.shape[0])
+        source = block.hidden
+        key = (block.rows, block.stairs, stops, source.shape[0])
         if self._grid is None or self._grid[0] != key:
-            self._grid = (key, grid_of(block.rows, block.stairs, stops, self.hidden.device))
+            self._grid = (key, grid_of(block.rows, block.stairs, stops, source.device))
         block.packed, block.grid = False, self._grid[1]
-        rows = torch.tensor(block.rows, device=self.hidden.device)[:, None]
-        block.hidden = self.hidden[rows, block.grid.positions]
+        rows = torch.tensor(block.rows, device=source.device)[:, None]
+        block.hidden = source[rows, block.grid.positions]
         return block
 
-    def _cells(self, i: int, j: int, row: int, stair: int, stop: int) -> torch.Tensor:
-        assert self.hidden is not None
-        return self.hidden[row : row + j - i, stair:stop].flatten(0, 1)
+    def earlier(self, layer: int, rows: list[int]) -> Block | None:
+        """A packed block of what rows lack at an exit's own layer, each one's newest position apart; None where that is all.
+
+        Args:
+            layer: its number.
+            rows: ascending.
+        """
+        filled, source = self.filled[layer], self._source(layer)
+        behind = [r for r in rows if filled[r] < self.lengths[r] - 1]
+        if not behind:
+            return None
+        stairs, stops = [filled[r] for r in behind], [self.lengths[r] - 1 for r in behind]
+        block = Block(layer, behind, self.n_rows, stairs, min(stairs), max(stops), source, packed=True, stops=stops)
+        block.hidden = torch.cat([_cells(source, *span) for span in block.spans])[None]
+        return block
+
+    def branch_off(self, block: Block, output: torch.Tensor) -> None:
+        """Keep a layer's output, in the form of `block.hidden`, for the exit's own layer that reads it, if there is one."""
+        layer = self.branches.get(block.layer)
+        if layer is None:
+            return
+        at = layer - self.n_layers
+        if self.branch_hidden[at] is None:
+            self.branch_hidden[at] = output.new_zeros(self.n_rows, self._capacity, output.shape[-1])
+        self._write(self.branch_hidden[at], block, output)  # type: ignore[arg-type]
 
     def put(self, block: Block, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the block's keys and values, `[r, heads, width, head_dim]` or packed `[1, heads, cells, head_dim]`.
@@ -215,35 +270,38 @@ class Staircase:
         """Take the layer's output, in the form of `block.hidden`: it becomes the positions' deepest state, the stair
         rises."""
         assert self.hidden is not None
+        self._write(self.hidden, block, output)
+        self.rise(block)
+        self.computed_cells += block.cells
+        if not block.packed:
+            width = block.stop - block.start if block.grid is None else block.hidden.shape[1]
+            self.padding_cells += len(block.rows) * width - block.cells
+
+    def _write(self, states: torch.Tensor, block: Block, output: torch.Tensor) -> None:
+        """Put the block's cells of a layer's output where they belong."""
         if block.grid is not None:
-            self.hidden[block.grid.rows, block.grid.at] = block.grid.take(output)
-            self._rise(block)
+            states[block.grid.rows, block.grid.at] = block.grid.take(output)
             return
         if block.packed:
             for (i, j, row, stair, stop), (a, b) in zip(block.spans, block.ranges, strict=True):
-                self.hidden[row : row + j - i, stair:stop] = output[0, a:b].unflatten(0, (j - i, -1))
-            self._rise(block)
+                states[row : row + j - i, stair:stop] = output[0, a:b].unflatten(0, (j - i, -1))
             return
         for i, j, row, stair, _ in block.spans:
-            place = self.hidden.narrow(1, stair, block.stop - stair)
+            place = states.narrow(1, stair, block.stop - stair)
             if j - i < self.n_rows:
                 place = place.narrow(0, row, j - i)
             place.copy_(
                 output if j - i == len(block.rows) and stair == block.start else output[i:j, stair - block.start :]
             )
-        self._rise(block)
 
-    def _rise(self, block: Block) -> None:
+    def rise(self, block: Block) -> None:
+        """The block's keys and values are there: its rows' stair rises."""
         filled = self.filled[block.layer]
         for i, r in enumerate(block.rows):
             stop = block.stop if block.stops is None else block.stops[i]
             if self.writes is not None:
                 self.writes[block.layer, r, filled[r] : stop] += 1
             filled[r] = stop
-        self.computed_cells += block.cells
-        if not block.packed:
-            width = block.stop - block.start if block.grid is None else block.hidden.shape[1]
-            self.padding_cells += len(block.rows) * width - block.cells
 
     @torch.inference_mode()  # in the same mode as the tensors it moves
     def select(self, indices: torch.Tensor) -> None:
@@ -255,10 +313,10 @@ class Staircase:
             raise IndexError(f"row indices {order} do not fit a staircase of {self.n_rows} rows")
         at = indices.to(self.hidden.device)
         self.hidden = _reordered(self.hidden, 1, at, self.length)
-        for buffers in (self.keys, self.values):
+        for buffers, axis in ((self.keys, 2), (self.values, 2), (self.branch_hidden, 1)):
             for layer, buffer in enumerate(buffers):
                 if buffer is not None:
-                    buffers[layer] = _reordered(buffer, 2, at, self.length)
+                    buffers[layer] = _reordered(buffer, axis, at, self.length)
         self.filled = [[stairs[i] for i in order] for stairs in self.filled]
         if self.writes is not None:
             self.writes = self.writes[:, order]
@@ -280,12 +338,17 @@ class Staircase:
         size = self._capacity = max(self._capacity, other._capacity)
         n, m = self.n_rows, other.n_rows
         self.hidden = appended(self.hidden, other.hidden, n, m, 1, size)
-        for buffers, others in ((self.keys, other.keys), (self.values, other.values)):
+        both = (
+            (self.keys, other.keys, 2),
+            (self.values, other.values, 2),
+            (self.branch_hidden, other.branch_hidden, 1),
+        )
+        for buffers, others, axis in both:
             for layer, (a, b) in enumerate(zip(buffers, others, strict=True)):
-                buffers[layer] = appended(a, b, n, m, 2, size)
+                buffers[layer] = appended(a, b, n, m, axis, size)
         if self.writes is not None:
             added = (
-                other.writes if other.writes is not None else self.writes.new_zeros(self.n_layers, other.n_rows, size)
+                other.writes if other.writes is not None else self.writes.new_zeros(len(self.keys), other.n_rows, size)
             )
             self.writes = torch.cat([grown(self.writes, 2, size), grown(added, 2, size)], 1)
         self.filled = [[*a, *b] for a, b in zip(self.filled, other.filled, strict=True)]
@@ -325,12 +388,16 @@ class Staircase:
             self._capacity = max(length, min(self._capacity, self.limit))
         assert self.hidden is not None
         self.hidden = grown(self.hidden, 1, self._capacity)
-        for buffers in (self.keys, self.values):
+        for buffers, axis in ((self.keys, 2), (self.values, 2), (self.branch_hidden, 1)):
             for layer, buffer in enumerate(buffers):
                 if buffer is not None:
-                    buffers[layer] = grown(buffer, 2, self._capacity)
+                    buffers[layer] = grown(buffer, axis, self._capacity)
         if self.writes is not None:
             self.writes = grown(self.writes, 2, self._capacity)
+
+
+def _cells(states: torch.Tensor, i: int, j: int, row: int, stair: int, stop: int) -> torch.Tensor:
+    return states[row : row + j - i, stair:stop].flatten(0, 1)
 
 
 def _reordered(buffer: torch.Tensor, axis: int, order: torch.Tensor, length: int) -> torch.Tensor:

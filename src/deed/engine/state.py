@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from deed.exits.branches import branches_of
 from deed.exits.heads import DirectExits
 from deed.families import DecoderFamily
 from deed.families.kept import kept
@@ -41,6 +42,8 @@ class Plan:
         encoder_outputs: of this generation.
 
     Attributes:
+        branches: exits' own layers (`adapter="layer"`), `branch_depths` the depths of these exits. `family`, `parts` and
+            `windows` number them after the decoder's.
         embed: the family's, a function of ids and positions.
         exit_of: exit index by depth.
         windows: per layer, how many positions back it sees; None sees all.
@@ -52,10 +55,17 @@ class Plan:
     def __init__(self, model: Any, encoder_outputs: Any) -> None:
         self.family: DecoderFamily = model.deed_family.for_source(model, encoder_outputs)
         self.layers = list(self.family.layers(model))
-        self.embed = self.family.embedding(model)
         kind = type(self.family).__qualname__
         decoder = self.family.decoder(model)
         self.parts = kept(decoder, f"parts by {kind}", lambda: self.family.parts(model), model.config)
+        self.branches = branches_of(model)
+        self.branch_depths = model.deed_config.exit_layers[:-1] if self.branches else []
+        if self.branches:
+            alone = self.family.with_layers(self.branches)
+            more = kept(model.deed_exits, f"parts by {kind}", lambda: alone.parts(model), model.config)
+            self.parts = None if self.parts is None or more is None else [*self.parts, *more]
+            self.family = self.family.with_layers([*self.layers, *self.branches])
+        self.embed = self.family.embedding(model)
         self.exit_of = {depth: i for i, depth in enumerate(model.deed_config.exit_layers)}
         self.vocab = self.family.vocab_size(model)
         self.exits: Any = DirectExits(model)
@@ -68,6 +78,7 @@ class Plan:
             self.span_worth = SPAN / (CELL * self.family.d_model(model) ** 2)
         self.greedy_head = greedy_head(model, self.exits)
         self.windows = [self.family.window(model, i) for i in range(len(self.layers))]
+        self.windows += self.windows[-1:] * len(self.branches)
         self._everyone: torch.Tensor | None = None
         self._positions = torch.arange(64, device=model.device)[None]
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from deed.families.parts import run_parts
 from deed.policies.measures import needs_history
 from deed.policies.policy import decide
 from deed.policies.query import ExitDecision, ExitQuery
 
-from . import masks, positions
-from .attention import BlockAttention
+from . import positions
 from .block import Block, newest_cells
+from .branches import ExitStates
 from .cache import StaircaseCache
+from .layers import run_layer
 from .state import GenerationState, Plan
 
 
@@ -129,9 +129,9 @@ def _run_layers(
         if depth not in asked:
             stairs.widen(block, output)
             continue
-        query = exit_query(state, block, output, depth, allowed, previous_tokens)
+        query = exit_query(cache, block, output, depth, allowed, previous_tokens, decoder_mask)
         exiting, decision = exiting_rows(policy, query)  # places in active_rows
-        answers.take(plan, query, exiting, decision, active_rows)
+        answers.take(query, exiting, decision, active_rows)
         if drafts is not None and depth == last:
             answers.verify(plan, block, output, drafts)
         stairs.widen(block, output)  # these positions have reached this depth, whichever rows exit
@@ -145,85 +145,31 @@ def _run_layers(
     return answers
 
 
-def run_layer(
-    cache: StaircaseCache, layer: Any, block: Block, decoder_mask: torch.Tensor | None = None
-) -> torch.Tensor:
-    """One decoder layer on a block: by its parts where the family knows them, else by its own `forward`.
-
-    Args:
-        cache: takes in the block's keys and values.
-        layer: the module.
-        block: what it is run on.
-        decoder_mask: `[rows, length]`, 1 keeps; None keeps all.
-
-    Returns:
-        Like `block.hidden`; with CUDA graphs overwritten when the layer runs again.
-    """
-    state, stairs = cache.state, cache.stairs
-    assert state is not None
-    plan = state.plan
-    cache.fill_cross(block, layer)
-    if plan.parts is None:
-        return _run_itself(cache, layer, block, decoder_mask)
-    self_mask = masks.folded(state, stairs, block, decoder_mask)
-    attention = BlockAttention(cache, block, self_mask, masks.cross(state, stairs, block))
-    parts = plan.parts[block.layer]
-    at = None if parts.self_attn.rotate is None else positions.of_block(state, block, decoder_mask)
-    if plan.recorded_layers is not None:
-        return plan.recorded_layers[block.layer](block.hidden, attention, at)
-    return run_parts(parts, block.hidden, attention, at)
-
-
-def _run_itself(
-    cache: StaircaseCache, layer: Any, block: Block, decoder_mask: torch.Tensor | None = None
-) -> torch.Tensor:
-    """A layer by its own `forward`, which knows of one length for all rows: rows of different length one length after
-    the other."""
-    state, stairs = cache.state, cache.stairs
-    assert state is not None
-    if block.packed:
-        assert block.stops is not None, "only rows of different length are packed where layers run by themselves"
-        outputs: dict[int, torch.Tensor] = {}  # [its cells, d_model] by row
-        for stop in sorted(set(block.stops)):
-            part = stairs.block(block.layer, [r for r, s in zip(block.rows, block.stops, strict=True) if s == stop])
-            output = _run_itself(cache, layer, part, decoder_mask)
-            stairs.padding_cells += len(part.rows) * (stop - part.start) - part.cells
-            for i, r in enumerate(part.rows):
-                outputs[r] = output[i, part.stairs[i] - part.start :]
-        return torch.cat([outputs[r] for r in block.rows])[None]
-    mask, bias = masks.separate(state, stairs, block, decoder_mask)
-    cross_mask = masks.cross(state, stairs, block)
-    assert not isinstance(cross_mask, list)
-    if cross_mask is not None and cross_mask.shape[0] > 1 and block.index is not None:
-        cross_mask = cross_mask.index_select(0, block.index)
-    encoded = state.encoder_hidden  # not used where keys and values are read from the cache
-    at = positions.of_block(state, block, decoder_mask)
-    cache.block = block
-    output = state.plan.family.run(layer, block.hidden, mask, bias, encoded, cross_mask, cache, at)
-    cache.block = None
-    return output
-
-
 def exit_query(
-    state: GenerationState,
+    cache: StaircaseCache,
     block: Block,
     output: torch.Tensor,
     depth: int,
     allowed: torch.Tensor | None,
     previous_tokens: list[torch.Tensor],
+    decoder_mask: torch.Tensor | None = None,
 ) -> ExitQuery:
     """The query for the policy at the exit at `depth`.
 
     Args:
-        state: the running generation.
+        cache: of the running generation.
         block: whose rows are asked about.
         output: the layer's, like `block.hidden`.
         depth: 1-based.
         allowed: `[batch rows, vocab]` bool or None.
         previous_tokens: see `ExitQuery`.
+        decoder_mask: as of `decode_step`.
     """
+    state = cache.state
+    assert state is not None
     exits, rows = state.plan.exits, block.rows
     hidden = block.newest(output)  # [r, d_model]
+    states = ExitStates(cache, depth, rows, hidden, decoder_mask)
     return ExitQuery(
         depth=depth,
         exit_index=state.plan.exit_of[depth],
@@ -232,10 +178,11 @@ def exit_query(
         rows=state.plan.numbers(rows, block.n_rows, hidden.device),
         hidden=hidden,
         previous=block.newest(block.hidden) if depth > 1 else None,
-        head=lambda h=hidden: exits.logits(depth, h),
+        head=lambda at=None: exits.logits(depth, states.of(at)),
         allowed=None if allowed is None else allowed[rows],
         previous_tokens=previous_tokens,
         steps=None if state.steps is None else [state.steps[r] for r in rows],
+        features=lambda at=None: exits.features(depth, states.of(at)),
     )
 
 
@@ -270,12 +217,11 @@ class Answers:
         self._deferred: list[torch.Tensor] = []
 
     def take(
-        self, plan: Plan, query: ExitQuery, exiting: list[int], decision: ExitDecision | None, active_rows: list[int]
+        self, query: ExitQuery, exiting: list[int], decision: ExitDecision | None, active_rows: list[int]
     ) -> None:
         """Take note of an exit.
 
         Args:
-            plan: its exits.
             query: what was asked.
             exiting: the exiting rows, as indices into `active_rows`.
             decision: the policy's; None at the last exit.
@@ -292,9 +238,10 @@ class Answers:
         if logits is not None:
             self._known.append((rows, logits))
             return
-        hidden = query.hidden if len(exiting) == len(active_rows) else query.hidden[exiting]
+        assert query.features is not None
+        everyone = len(exiting) == len(active_rows)
         self._deferred_rows += rows
-        self._deferred.append(plan.exits.features(query.depth, hidden))
+        self._deferred.append(query.features(None if everyone else torch.tensor(exiting, device=query.hidden.device)))
 
     def verify(self, plan: Plan, block: Block, output: torch.Tensor, drafts: list[int]) -> None:
         """Take note of drafted positions that have reached the last layer.

@@ -1,11 +1,12 @@
 """What an exit is: one adaptation module per exit but the last, all feeding the model's own generation head.
 
 An adaptation module's output goes to the head only, never to the next layer (DEED, section 3). The paper does not
-publish its module; ours is a residual linear map that starts as the identity.
+publish its module; ours is a residual linear map that starts as the identity, or a decoder layer (`branches.py`).
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -49,7 +50,25 @@ def linear_adapter(d_model: int) -> nn.Linear:
     return layer
 
 
-def build_adapters(kind: str, depths: Sequence[int], d_model: int, inner: int) -> nn.ModuleDict:
+def branch(layer: nn.Module, number: int) -> nn.Module:
+    """A copy of a decoder layer, without its hooks.
+
+    Args:
+        layer: one of the decoder's.
+        number: where a cache keeps the copy's keys and values, in place of the original's (`layer_idx`).
+    """
+    copied = copy.deepcopy(layer)
+    for module in copied.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+            hooks.clear()
+        if hasattr(module, "layer_idx"):
+            module.layer_idx = number  # type: ignore[assignment]
+    return copied
+
+
+def build_adapters(
+    kind: str, depths: Sequence[int], d_model: int, inner: int, layers: Sequence[nn.Module] = ()
+) -> nn.ModuleDict:
     """One module per exit but the last, keyed by its depth ("1", "2" …).
 
     Args:
@@ -57,7 +76,10 @@ def build_adapters(kind: str, depths: Sequence[int], d_model: int, inner: int) -
         depths: 1-based depths of the exits that adapt: all but the last.
         d_model: width of the decoder's hidden states.
         inner: width of `"bottleneck"`.
+        layers: the decoder's own, whose last one `"layer"` begins as.
     """
+    if kind == "layer":
+        return nn.ModuleDict({str(d): branch(layers[-1], len(layers) + i) for i, d in enumerate(depths)})
     make = {
         "residual_linear": lambda: ResidualLinear(d_model),
         "linear": lambda: linear_adapter(d_model),

@@ -18,11 +18,18 @@ def exit_features(model: Any, depth: int, hidden: torch.Tensor) -> torch.Tensor:
     Args:
         model: a deed model.
         depth: of the exit, 1-based.
-        hidden: its layer's output, `[…, d_model]`, as what is returned.
+        hidden: its layer's output, `[…, d_model]`, as what is returned; with `adapter="layer"` the exit's own layer's.
     """
     features = model.deed_family.final_norm(model, hidden)
     adapter = str(depth)
-    return model.deed_exits[adapter](features) if adapter in model.deed_exits else features
+    if adapter not in model.deed_exits or model.deed_config.adapter == "layer":
+        return features
+    return model.deed_exits[adapter](features)
+
+
+def exit_logits_of(model: Any, depth: int, hidden: torch.Tensor) -> torch.Tensor:
+    """The logits of the exit at `depth`, `[…, vocab]`; arguments as of `exit_features`."""
+    return model.deed_family.head(model, exit_features(model, depth, hidden))
 
 
 class DirectExits:
@@ -32,6 +39,8 @@ class DirectExits:
     def __init__(self, model: Any) -> None:
         self.final_norm, self.head = model.deed_family.norm_and_head(model)
         depths = model.deed_config.exit_layers[:-1]
+        if model.deed_config.adapter == "layer":  # runs before the norm (engine/branches.py)
+            depths = []
         self.adapters = {d: _direct(model.deed_exits[str(d)]) for d in depths if str(d) in model.deed_exits}
 
     def features(self, depth: int, hidden: torch.Tensor) -> torch.Tensor:

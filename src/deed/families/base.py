@@ -5,9 +5,10 @@ A family knows its model's modules and nothing of exits, rows or caches. It hold
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -74,6 +75,13 @@ class DecoderFamily:
     def layers(self, model: Any) -> nn.ModuleList:
         """The decoder layers, bottom first."""
         raise NotImplementedError
+
+    def with_layers(self, layers: Sequence[nn.Module]) -> DecoderFamily:
+        """This family for one generation in which `layers` are its layers: the model's, and after them those of exits that
+        have one of their own, each of the last layer's build."""
+        found = copy.copy(self)
+        found.layers = lambda model: layers  # type: ignore[method-assign, assignment, return-value]
+        return found
 
     def d_model(self, model: Any) -> int:
         """Width of the decoder's hidden states."""

@@ -199,6 +199,7 @@ def _embed(model: Any, ids: torch.Tensor, positions: torch.Tensor, codes: bool =
 
 def _self_bias(model: Any, start: int, stop: int, layer: int, codes: bool = False) -> torch.Tensor:
     end = _last(model, stop)
+    layer = min(layer, len(model.decoder.layers) - 1)  # an exit's own layer has the last one's
     bias = model.decoder.absolute_bias(start, end, codes) + model.decoder.relative_bias(layer, start, end, codes)
     return nn.functional.pad(bias, (0, stop - end, 0, stop - end))
 

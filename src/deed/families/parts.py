@@ -110,6 +110,17 @@ def before(
     return (q, k, v) if attn.rotate is None else (*_rotated(attn, q, k, positions), v)
 
 
+def keys_and_values(
+    parts: LayerParts, hidden: torch.Tensor, positions: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Key and value of `before`, without the query where that is a product of its own; arguments as there."""
+    attn, chains = parts.self_attn, parts.chains
+    if attn.rotate is not None or attn.qkv is not None or (chains is not None and chains.before is not None):
+        return before(parts, hidden, positions)[1:]
+    x = hidden if parts.post_norm else attn.norm(hidden)
+    return _split(attn.k(x), attn), _split(attn.v(x), attn)
+
+
 def _rotated(
     attn: AttentionParts, q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -297,9 +308,9 @@ def plain(modules: Iterable[Any]) -> bool:
 def _changed(module: nn.Module) -> bool:
     """Whether calling the module does more than its class says."""
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    return "forward" in vars(module) or any(getattr(hook, "__module__", None) != RECORDER for hook in hooks)
+    return "forward" in vars(module) or any(getattr(hook, "__module__", None) not in RECORDERS for hook in hooks)
 
 
-# Module whose hooks stay registered after the first forward() that gave hidden states and do nothing until hidden
-# states are requested again.
-RECORDER = "transformers.utils.output_capturing"
+# Modules whose hooks change nothing. Those of the first stay registered after the first forward() that gave hidden states
+# and do nothing until hidden states are requested again; those of the second look on while another thread runs forward().
+RECORDERS = ("transformers.utils.output_capturing", "deed.exits.branches")

@@ -10,6 +10,8 @@ import torch
 from deed.constants import IGNORE_INDEX
 from deed.engine.cache import StaircaseCache
 from deed.engine.step import decode_step
+from deed.exits.branches import branches_of, watched
+from deed.exits.heads import exit_logits_of
 
 from .loss import check_allowed, combine, normalizer, token_loss_sum
 from .outputs import DeedSeq2SeqLMOutput, with_exit_losses
@@ -89,18 +91,19 @@ def _as_is(hidden: torch.Tensor) -> torch.Tensor:
 
 
 class ExitHead:
-    """The head of one exit as a function of its layer's output; knows its vocabulary size."""
+    """The head of one exit as a function of its state (`exit_states`); knows its vocabulary size."""
 
     def __init__(self, model: Any, depth: int) -> None:
         self.model, self.depth = model, depth
         self.vocab_size = model.deed_family.vocab_size(model)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.model.exit_head(self.depth, hidden)
+        return exit_logits_of(self.model, self.depth, hidden)
 
 
 def exit_states(self: Any, base_forward: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[int, torch.Tensor]]:
-    """The base model's own teacher-forced pass and the hidden states of every exit but the last, keyed by depth.
+    """The base model's own teacher-forced pass and the hidden states of every exit but the last, keyed by depth: its layer's
+    output, with `adapter="layer"` what the exit's own layer makes of it.
 
     Args:
         self: a deed model.
@@ -111,9 +114,13 @@ def exit_states(self: Any, base_forward: Any, kwargs: dict[str, Any]) -> tuple[A
         ValueError: layers were dropped, so that states are missing.
     """
     wanted = kwargs.pop("output_hidden_states", None)
-    out = base_forward(self, **kwargs, output_hidden_states=True, return_dict=True)
-    states = out.decoder_hidden_states
-    n_layers = len(self.deed_family.layers(self))
+    layers, own = self.deed_family.layers(self), branches_of(self)
+    if own:
+        with watched(layers[-1]) as call:
+            out = base_forward(self, **kwargs, output_hidden_states=True, return_dict=True)
+    else:
+        out = base_forward(self, **kwargs, output_hidden_states=True, return_dict=True)
+    states, n_layers = out.decoder_hidden_states, len(layers)
     if states is None or len(states) != n_layers + 1:
         raise ValueError(
             "deep supervision needs one hidden state per decoder layer; turn LayerDrop off (config.decoder_layerdrop = 0)"
@@ -121,7 +128,12 @@ def exit_states(self: Any, base_forward: Any, kwargs: dict[str, Any]) -> tuple[A
     if not (wanted if wanted is not None else getattr(self.config, "output_hidden_states", False)):
         hidden = ("decoder_hidden_states", "encoder_hidden_states")
         out = type(out)(**{k: v for k, v in out.items() if k not in hidden})
-    return out, {depth: states[depth] for depth in self.deed_config.exit_layers[:-1]}
+    found = {depth: states[depth] for depth in self.deed_config.exit_layers[:-1]}
+    if own:
+        # In a conventional training ("last") the exits are only watched.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.deed_config.loss != "last"):
+            found = {d: call.again(layer, h) for layer, (d, h) in zip(own, found.items(), strict=True)}
+    return out, found
 
 
 def _decode_forward(self: Any, kwargs: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import warnings
@@ -199,8 +200,10 @@ def _check_fit(base: Any, config: DeedConfig, exits: Mapping[str, torch.Tensor],
         family = family_of(base)
         resolved = config.resolve(len(family.layers(base)))
         with torch.device("meta"):
-            depths = (resolved.exit_layers or [])[:-1]
-            adapters = build_adapters(resolved.adapter, depths, family.d_model(base), resolved.adapter_dim)
+            depths, layers = (resolved.exit_layers or [])[:-1], list(family.layers(base))
+            if resolved.adapter == "layer":
+                layers[-1] = copy.deepcopy(layers[-1]).to("meta")
+            adapters = build_adapters(resolved.adapter, depths, family.d_model(base), resolved.adapter_dim, layers)
     except (DeedConfigError, TypeError, RuntimeError) as error:
         raise DeedLoadError(f"{where}: {error}") from None
     learned = {name for name in exits if name.split(".")[0] in LEARNED}

@@ -16,7 +16,7 @@ import torch
 from deed.config import DeedConfig
 from deed.engine.cuda_graphs import KEPT as GRAPHS
 from deed.exits.adapters import build_adapters
-from deed.exits.heads import exit_features
+from deed.exits.heads import exit_logits_of
 from deed.families import DecoderFamily, family_of
 from deed.policies.exit_checks.int8_copy import HeadCopies
 
@@ -81,9 +81,12 @@ def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
     family = family_of(model)
     n_layers = len(family.layers(model))
     resolved = (config or DeedConfig()).resolve(n_layers)
-    adapters = build_adapters(resolved.adapter, resolved.exit_layers[:-1], family.d_model(model), resolved.adapter_dim)  # type: ignore[index]
-    reference = next(family.layers(model).parameters())
-    adapters.to(device=reference.device, dtype=reference.dtype)
+    layers: Any = family.layers(model)
+    depths: list[int] = (resolved.exit_layers or [])[:-1]
+    adapters = build_adapters(resolved.adapter, depths, family.d_model(model), resolved.adapter_dim, layers)
+    if resolved.adapter != "layer":  # a copy is like its original
+        reference = next(layers.parameters())
+        adapters.to(device=reference.device, dtype=reference.dtype)
     model.__class__ = deed_class(type(model))  # type: ignore[arg-type]
     model.deed_family = family
     model.deed_exits = adapters
@@ -200,8 +203,15 @@ class DeedMixin(EarlyExitGeneration):
         Args:
             depth: 1-based; one of `deed_config.exit_layers`.
             hidden: any leading axes; the model's dtype.
+
+        Raises:
+            ValueError: `adapter="layer"`, whose exits need the positions before.
         """
-        return self.deed_family.head(self, exit_features(self, depth, hidden))  # type: ignore[arg-type]
+        if self.deed_config.adapter == "layer" and depth != self.deed_config.exit_layers[-1]:  # type: ignore[index]
+            raise ValueError(
+                'exit_head: with adapter="layer" an exit reads the positions before as well; use exit_logits(**inputs)'
+            )
+        return exit_logits_of(self, depth, hidden)
 
     def exit_logits(self, **inputs: Any) -> torch.Tensor:
         """Logits of every exit, teacher-forced and without a cache: `[n_exits, batch, length, vocab]`.
@@ -218,7 +228,7 @@ class DeedMixin(EarlyExitGeneration):
         """
         inputs = {**inputs, "use_cache": False}
         out, states = exit_states(self, type(self).deed_base.forward, inputs)  # type: ignore[attr-defined]
-        return torch.stack([*(self.exit_head(depth, h) for depth, h in states.items()), out.logits])
+        return torch.stack([*(exit_logits_of(self, depth, h) for depth, h in states.items()), out.logits])
 
     def freeze_backbone(self) -> None:
         """Train the adaptation modules only: every base tensor, and so full-depth output, stays bit for bit what it is.

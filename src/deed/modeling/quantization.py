@@ -50,7 +50,8 @@ def quantize(
             bfloat16, what `from_pretrained(dtype=torch.bfloat16)` gives (T5's `wo` too: Transformers keeps it in float32
             for float16 only); it may be saved as such.
         parts: for int8, of "decoder" (every linear in the decoder layers, those for cross-attention keys and values
-            among them), "head" (the LM head and the exits' adaptation modules; a tied embedding table stays as it is)
+            and those of exits' own layers among them), "head" (the LM head and the exits' other adaptation modules; a
+            tied embedding table stays as it is)
             and "encoder" (vision included).
         min_weights: smaller linears stay as they are, because int8 would be slower there; 0: none stays for its size.
 
@@ -84,10 +85,12 @@ def quantize(
         return _to_bf16(model)
 
     head = model.get_output_embeddings()
+    exits: nn.Module = getattr(model, "deed_exits", nn.ModuleList())
+    has_layers = bool(exits) and model.deed_config.adapter == "layer"
     roots: dict[str, list[nn.Module]] = {
-        "decoder": [family.layers(model)],
+        "decoder": [family.layers(model), *([exits] if has_layers else [])],
         "encoder": [model.get_encoder()],
-        "head": [nn.ModuleList([head]), getattr(model, "deed_exits", nn.ModuleList())],
+        "head": [nn.ModuleList([head]), *([] if has_layers else [exits])],
     }
     found = {id(m): m for part in parts for root in roots[part] for m in root.modules() if type(m) is nn.Linear}
     elsewhere = {str(m.weight.device) for m in found.values() if m.weight.device.type != "cpu"}

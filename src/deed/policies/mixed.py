@@ -60,7 +60,7 @@ class MixedPolicy:
         unknown[torch.cat(known)] = False
         if bool(unknown.any()):  # those of a schedule; a decision has the logits of every leaving row, or of none
             known.append(unknown.nonzero()[:, 0])
-            logits.append(query.head(query.hidden[known[-1]]))
+            logits.append(query.logits_at(known[-1]))
         places, order = torch.cat(known).sort()
         return ExitDecision(leave, places, torch.cat(logits)[order])
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -24,10 +25,13 @@ class ExitQuery:
         rows: `[r]` long, which rows of the batch are asked about.
         hidden: `[r, d_model]`, this layer's output at the newest position.
         previous: `[r, d_model]`, the layer below's output there; None at the first layer.
-        head: gives this exit's raw logits: `head()` those of `hidden`, `head(rows of it)` of these alone.
+        head: gives this exit's raw logits: `head()` those of `hidden`, `head(rows of it)` of these alone. An exit that has a
+            layer of its own cannot know them by that: `logits_at(places)` serves all exits.
         allowed: `[r, vocab]` bool or None; where given, confidence is taken over these tokens only.
         previous_tokens: argmax tokens `[r]` of the exits already asked in this step, oldest first.
         steps: `[r]`, the step of each row where rows joined the batch at different times; None: `step` for all.
+        features: gives what the exit's head gets, `[r, d_model]`: `features()`, `features(places)`; None: `head` knows. With
+            it, `head` takes places (long), too.
     """
 
     depth: int
@@ -41,6 +45,7 @@ class ExitQuery:
     allowed: torch.Tensor | None = None
     previous_tokens: list[torch.Tensor] = field(default_factory=list)
     steps: Sequence[int] | None = None
+    features: Callable[..., torch.Tensor] | None = None
 
     @cached_property
     def logits(self) -> torch.Tensor:
@@ -62,19 +67,31 @@ class ExitQuery:
         """The former name of `previous_tokens`."""
         return self.previous_tokens
 
+    def logits_at(self, places: torch.Tensor) -> torch.Tensor:
+        """`[n, vocab]` raw logits of the rows at `places` (long) alone."""
+        return self.head(self.hidden[places] if self.features is None else places)
+
     def only(self, picked: torch.Tensor) -> ExitQuery:
         """The same exit asked about the rows at positions `picked` (long) alone."""
-        hidden = self.hidden[picked]
+        made: Any = self.features
         return replace(
             self,
             rows=self.rows[picked],
-            hidden=hidden,
+            hidden=self.hidden[picked],
             previous=None if self.previous is None else self.previous[picked],
-            head=lambda rows=hidden: self.head(rows),
+            head=lambda rows=None: self.logits_at(picked) if rows is None else self.head(_at(picked, rows)),
+            features=made if self.features is None else lambda rows=None: made(_at(picked, rows)),
             allowed=None if self.allowed is None else self.allowed[picked],
             previous_tokens=[token[picked] for token in self.previous_tokens],
             steps=None if self.steps is None else [self.steps[i] for i in picked.tolist()],
         )
+
+
+def _at(picked: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """Places among those picked as places among all; rows of `hidden` as they are."""
+    if rows is None:
+        return picked
+    return rows if rows.is_floating_point() else picked[rows]
 
 
 @dataclass(frozen=True)

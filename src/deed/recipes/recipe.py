@@ -35,7 +35,7 @@ class Recipe:
         learning_rate: peak of a linear warm-up and decay.
         warmup_steps: steps of rising learning rate.
         weight_decay: of AdamW.
-        adapter: adaptation module: residual_linear, linear, bottleneck or none.
+        adapter: adaptation module: residual_linear, linear, bottleneck, layer or none.
         loss: deed (L_avg + L_N), mean (L_avg), rising (exits weighted by their number, + L_N) or last (L_N).
         conventional: train the plain model (last layer's loss only), for comparison.
         bf16: bfloat16 autocast.

@@ -138,7 +138,7 @@ class Screen:
 
     def approximation(self, query: ExitQuery) -> Approximation:
         """Logits of the copy, exact for the refined tokens; of tokens not on a shortlist -inf."""
-        features = self.exits.features(query.depth, query.hidden)
+        features = self.exits.features(query.depth, query.hidden) if query.features is None else query.features()
         if self.tokens is not None:
             return Approximation(self._shortlisted(features, query))
         x = features if features.dtype == torch.float32 else features.float()
