@@ -28,7 +28,13 @@ def exit_features(model: Any, depth: int, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def exit_logits_of(model: Any, depth: int, hidden: torch.Tensor) -> torch.Tensor:
-    """The logits of the exit at `depth`, `[…, vocab]`; arguments as of `exit_features`."""
+    """The logits of an exit, `[…, vocab]`.
+
+    Args:
+        model: a deed model.
+        depth: of the exit, 1-based.
+        hidden: see `exit_features`.
+    """
     return model.deed_family.head(model, exit_features(model, depth, hidden))
 
 

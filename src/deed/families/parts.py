@@ -113,7 +113,13 @@ def before(
 def keys_and_values(
     parts: LayerParts, hidden: torch.Tensor, positions: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Key and value of `before`, without the query where that is a product of its own; arguments as there."""
+    """Key and value of `before`, without the query where that is a product of its own.
+
+    Args:
+        parts: the layer.
+        hidden: its input, `[r, q, d_model]`.
+        positions: `[1 or r, q]`, where the layer has a `rotate`.
+    """
     attn, chains = parts.self_attn, parts.chains
     if attn.rotate is not None or attn.qkv is not None or (chains is not None and chains.before is not None):
         return before(parts, hidden, positions)[1:]
