@@ -112,8 +112,11 @@ def test_any_setting_gives_a_processor_that_works_or_one_error(saved, tmp_path, 
     except DeedLoadError as error:
         assert str(folder) in str(error)
         return
-    batch = processor(PICTURE, "what is it?")
+    sees = getattr(processor, "sees", True)  # false is a setting of LaTr++ that works, without pictures
+    batch = processor(PICTURE if sees else None, "what is it?")
     assert batch["input_ids"].shape[0] == 1
+    if not sees:
+        return
     pixels = batch["pixel_values" if saved.name == "latr" else "patch_images"]
     assert pixels.shape[:2] == (1, 3) and pixels.isfinite().all()
 

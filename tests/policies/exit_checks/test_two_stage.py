@@ -225,7 +225,7 @@ class _HeadOnly(torch.nn.Module):
         super().__init__()
         self.weight, self.bias, self.scale = weight, bias, scale
         self.deed_family, self.deed_exits = _Family(), torch.nn.ModuleDict()
-        self.deed_config = SimpleNamespace(exit_layers=[1, 2, 3])
+        self.deed_config = SimpleNamespace(exit_layers=[1, 2, 3], adapter="none")
 
     def head(self, hidden):
         return torch.nn.functional.linear(hidden * self.scale, self.weight, self.bias)
