@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics as medians
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from deed.constants import GREEDY, NEVER_EXIT
 from deed.modeling.model import DeedMixin, get_deed_model, unwrap
 from deed.utils.timing import interleave, now, timed_encoder
 
-from .advice import advice
+from .advice import advice as advice_on
 from .answering import collate
 from .exit_statistics import ExitStatistics, record_exits
 from .ridge import fit_ridge, with_adapters
@@ -75,7 +75,6 @@ class Estimate:
         perfect_gate: times faster the decoder would be if every token left at the first own or fitted exit that agrees and no
             check cost anything: what no training of these exits reaches.
         predictions: with own and fitted exits, early and exact.
-        advice: one sentence.
     """
 
     examples: int
@@ -87,7 +86,11 @@ class Estimate:
     answer_tokens: float
     perfect_gate: dict[str, float]
     predictions: list[Prediction]
-    advice: str = field(default="")
+
+    @property
+    def advice(self) -> str:
+        """One sentence on what to do."""
+        return advice_on(self)
 
     @property
     def encoder_share(self) -> float:
@@ -96,7 +99,7 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "encoder_share": self.encoder_share}
+        return {**asdict(self), "encoder_share": self.encoder_share, "advice": self.advice}
 
 
 def estimate(
@@ -201,9 +204,7 @@ def _estimate(
         full = cost_of_examples(statistics, NEVER_EXIT, costs)
         gates[name] = float(full.sum() / cost_of_perfect_gate(statistics, costs).sum())
     tokens = found["own"].tokens
-    result = Estimate(len(examples), tokens, per_exit, costs, encoder_ms, decoder_ms, length, gates, predictions)
-    object.__setattr__(result, "advice", advice(result))
-    return result
+    return Estimate(len(examples), tokens, per_exit, costs, encoder_ms, decoder_ms, length, gates, predictions)
 
 
 def full_depth_times(

@@ -126,11 +126,9 @@ def rows_of(task: Any, processor: Any, seen: dict[str, Any], page: int, question
 
     found = []
     for i, question in enumerate(questions):
-        [whole], [fits] = examples_of(processor, seen, [question])
+        [whole], _ = examples_of(processor, seen, [question])
         words = seen["words"]
-        parts = [range(len(words))]
-        if fits < len(words):
-            parts = windows(processor, in_known_words(processor, question), words)
+        parts = windows(processor, in_known_words(processor, question), words)
         for part in parts:
             [example], _ = examples_of(processor, {**seen, "words": words[part.start : part.stop]}, [question])
             encoded = task.encode(processor, task.opened(example))

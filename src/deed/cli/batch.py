@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Exact, Json
+from .options import Column, Exact, Json, MaxNewTokens, Questions
 from .shared import CHECKPOINTS, check_threshold
 
 EXAMPLE = (
@@ -35,17 +35,13 @@ def batch(
             show_default="what the model is for",
         ),
     ] = None,
-    question: Annotated[
-        list[str] | None, typer.Option(help="Asked of every input that has no question of its own; may be repeated.")
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option(help="Column with text, picture or sound.", show_default="text, image, audio …")
-    ] = None,
+    question: Questions = None,
+    column: Column = None,
     threshold: Annotated[float | None, typer.Option(help="Exit threshold.", show_default="the model's own")] = None,
     exact: Exact = False,
     source_language: Annotated[str | None, typer.Option("--from", help="For translate: the language of IN.")] = None,
     target_language: Annotated[str | None, typer.Option("--to", help="For translate: the language of OUT.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
+    max_new_tokens: MaxNewTokens = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs generated at once.")] = 8,
     block_size: Annotated[int, typer.Option(min=1, help="Inputs in a file of OUT.")] = 256,
     ray: Annotated[bool, typer.Option("--ray", help="Work on a Ray cluster: $RAY_ADDRESS, or this machine.")] = False,

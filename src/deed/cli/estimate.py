@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import HeldOutSplit, Json
+from .options import Column, HeldOutSplit, Json, MaxNewTokens, Questions
 
 if TYPE_CHECKING:
     from deed.calibration.estimate import Estimate
@@ -40,12 +40,8 @@ def estimate(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Without DATA: folder of the task's data set on disk.")] = None,
     split: HeldOutSplit = None,
-    question: Annotated[
-        list[str] | None, typer.Option(help="Asked of every input that has no question of its own; may be repeated.")
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option(help="Column with text, picture or sound.", show_default="text, image, audio …")
-    ] = None,
+    question: Questions = None,
+    column: Column = None,
     count: Annotated[int, typer.Option(min=8, help="Inputs looked at, from the first.")] = EXAMPLES,
     budget: Annotated[
         list[float] | None,
@@ -53,7 +49,7 @@ def estimate(
     ] = None,
     source_language: Annotated[str | None, typer.Option("--from", help="For translate: the language of DATA.")] = None,
     target_language: Annotated[str | None, typer.Option("--to", help="For translate: the language to.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
+    max_new_tokens: MaxNewTokens = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs answered at once.")] = 8,
     as_json: Json = False,
 ) -> None:

@@ -23,3 +23,10 @@ Exact = Annotated[
 SkipMissing = Annotated[
     bool, typer.Option("--skip-missing", help="Leave out examples whose picture is missing, and say how many.")
 ]
+Questions = Annotated[
+    list[str] | None, typer.Option(help="Asked of every input that has no question of its own; may be repeated.")
+]
+Column = Annotated[
+    str | None, typer.Option(help="Column with text, picture or sound.", show_default="text, image, audio …")
+]
+MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer.")]
