@@ -103,12 +103,12 @@ def clockwork(monkeypatch):
     def timed(model, examples, ways, options):
         lengths = np.array([len(example["input_ids"]) for example in examples], float)
         return {
-            name: np.stack([lengths * (1 if name == "full" else 0.5), lengths * (1 if name == "full" else 0.5) + 1], 1)
+            name: np.stack([lengths * share, lengths * share + 1, lengths], 1)
             for name in ways
+            for share in [1 if name == "full" else 0.5]
         }
 
     monkeypatch.setattr(module, "measured_costs", lambda *_: COSTS)
-    monkeypatch.setattr(module, "full_depth_times", lambda *_: (10.0, 30.0, 5.0))
     monkeypatch.setattr(module, "timed", timed)
 
 
@@ -119,7 +119,9 @@ def test_of_a_plain_model_which_stays_plain(kind, clockwork):
     found = deed.estimate(model, examples(24), max_new_tokens=6, batch_size=4, progress=lines.append)
     assert type(model) is base and not isinstance(model, DeedMixin)
     assert {k: v.tolist() for k, v in model.state_dict().items()} == {k: v.tolist() for k, v in before.items()}
-    assert len(lines) >= 5 and found.examples == 24 and found.encoder_share == 0.25
+    length = np.mean([len(e["input_ids"]) for e in examples(24)[: module.TIMED]])
+    assert len(lines) >= 5 and found.examples == 24
+    assert found.answer_tokens == length and found.encoder_share == pytest.approx(1 / (1 + length))
     assert [e["depth"] for e in found.exits] == [1, 2, 3, 4]
     twin = deed_model(kind, DeedConfig(adapter="none"))
     held_out = record_exits(twin, examples(24)[1::2], confidence="max_prob", max_new_tokens=6)
@@ -132,7 +134,8 @@ def test_of_a_plain_model_which_stays_plain(kind, clockwork):
     assert [p.exits for p in found.predictions if p.mode == "exact"] == ["own", "fitted"]
     assert all(p.changed == 0 for p in found.predictions if p.mode == "exact")
     again = json.loads(json.dumps(found.to_dict()))
-    assert again["encoder_share"] == 0.25 and again["advice"] == found.advice and again["costs"]["exit_check"] == 0.5
+    assert again["encoder_share"] == found.encoder_share
+    assert again["advice"] == found.advice and again["costs"]["exit_check"] == 0.5
 
 
 def test_of_a_deed_model_which_keeps_its_exits_and_settings(clockwork):

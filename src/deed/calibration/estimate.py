@@ -7,31 +7,28 @@ on full depth's own answers, token by token, so what a wrong token does to the r
 
 from __future__ import annotations
 
-import statistics as medians
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from deed.config import DeedConfig
 from deed.constants import GREEDY, NEVER_EXIT
 from deed.modeling.model import DeedMixin, get_deed_model, unwrap
-from deed.utils.timing import interleave, now, timed_encoder
 
 from .advice import advice as advice_on
 from .answering import collate
 from .exit_statistics import ExitStatistics, record_exits
 from .ridge import fit_ridge, with_adapters
+from .speed_ups import SpeedUps, timed
 from .step_costs import Costs, measure_costs
 from .teacher_forcing import evaluating
 from .threshold_search import cost_of_examples, cost_of_perfect_gate, evaluate, search_thresholds
 
 BUDGETS = (0.0, 0.01, 0.02)
 TIMED = 16  # held-out examples that are timed
-RESAMPLES = 1000  # of the examples, for the intervals
 COST_RUNS = 3  # measurements of the step costs
 NO_TIME = 1e-3  # ms of a layer, below which the clock was disturbed
 
@@ -174,7 +171,8 @@ def _estimate(
     if len(layers) < 2:
         raise ValueError("there is nothing to estimate: the model has no exit before the last layer")
     say("timing full depth")
-    encoder_ms, decoder_ms, length = full_depth_times(model, examples[:TIMED], options)
+    seconds = timed(model, examples[:TIMED], {"full": {"exit_threshold": NEVER_EXIT}}, options)["full"]
+    decoder_ms, answer_ms, length = (float(v) for v in seconds.mean(0) * (1e3, 1e3, 1))
     one = {k: v for k, v in collate(model, [examples[0]]).items() if not k.startswith("decoder_")}
     say("fitting exits in closed form")
     adapters = fit_ridge(model, examples[::2], batch_size, **options)
@@ -184,13 +182,13 @@ def _estimate(
     held_out = [dict(example) for example in examples[1::2]]
     found: dict[str, ExitStatistics] = {}
     predictions: list[Prediction] = []
-    interval = _Interval(confidence, seed)
+    speed_ups = SpeedUps(confidence, seed)
     for name, change in (("own", nullcontext()), ("fitted", with_adapters(model, adapters))):
         with change, _plain_checks(model):
             say(f"asking every exit, {name}")
             found[name] = record_exits(model, held_out, confidence="max_prob", batch_size=batch_size, **options)
             say(f"timing chosen thresholds, {name}")
-            predictions += predictions_of(name, model, found[name], held_out, costs, budgets, interval, options)
+            predictions += predictions_of(name, model, found[name], held_out, costs, budgets, speed_ups, options)
     per_exit = [
         {
             "depth": depth,
@@ -204,28 +202,8 @@ def _estimate(
         full = cost_of_examples(statistics, NEVER_EXIT, costs)
         gates[name] = float(full.sum() / cost_of_perfect_gate(statistics, costs).sum())
     tokens = found["own"].tokens
+    encoder_ms = answer_ms - decoder_ms
     return Estimate(len(examples), tokens, per_exit, costs, encoder_ms, decoder_ms, length, gates, predictions)
-
-
-def full_depth_times(
-    model: Any, examples: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
-) -> tuple[float, float, float]:
-    """Mean milliseconds of the encoder and of the decoder, and tokens, of full depth's answers, one at a time.
-
-    Args:
-        model: a deed model.
-        examples: the first two warm up as well.
-        options: of `generate()`.
-    """
-    full = {"exit_threshold": NEVER_EXIT, "return_dict_in_generate": True}
-    seconds = timed(model, examples, {"full": full}, options)["full"]
-    tokens = []
-    with torch.no_grad():
-        for example in examples:
-            out = model.generate(**collate(model, [example]), **{**options, **full})
-            tokens.append(int((out.exit_layers[0] > 0).sum()))
-    decoder, whole = (1e3 * float(v) for v in seconds.mean(0))
-    return whole - decoder, decoder, medians.fmean(tokens)
 
 
 def measured_costs(model: Any, inputs: Mapping[str, torch.Tensor]) -> Costs:
@@ -271,7 +249,7 @@ def predictions_of(
     examples: Sequence[Mapping[str, Any]],
     costs: Costs,
     budgets: Sequence[float],
-    interval: _Interval,
+    speed_ups: SpeedUps,
     options: Mapping[str, Any],
 ) -> list[Prediction]:
     """Thresholds for each budget, chosen on every second example; what they give, and what exact mode gives, on the others.
@@ -283,7 +261,7 @@ def predictions_of(
         examples: held out.
         costs: of a step, by which thresholds are chosen.
         budgets: shares of tokens that may change.
-        interval: of the speed-ups.
+        speed_ups: gives them with their interval.
         options: of `generate()`.
     """
     chosen_on, counted_on = statistics.halves()
@@ -296,63 +274,6 @@ def predictions_of(
     for thresholds, choice in choices.items():
         counted = evaluate(counted_on, thresholds, costs)
         changed, depth = 1 - counted["agreement"], counted["mean_depth"]
-        speedups = interval.of(times["full"], times[thresholds])
-        found.append(Prediction(name, "early", choice.budget, list(thresholds), changed, depth, *speedups))
-    speedups = interval.of(times["full"], times["exact"])
-    return [*found, Prediction(name, "exact", 0.0, [], 0.0, None, *speedups)]
-
-
-def timed(
-    model: Any,
-    examples: Sequence[Mapping[str, Any]],
-    ways: Mapping[Any, Mapping[str, Any]],
-    options: Mapping[str, Any],
-) -> dict[Any, np.ndarray]:
-    """Seconds of the decoder and of the whole answer `[examples, 2]` for each way of answering, in turns, one at a time.
-
-    Args:
-        model: a deed model.
-        examples: the first two warm up as well.
-        ways: options of `generate()` of each.
-        options: of all.
-    """
-    with torch.no_grad(), timed_encoder(model) as clock:
-
-        def answers(way: Mapping[str, Any]) -> Callable[[Any], tuple[float, float]]:
-            def answer(inputs: Any) -> tuple[float, float]:
-                clock.take()
-                start = now(model.device)
-                model.generate(**inputs, **{**options, **way})
-                total = now(model.device) - start
-                return total - clock.take(), total
-
-            return answer
-
-        inputs = [collate(model, [example]) for example in examples]
-        runs = interleave({name: answers(way) for name, way in ways.items()}, inputs, warmup=2)
-    return {name: np.array(values) for name, values in runs.items()}
-
-
-class _Interval:
-    """Speed-ups with an interval over examples drawn again (percentile bootstrap).
-
-    Args:
-        confidence: of the intervals.
-        seed: of the draws.
-    """
-
-    def __init__(self, confidence: float, seed: int) -> None:
-        self.edges, self.seed = [100 * (1 - confidence) / 2, 100 * (1 + confidence) / 2], seed
-
-    def of(self, full: np.ndarray, early: np.ndarray) -> tuple[list[float], list[float]]:
-        """Decoder's and answer's `[low, expected, high]`.
-
-        Args:
-            full, early: seconds of decoder and answer, `[examples, 2]`.
-        """
-        at = np.random.default_rng(self.seed).integers(0, len(full), (RESAMPLES, len(full)))
-        drawn = full[at].sum(1) / early[at].sum(1)
-        low, high = np.percentile(drawn, self.edges, axis=0)
-        middle = full.sum(0) / early.sum(0)
-        found = [[min(lo, m), m, max(hi, m)] for lo, m, hi in zip(low, middle, high, strict=True)]
-        return [float(v) for v in found[0]], [float(v) for v in found[1]]
+        speed_up = speed_ups.of(times["full"], times[thresholds])
+        found.append(Prediction(name, "early", choice.budget, list(thresholds), changed, depth, *speed_up))
+    return [*found, Prediction(name, "exact", 0.0, [], 0.0, None, *speed_ups.of(times["full"], times["exact"]))]
