@@ -41,7 +41,7 @@ class Question:
         inputs: of the model, one row.
         asked: how it is answered.
         picture: the page or picture, upright.
-        words: of the page, `(text, box on 0..1000)`.
+        words: of the page, `(text, box on 0..1000)`; `cut` says how many of the last the model does not read.
         page, pages: which page of how many; `rotation` degrees clockwise by which it was turned.
         notes: what the reader should know.
         reading_s: seconds that this took.
@@ -55,6 +55,7 @@ class Question:
     asked: Asked
     picture: Any = None
     words: list[Any] = field(default_factory=list)
+    cut: int = 0
     page: int = 1
     pages: int = 1
     rotation: int = 0
@@ -147,13 +148,10 @@ def in_windows(question: Question) -> list[Question]:
     Args:
         question: as `make_ready` made it.
     """
-    served, text = question.served, question.text or ""
-    if question.task != "document" or served.model.config.model_type != "latr":
+    if not question.cut:
         return [question]
-    task, processor, words = DocumentTask("pages"), served.processor, question.words
-    page = {"words": words, "picture": question.picture}
-    if examples_of(processor, page, [text])[1][0] >= len(words):
-        return [question]
+    task, processor, words = DocumentTask("pages"), question.served.processor, question.words
+    page, text = {"picture": question.picture}, question.text or ""
     parts = windows(processor, in_known_words(processor, text), words)
     note = f"The page is longer than this model reads at once, and was read in {len(parts)} overlapping windows."
     found = []
@@ -161,7 +159,7 @@ def in_windows(question: Question) -> list[Question]:
         here = words[part.start : part.stop]
         [example], _ = examples_of(processor, {**page, "words": here}, [text])
         inputs = task.collate(processor, [task.encode(processor, example)])
-        found.append(replace(question, inputs=inputs, words=here, notes=[*question.notes[:-1], note]))
+        found.append(replace(question, inputs=inputs, words=here, cut=0, notes=[*question.notes, note]))
     return found
 
 
@@ -196,14 +194,19 @@ def _of_document(served: ServedModel, document: Any, page: int, text: str, wante
     notes = []
     if seen["ocr"] and not seen["words"]:
         notes.append("No text was found on the page; the answer comes from the picture alone.")
-    if fits < len(seen["words"]):
-        notes.append(
-            f"The page is longer than this model reads: the last {len(seen['words']) - fits} of its "
-            f"{len(seen['words'])} words were cut."
-        )
     rotation = seen["ocr"]["rotation"] if seen["ocr"] else 0
+    words = seen["words"]
     return Question(
-        served, "document", text, inputs, asked, seen["picture"], seen["words"], rotation=rotation, notes=notes
+        served,
+        "document",
+        text,
+        inputs,
+        asked,
+        seen["picture"],
+        words,
+        len(words) - fits,
+        rotation=rotation,
+        notes=notes,
     )
 
 
@@ -257,6 +260,11 @@ def respond(question: Question, tokens: list[TokenOut], end: Finished, abstain_b
     confidence = end.answer_confidence
     sure_from = abstain_threshold(served.model, abstain_below)
     notes = list(question.notes)
+    if question.cut:
+        words = len(question.words)
+        notes.append(
+            f"The page is longer than this model reads: the last {question.cut} of its {words} words were cut."
+        )
     evidence = [] if text == UNANSWERABLE else evidence_of(question, text, ids)
     if end.reason == "length":
         notes.append("The answer was cut at the most tokens allowed (max_new_tokens).")
