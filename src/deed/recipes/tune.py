@@ -72,9 +72,9 @@ def tune_with(
         set_seed(recipe.seed)
         clock = states.Clock()
         model, processor = start(recipe, task)
+        pools = pools_of(recipe, task, model, processor, cache or user_cache() / "tune", bars)
         write_recipe(output, recipe)
         processor = same_processor(output, processor)
-        pools = pools_of(recipe, task, model, processor, cache or user_cache() / "tune", bars)
         run = Run(output, recipe, model, *pools, clock)
         run.train(bars)
         return run.finish(processor)
@@ -205,6 +205,7 @@ class Run:
         self.clock.skip()
         if not self.state.evaluated:
             self.evaluate()
+        self.model.train()
         saved, told, seen, losses = self.state.seconds, time.monotonic(), self.state.tokens, list[dict[int, float]]()
         with progress.bar("training exits", 1.0) as bar:
             while self.share < 1:
@@ -234,8 +235,7 @@ class Run:
         )
 
     def step(self) -> dict[int, float]:
-        """One optimizer step; the losses by depth."""
-        self.model.train()
+        """One optimizer step, in training mode; the losses by depth."""
         batch = self.next_batch()
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.share)
