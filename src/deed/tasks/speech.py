@@ -1,5 +1,5 @@
-"""Transcribing recorded prompts of Debian's packages with a Whisper: `speech`, `speech-LANGUAGE`, and `speech-synthetic`, whose
-training recordings espeak-ng speaks.
+"""Transcribing recorded prompts of Debian's packages with a Whisper: `speech`, `speech-LANGUAGE`, and `speech-synthetic`,
+whose training recordings espeak-ng speaks.
 
 Packages are fetched with Debian's own client where they are not there yet (`deed.data.speech.packages`). Clips are joined to 5
 to 28 seconds; some come alone. Whisper is told the language, and to write no timestamps.
@@ -147,7 +147,7 @@ class SpeechTask(Task):
         one Whisper would have the encoder run once more to hear which it is."""
         positions = int(getattr(model.config, "max_target_positions", 2 * LONGEST_ANSWER))
         options = {**GREEDY, "max_new_tokens": min(LONGEST_ANSWER, positions - 4)}
-        return {**options, "language": "en", "task": "transcribe"} if is_multilingual(processor) else options
+        return {**options, "language": "en"} if is_multilingual(processor) else options
 
     def score(self, answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
         """Word accuracy of each.
