@@ -5,6 +5,7 @@ import torch
 from cases import CASES
 
 from deed.modeling.forward import exit_states
+from deed.recipes.tune_teacher import watched_encoder
 from deed.training.forced import Packed, can_pack, exit_states_from, source_of
 from test_branch_families import with_layers
 
@@ -14,11 +15,9 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @torch.no_grad()
 def reference(model, case, targets):
     """The model's own pass: what its norm gets of each exit, the layers' states, and the encoder's output."""
-    found = []
-    handle = model.get_encoder().register_forward_hook(lambda module, args, output: found.append(output))
-    inputs = {**case.inputs, "decoder_input_ids": targets, "use_cache": False, "output_hidden_states": True}
-    out, expected = exit_states(model, type(model).deed_base.forward, inputs)
-    handle.remove()
+    with watched_encoder(model) as found:
+        inputs = {**case.inputs, "decoder_input_ids": targets, "use_cache": False, "output_hidden_states": True}
+        out, expected = exit_states(model, type(model).deed_base.forward, inputs)
     return expected, out.decoder_hidden_states, found[0]
 
 

@@ -84,7 +84,7 @@ def join(items: Sequence[Item], kind: Any, pad: int, dtype: torch.dtype, packs: 
             states[depth][row, : len(item.states[depth])] = item.states[depth]
     tops = []
     for row, item in enumerate(items):
-        tops.append(item.teacher[chosen[row, : len(item.teacher.ids)]])
+        tops.append(item.teacher.at(chosen[row, : len(item.teacher.ids)]))
     teacher = Teacher(*(torch.cat(parts) for parts in zip(*tops, strict=True)))
     encoded, packed = kind(**source), Packed(positions, which)
     return Batch(encoded, mask, ids, packed, states, chosen, teacher, labels[chosen], numbers[chosen])
@@ -96,7 +96,7 @@ def _apart(item: Item) -> list[Item]:
     for one in item.sequences:
         here = slice(at, at + one.inputs)
         states = {depth: values[here] for depth, values in item.states.items()}
-        parts.append(Item(item.source, [one], states, item.teacher[here]))
+        parts.append(Item(item.source, [one], states, item.teacher.at(here)))
         at = here.stop
     return parts
 

@@ -37,7 +37,7 @@ def start(recipe: TuneRecipe, task: Task) -> tuple[Any, Any]:
     measured = None
     if isinstance(model, DeedMixin):
         measured = model.deed_config.confidence, model.deed_config.confidence_over  # type: ignore[attr-defined]
-        model = unwrap(model)  # new exits on the same weights
+        model = unwrap(model)  # type: ignore[call-overload]  # new exits on the same weights
     config = DeedConfig(exit_layers=list(recipe.exits), adapter=recipe.adapter, loss="distill", threshold=NEVER_EXIT)
     if measured is not None:
         config.confidence, config.confidence_over = measured

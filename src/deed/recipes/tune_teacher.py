@@ -160,9 +160,13 @@ def one_generation(exit_layers: Any) -> torch.Tensor:
 
 @contextmanager
 def watched_encoder(model: Any) -> Iterator[list[Any]]:
-    """The outputs of the model's encoder while the block lasts."""
+    """The outputs of the model's encoder while the block lasts, copied: some models add to them in place."""
     found: list[Any] = []
-    handle = model.get_encoder().register_forward_hook(lambda module, args, output: found.append(output))
+
+    def keep(module: Any, args: Any, output: Any) -> None:
+        found.append(type(output)(**{k: v.clone() for k, v in output.items() if isinstance(v, torch.Tensor)}))
+
+    handle = model.get_encoder().register_forward_hook(keep)
     try:
         yield found
     finally:
@@ -224,16 +228,15 @@ def forced(
                 break
             count += 1
         now, jobs = jobs[:count], jobs[count:]
-        ids = torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(ids) for _, ids in now], batch_first=True, padding_value=pad
-        )
+        read = [torch.tensor(tokens) for _, tokens in now]
+        padded = torch.nn.utils.rnn.pad_sequence(read, batch_first=True, padding_value=pad)
         at = torch.tensor([row for row, _ in now], device=model.device)
         encoded = kind(**{name: value[at] for name, value in source.items()})
         out = type(model).deed_base.forward(
             model,
             encoder_outputs=encoded,
             attention_mask=None if mask is None else mask[at],
-            decoder_input_ids=ids.to(model.device),
+            decoder_input_ids=padded.to(model.device),
             use_cache=False,
             output_hidden_states=True,
             return_dict=True,

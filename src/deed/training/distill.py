@@ -33,7 +33,8 @@ class Teacher(NamedTuple):
     logs: torch.Tensor
     rest: torch.Tensor
 
-    def __getitem__(self, at: Any) -> Teacher:  # type: ignore[override]
+    def at(self, at: Any) -> Teacher:
+        """Of some tokens."""
         return Teacher(self.ids[at], self.logs[at], self.rest[at])
 
 
@@ -92,7 +93,7 @@ class _HeadLoss(torch.autograd.Function):
             with torch.set_grad_enabled(wanted):
                 logits = head(given)
             losses, slope = divergence(
-                logits.detach(), teacher[at], None if labels is None else labels[at], share, wanted
+                logits.detach(), teacher.at(at), None if labels is None else labels[at], share, wanted
             )
             total += losses.sum()
             if gradient is not None:
