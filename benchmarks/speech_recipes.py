@@ -191,7 +191,11 @@ def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set]) -> dict[
     curves = {split: curve(split) for split in sets}
     choices = []
     for budget, threshold in chosen.items():
-        told = {split: next(r for r in rows if r["threshold"] == threshold) for split, rows in curves.items() if threshold in at[split]}
+        told = {
+            split: next(r for r in rows if r["threshold"] == threshold)
+            for split, rows in curves.items()
+            if threshold in at[split]
+        }
         choices.append({"budget": budget, "threshold": threshold, **told})
     kept = ("recipe", "steps", "cpu_hours", "pool_examples", "pool_tokens", "trained_tokens", "agreement", "best")
     return {**{key: report[key] for key in kept if key in report}, "teacher_forced": report["choices"],

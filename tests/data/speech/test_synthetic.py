@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 
 def test_sentences_are_those_that_can_be_spoken(folder):
-    assert sentences("en", folder) == [
+    assert list(sentences("en", folder)) == [
         "Men never make passes at girls wearing glasses.",
         "What is on the line, goes on over to the next one!",
         "And this is a second sentence of it.",

@@ -28,7 +28,8 @@ _SENTENCE = re.compile(r"[^.!?…]+[.!?…]+")
 _ODD = re.compile(r"[^\w\s,;:.!?¿¡…'’«»\"-]|_|\d{5}|^\W*$")
 
 
-def sentences(language: str, folder: Path) -> list[str]:
+@functools.lru_cache
+def sentences(language: str, folder: Path) -> tuple[str, ...]:
     """Sentences of a language out of Debian's package of fortune cookies, in the package's order, none twice.
 
     Args:
@@ -52,7 +53,7 @@ def sentences(language: str, folder: Path) -> list[str]:
                 sentence = match.strip(' -%"')
                 if WORDS[0] <= len(sentence.split()) <= WORDS[1] and not _ODD.search(sentence):
                     found[sentence] = None
-    return list(found)
+    return tuple(found)
 
 
 @dataclass(frozen=True)
