@@ -1,4 +1,4 @@
-"""`deed tune --recipe` for a tiny Whisper: the pool along labels and own answers, then a few steps, then a model that loads."""
+"""`deed tune --recipe` for a tiny Whisper: a pool along labels and own answers, then a few steps, then a model that loads."""
 
 import json
 
