@@ -6,8 +6,8 @@ free-running, word error rates, and what it cost. Writes benchmarks/results/spee
 BASE is the folder of the untouched model, SOUNDS one of Debian's packages (deed.data.speech.packages), each RUN a folder of
 `deed tune BASE SOUNDS --task speech-mixed --recipe … --cache CACHE --output RUN`. Thresholds are chosen on the validation
 recordings; told is what they do on the test recordings, and on those of a voice that nobody trained on (which have no texts).
-Depth counts an exit's own layer wherever it is asked: an exit after layer 1 of 6 costs 2 layers where a token leaves, 7 where it
-stays.
+Depth counts an exit's own layer wherever it is asked: an exit after layer 1 of 6 costs 2 layers where a token leaves, 7 where
+it stays.
 """
 
 from __future__ import annotations
