@@ -54,11 +54,9 @@ def spell(monkeypatch):
     monkeypatch.setattr(recipes, "say", lambda line: None)
 
 
-@pytest.fixture(scope="module")
-def speller(tmp_path_factory):
-    """Folder of a plain T5 that knows letters, its weights large enough to say something."""
+def save_speller(path):
+    """A plain T5 that knows letters, its weights large enough to say something."""
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("speller")
     tokenizer = small_g2p.build_tokenizer()
     model = small_g2p.build_model(tokenizer, n_layers=4, d_model=32, d_ff=32, dropout=0.3)
     with torch.no_grad():
@@ -68,6 +66,11 @@ def speller(tmp_path_factory):
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def speller(tmp_path_factory):
+    return save_speller(tmp_path_factory.mktemp("speller"))
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +255,7 @@ def test_a_cache_that_is_full_makes_a_smaller_pool(speller, tmp_path, monkeypatc
         ({"data": "/nowhere"}, "--data /nowhere is not there"),
         ({"adapter": "none"}, "an adapter other than"),
         ({"exits": [9]}, "depth 9, but the decoder has 4"),
-        ({"exits": [4]}, "--exits 4 is the last layer"),
+        ({"exits": [2, 4]}, "--exits 4 is the last layer"),
         ({"steps": 0}, "give --hours, or --steps"),
         ({"hours": -1.0}, "hours: Expected `float` > 0"),
         ({"method": "magic"}, "method: Invalid enum value 'magic'"),
