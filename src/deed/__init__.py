@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .engine.cuda_graphs import use_cuda_graphs
     from .errors import CalibrationError, DeedConfigError, DeedLoadError, ExitsCostMore
     from .families import DecoderFamily, register_family
-    from .modeling.loading import from_pretrained
+    from .modeling.loading import from_pretrained, load_exits
     from .modeling.model import get_deed_model, unwrap
     from .modeling.quantization import quantize
     from .pipelines.making import pipeline
@@ -70,6 +70,7 @@ _HOMES = {
     "fit_screen": "calibration.fit_screen",
     "from_pretrained": "modeling.loading",
     "get_deed_model": "modeling.model",
+    "load_exits": "modeling.loading",
     "measure_costs": "calibration.step_costs",
     "pipeline": "pipelines.making",
     "quantize": "modeling.quantization",

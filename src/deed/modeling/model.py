@@ -20,7 +20,7 @@ from deed.exits.heads import exit_logits_of
 from deed.families import DecoderFamily, family_of
 from deed.policies.exit_checks.int8_copy import HeadCopies
 
-from . import saving
+from . import exits_folder, saving
 from .classes import model_class
 from .forward import LOSS, deed_forward, exit_states
 from .generation import EarlyExitGeneration
@@ -136,6 +136,7 @@ def unwrap(model: Any) -> Any:
         "deed_head_copies",
         "deed_backbone_frozen",
         "deed_trainable",
+        "deed_exits_from",
     ):
         if name in vars(model) or name in model._modules:  # type: ignore[attr-defined]
             delattr(model, name)
@@ -195,6 +196,7 @@ class DeedMixin(EarlyExitGeneration):
     deed_head_copies: HeadCopies
     deed_backbone_frozen = False
     deed_trainable: dict[str, bool] | None = None  # of base parameters, before they were frozen
+    deed_exits_from: str | None = None  # where the exits were loaded from; None: they were made here
 
     def exit_head(self, depth: int, hidden: torch.Tensor) -> torch.Tensor:
         """Logits `[…, vocab]` of the exit at `depth` from its layer's output `[…, d_model]`: final norm, adaptation
@@ -265,3 +267,18 @@ class DeedMixin(EarlyExitGeneration):
             DeedLoadError: `save_directory` is a file.
         """
         saving.save_pretrained(self, super().save_pretrained, save_directory, *args, **kwargs)  # type: ignore[misc]
+
+    def save_exits(self, folder: str | os.PathLike[str], dtype: Any = None) -> None:
+        """Save the exits alone: their parameters, `deed_config` with thresholds and calibration, and which base weights they
+        belong to. `deed.load_exits(base, folder)` puts them on that base again.
+
+        Args:
+            folder: made where it does not exist; not that of a whole model.
+            dtype: of the saved tensors, such as `torch.float16`; None: as they are. Calibrate with what was loaded again where
+                thresholds are to hold for rounded exits.
+
+        Raises:
+            DeedLoadError: `folder` is a file, or holds a whole model.
+            ValueError: another dtype, numbers too large for it, or an int8 model.
+        """
+        exits_folder.save_exits(self, folder, dtype)
