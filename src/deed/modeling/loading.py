@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import warnings
@@ -17,6 +18,8 @@ from safetensors.torch import load_file
 from deed.config import DeedConfig
 from deed.errors import DeedConfigError, DeedLoadError
 from deed.exits.adapters import build_adapters
+from deed.exits.draft_head import NAME as DRAFT_HEAD
+from deed.exits.draft_head import new_draft_head
 from deed.exits.learned import LEARNED, add_learned
 from deed.families import family_of
 from deed.models.whisper import is_ctranslate2_whisper, read_ctranslate2_whisper
@@ -25,6 +28,8 @@ from deed.utils.locating import PLACE, check_place, file_of
 from .model import get_deed_model
 from .saved_config import check_generation_config, check_layers, read_config, saved_class, saved_deed_config
 from .saving import EXITS_FILE
+
+DRAFT_IDS = f"{DRAFT_HEAD}.ids"  # of a shortlist: the only whole numbers in a file of exits
 
 #: Arguments of Transformers' `from_pretrained` that are not for a deed model, and what to do instead.
 REFUSED = {
@@ -97,7 +102,11 @@ def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
     if exits is not None:
         _check_fit(base, config, exits, where)
     try:
-        model = get_deed_model(base, config)
+        # A draft head is not made to begin with: the file has its weights.
+        model = get_deed_model(base, dataclasses.replace(config, draft_head=None if exits else config.draft_head))
+        if exits and config.draft_head is not None:
+            model.deed_config.draft_head = config.draft_head
+            model.deed_exits[DRAFT_HEAD] = new_draft_head(model, model.deed_family, config.draft_head, start=False)
     except (DeedConfigError, TypeError) as error:
         raise DeedLoadError(f"{where}: {error}") from None
     if exits is None:
@@ -204,6 +213,8 @@ def _check_fit(base: Any, config: DeedConfig, exits: Mapping[str, torch.Tensor],
             if resolved.adapter == "layer":
                 layers[-1] = copy.deepcopy(layers[-1]).to("meta")
             adapters = build_adapters(resolved.adapter, depths, family.d_model(base), resolved.adapter_dim, layers)
+            if resolved.draft_head is not None:
+                adapters[DRAFT_HEAD] = new_draft_head(base, family, resolved.draft_head, start=False)
     except (DeedConfigError, TypeError, RuntimeError) as error:
         raise DeedLoadError(f"{where}: {error}") from None
     learned = {name for name in exits if name.split(".")[0] in LEARNED}
@@ -213,7 +224,17 @@ def _check_fit(base: Any, config: DeedConfig, exits: Mapping[str, torch.Tensor],
 def _fill_exits(model: Any, exits: dict[str, torch.Tensor], name: str) -> None:
     add_learned(model, exits)
     _compare(exits, model.deed_exits.state_dict(), name)
+    ids = exits.get(DRAFT_IDS)
+    if ids is not None and (
+        ids.unique().tolist() != ids.tolist() or not 0 <= int(ids[0]) <= int(ids[-1]) < _vocab(model)
+    ):
+        raise DeedLoadError(f"{name}: {DRAFT_IDS} must be ascending ids of the vocabulary, each of them once")
     model.deed_exits.load_state_dict(exits)
+
+
+def _vocab(model: Any) -> int:
+    size: int = model.deed_family.vocab_size(model)
+    return size
 
 
 def _compare(exits: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], name: str) -> None:
@@ -236,6 +257,8 @@ def _load_exits(path: Path | None, name: str) -> dict[str, torch.Tensor]:
     except (SafetensorError, OSError) as error:
         raise DeedLoadError(f"{path} is damaged or cut short: {error}") from None
     for key, value in exits.items():
+        if key == DRAFT_IDS and value.dtype == torch.long:
+            continue
         if not value.is_floating_point():
             raise DeedLoadError(f"{path}: {key} must be floating-point numbers, got {value.dtype}")
         if not value.isfinite().all():
