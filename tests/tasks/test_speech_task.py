@@ -1,4 +1,4 @@
-"""The task `speech` with a tiny Whisper and packages of tones: examples, prompts, answers as Whisper's own generate() has them."""
+"""The task `speech` with a tiny Whisper and packages of tones: examples, prompts, answers as of Whisper's own generate()."""
 
 import itertools
 
@@ -41,7 +41,7 @@ def loaded(folder):
 def test_a_whisper_is_asked_for_speech(folder):
     assert [task.name for task in tasks_of(folder)] == ["speech"]
     assert task_for(folder, "speech-fr").name == "speech-fr"
-    with pytest.raises(DataError, match="--task g2p needs a small T5 for words; .* holds a Whisper"):
+    with pytest.raises(DataError, match=r"--task g2p needs a small T5 for words; .* holds a Whisper"):
         tasks_of(folder, ["g2p"])
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from deed.errors import DeedConfigError
+from deed.exits.head_rows import head_parts
 from deed.exits.heads import exit_features
 from deed.exits.learned import Learned
-from deed.policies.exit_checks.screen import head_parts
 
 from .exit_check import set_exit_check
 from .exit_features import collect
