@@ -71,6 +71,10 @@ class LowRankDraft(nn.Module):
         """`[n, vocab]` of `[n, d_model]`."""
         return self.up(self.down(features)) + self.level(features)
 
+    def refines(self, features: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """`[n]` bool: whether tokens `[n]` get their exact logits at features `[n, d_model]`."""
+        return (top_tokens(self.rough(features), self.refine) == tokens[:, None]).any(-1)
+
     def function(self, model: Any, bare: bool) -> Logits:
         """The logits `[n, vocab]` as a function of features `[n, d_model]`.
 
@@ -121,6 +125,10 @@ class ShortlistDraft(nn.Module):
         self.level.weight.copy_(weight.float().mean(0)[None] * scale)
         self.level.bias.fill_(left if bias is None else left + bias.mean())
 
+    def refines(self, features: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """`[n]` bool: whether tokens `[n]` get their exact logits at features `[n, d_model]`."""
+        return torch.isin(tokens, self.ids)
+
     def function(self, model: Any, bare: bool) -> Logits:
         """The logits `[n, vocab]` as a function of features `[n, d_model]`.
 
@@ -150,6 +158,9 @@ def _some_rows(weight: torch.Tensor, bias: torch.Tensor | None, scale: float, id
     return made.eval()
 
 
+DraftHead = LowRankDraft | ShortlistDraft
+
+
 def top_tokens(logits: torch.Tensor, k: int) -> torch.Tensor:
     """`[n, k]` long: the tokens with the largest logits `[n, vocab]`, in no order.
 
@@ -167,7 +178,7 @@ def top_tokens(logits: torch.Tensor, k: int) -> torch.Tensor:
     return cells.gather(1, logits.gather(1, cells).topk(k, sorted=False).indices)
 
 
-def build_draft_head(spec: DraftSpec, d_model: int, vocab: int) -> LowRankDraft | ShortlistDraft:
+def build_draft_head(spec: DraftSpec, d_model: int, vocab: int) -> DraftHead:
     """The module, not started; nothing of it is trained with the exits.
 
     Raises:
@@ -178,7 +189,7 @@ def build_draft_head(spec: DraftSpec, d_model: int, vocab: int) -> LowRankDraft 
     listed = isinstance(spec.tokens, tuple)
     if spec.size > vocab or (listed and max(spec.tokens) >= vocab):  # type: ignore[arg-type]
         raise DeedConfigError(f"draft_head: tokens goes beyond the vocabulary, which has {vocab}")
-    made: LowRankDraft | ShortlistDraft
+    made: DraftHead
     if spec.rank is not None:
         made = LowRankDraft(d_model, vocab, spec.rank, spec.refine)
     else:
@@ -215,9 +226,7 @@ def exit_head_cost(model: Any) -> float:
     return width * vocab / layer if spec is None else layers_worth(parse_draft_head(spec), width, vocab, layer)
 
 
-def new_draft_head(
-    model: Any, family: DecoderFamily, options: dict[str, Any], start: bool = True
-) -> LowRankDraft | ShortlistDraft:
+def new_draft_head(model: Any, family: DecoderFamily, options: dict[str, Any], start: bool = True) -> DraftHead:
     """The draft head that `DeedConfig.draft_head` asks for, for `model`.
 
     Args:
@@ -247,7 +256,9 @@ def new_draft_head(
     if start:
         made.start((weight.detach(), bias, scale))
     reference = next(layers.parameters())
-    return made.to(device=reference.device, dtype=reference.dtype).train(model.training)
+    if not made.level.weight.is_meta:  # as where shapes alone are wanted
+        made.to(device=reference.device, dtype=reference.dtype)
+    return made.train(model.training)
 
 
 def draft_logits(model: Any, bare: bool = False) -> Logits | None:
