@@ -40,9 +40,9 @@ class DeedConfig:
             `"gate"` compute less first; options as `{"name": "screen", "rank": 128}`. Calibrate with the one that will be
             used. Its former name `asking` is read everywhere, too.
         draft_head (`dict`, *optional*): a head of their own for all exits but the last, for large vocabularies
-            (docs/method.md): `{"rank": 32, "refine": 32}`, or `{"tokens": 4096}`, a number of tokens or their ids. Its
-            logits then are these exits'; losses are still taken by the model's own head. It may cost half a decoder
-            layer, more where `max_layers` in it says so. `deed.fit_draft_head` fits it, and again after a training.
+            (docs/method.md): `{"rank": 32, "refine": 32}`, or `{"tokens": 4096}`, a number of tokens or their ids. The logits
+            of these exits then are its; losses are still taken by the model's own head. It may cost half a decoder layer, more
+            where `max_layers` in it says so. `deed.fit_draft_head` fits it, and again after a training.
         loss (`str`): `"deed"` is L_avg + L_N (the paper's), `"mean"` L_avg alone, `"last"` L_N alone (a conventional
             training, for comparison), `"rising"` L_N and the exits weighted by their number, so that the first ones shape
             the shared layers less, `"distill"` self-distillation: every other exit matches the last exit's

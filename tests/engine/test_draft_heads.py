@@ -109,7 +109,7 @@ def test_equals_the_cache_free_reference(models, case, mode):
 @every
 @pytest.mark.parametrize("mode", ["greedy", "beam"])
 def test_schedules_of_rows(models, case, mode):
-    """Nobody asks for logits before a row leaves: those of early rows and the last layer's are computed apart."""
+    """Nobody asks for logits before a row leaves: those of early rows and of the last layer's are made apart."""
     rows = 12 if mode == "beam" else 4
     table = [[1 + (r * 3 + t * 2) % 5 for t in range(7)] for r in range(rows)]
     for ask in (False, True):

@@ -239,8 +239,8 @@ class DeedMixin(EarlyExitGeneration):
         return torch.stack([*(exit_logits_of(self, depth, h) for depth, h in states.items()), out.logits])
 
     def freeze_backbone(self) -> None:
-        """Train the adaptation modules only: every base tensor, and so full-depth output, stays bit for bit what it is.
-        A draft head is no part of it: it is fitted afterwards.
+        """Train the adaptation modules only: every base tensor, and so full-depth output, stays bit for bit what it is (a
+        draft head, too: it is fitted afterwards).
         The backbone also stays in evaluation mode, so that self-distillation has a teacher without dropout."""
         parameters = dict(self.named_parameters())  # type: ignore[attr-defined]
         if self.deed_trainable is None:
