@@ -1,8 +1,8 @@
 """`deed.fit_draft_head`: a draft head for the exits' features as they are, taught by the model's own head.
 
-Low rank: a closed form first, the factors that minimize E |W f - up down f|^2 over the exits' features f, tokens weighted by how
-much the model uses them; then some hundred steps on the cross-entropy to the own head's best tokens. Shortlist: the tokens that
-the last layer gives most probability; how much goes to the others is a regression on f.
+Low rank: a closed form first, the factors that minimize E |W f - up down f|^2 over the exits' features f, tokens weighted by
+how much the model uses them; then some hundred steps on the cross-entropy to the own head's best tokens. Shortlist: the tokens
+that the last layer gives most probability; how much goes to the others is a regression on f.
 """
 
 from __future__ import annotations
