@@ -1,4 +1,4 @@
-"""The task `speech` with a tiny Whisper and packages of tones: examples, prompts, answers as of Whisper's own generate()."""
+"""The task `speech`, with a tiny Whisper and packages of tones: examples, prompts, answers as in Whisper's own generate()."""
 
 import itertools
 
@@ -74,12 +74,24 @@ def test_a_voice_that_is_new(data):
     [
         ("speech", "dev", "has no split 'dev'; there are train, validation"),
         ("speech-ru", "test", "no recordings of the test split for speech-ru"),
-        ("speech-synthetic", "train", "none of the packages fortunes"),
+        ("speech-mixed", "train", "none of the packages fortunes"),
     ],
 )
 def test_what_is_not_there(data, name, split, message):
     with pytest.raises(DataError, match=message):
-        next(iter(get_task(name).examples(split, 1, data)))
+        list(get_task(name).examples(split, 3, data))
+
+
+def test_every_third_of_the_mixed_ones_is_spoken(data, tmp_path):
+    for package in data.glob("*.deb"):
+        (tmp_path / package.name).symlink_to(package)
+    cookies = "".join(f"This is sentence number {i} to be spoken.\n%\n" for i in range(30))
+    make_deb(tmp_path, "fortunes", {"usr/share/games/fortunes/all": cookies.encode()})
+    found = list(get_task("speech-mixed").examples("train", 60, tmp_path))
+    voices = [one.extra["recording"].clips[0].speaker for one in found]
+    assert [voice == "espeak-en" for voice in voices] == [i % 3 == 2 for i in range(60)]
+    held_out = get_task("speech-mixed").examples("test", data=tmp_path)
+    assert list(held_out) == list(get_task("speech").examples("test", data=tmp_path))
 
 
 def test_a_folder_that_is_none(tmp_path):

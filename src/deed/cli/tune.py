@@ -21,7 +21,7 @@ from .train import report
 EXAMPLE = "Example: deed tune runs/g2p_conv/model --output runs/tuned --recipe frozen --exits 1 --hours 0.5"
 PLAIN_ONLY = ("save_every", "eval_count", "limit", "minutes")
 RECIPE_ONLY = (
-    "hours exits pool train_on label_share dropout average warmup held_out budget evaluations cache cache_gb "
+    "hours exits pool train_on own_share label_share dropout average warmup held_out budget evaluations cache cache_gb "
     "max_new_tokens last_weight rank keep_adapter"
 ).split()
 
@@ -86,6 +86,10 @@ def tune(
         str | None,
         typer.Option(help="By a recipe: the model's own answers, labels, or both.", show_default="both"),
     ] = None,
+    own_share: Annotated[
+        float | None,
+        typer.Option(help="By a recipe: share of labelled examples that the model also answers.", show_default="1"),
+    ] = None,
     label_share: Annotated[
         float | None,
         typer.Option(help="By a recipe: share of the tokens' cross-entropy in the loss.", show_default="0"),
@@ -135,7 +139,7 @@ def tune(
         steps, batch_size, learning_rate, weight_decay, adapter, bf16, seed: of both.
         save_every, eval_count, skip_missing: of `FineTuneRecipe`.
         limit, minutes: of `fine_tune`.
-        hours, exits, pool, train_on, label_share, dropout, average, warmup, last_weight, rank: of `TuneRecipe`.
+        hours, exits, pool, train_on, own_share, label_share, dropout, average, warmup, last_weight, rank: of `TuneRecipe`.
         keep_adapter, held_out, budget, evaluations, max_new_tokens, cache, cache_gb: likewise.
         as_json: print the result as JSON.
     """

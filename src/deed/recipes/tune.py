@@ -112,15 +112,18 @@ def pools_of(
     }
     found, spent = [], 0
     for split, count in ((task.validation_split, recipe.held_out), ("train", recipe.pool)):
-        folder = cache / fingerprint({**about, "split": split})
-        writer = PoolWriter(folder, {**about, "split": split})
+        own_share = recipe.own_share if split == "train" else 1.0
+        half = recipe.bf16 and split == "train" and model.dtype == torch.float32
+        facts = {**about, "split": split, "own_share": own_share, "encoder": "bfloat16" if half else "as it is"}
+        folder = cache / fingerprint(facts)
+        writer = PoolWriter(folder, facts)
         if writer.examples < count:
             wanted = recipe.cache_gb * 1e9 - spent
             with evaluating(model), progress.bar(f"teacher's answers, {split}", count) as bar:
                 examples = drawn(task.examples(split, None, data), recipe.seed)
                 have = fill(
                     writer, task, model, processor, examples, count=count, depths=depths, options=options,
-                    seed=recipe.seed, most_bytes=wanted, bar=bar,
+                    seed=recipe.seed, most_bytes=wanted, bar=bar, half=half, own_share=own_share,
                 )  # fmt: skip
             writer.close()
             if have < count:

@@ -30,6 +30,8 @@ class TuneRecipe(Recipe):
         steps: optimizer steps; the schedule's length where it is not 0.
         pool: training examples, drawn once.
         train_on: the model's own answers, the labels, or both.
+        own_share: of the pool's examples with a label, how many the model also answers itself, which is most of the work of
+            making the pool.
         batch_size: examples per step.
         learning_rate: peak; warmed up over `warmup`, then falling by a cosine to a hundredth.
         warmup: share of the run.
@@ -58,6 +60,7 @@ class TuneRecipe(Recipe):
     steps: Natural = 0  # type: ignore[assignment]
     pool: Count = 2000
     train_on: TrainOn = "both"
+    own_share: Share = 1.0
     batch_size: Count = 8
     learning_rate: Rate = 1e-3
     warmup: Share = 0.02

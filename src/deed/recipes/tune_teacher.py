@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from .tune_pool import ForcedAnswer, Item, PoolWriter
 
 DRAWN = 32  # examples drawn at once, sorted by length
 POSITIONS = 1024  # of a teacher-forced pass, padding included
+PROMPT = 16  # tokens of the longest prompt of a decoder, which a label may lack
 INPUT_MASK = "attention_mask of the input"
 
 
@@ -39,6 +40,8 @@ def fill(
     most_bytes: float = float("inf"),
     batch_size: int = 8,
     bar: Bar = SILENT_BAR,
+    half: bool = False,
+    own_share: float = 1.0,
 ) -> int:
     """Add examples to a pool until it has `count`, or is as large as it may be; goes on after those that it has.
 
@@ -55,6 +58,10 @@ def fill(
         most_bytes: of the pool's shards.
         batch_size: examples answered at once.
         bar: advanced by examples.
+        half: run the encoder in bfloat16, at which processors with AMX are several times as fast: what is learned from its
+            states, a little off, holds for the exact ones.
+        own_share: of the examples that have a label, how many the model also answers itself. Generating is most of the work:
+            along labels alone it hears two to three times as many examples in the same time.
 
     Returns:
         How many examples the pool has.
@@ -69,17 +76,24 @@ def fill(
         drawn = list(itertools.islice(left, DRAWN))
         if not drawn:
             break
-        rows, labels = [], []
+        rows, labels = list[dict[str, Any]](), list[list[int]]()
+        by_own: dict[bool, list[int]] = {False: [], True: []}
         for number, example in drawn:
-            example = task.opened(example)
+            rng, example = random.Random(f"{seed}/{number}"), task.opened(example)
+            label = label_of(task, processor, example, rng)
+            too_long = len(label) + PROMPT > longest(model)
+            by_own[not label or too_long or rng.random() < own_share].append(len(rows))
             rows.append(dict(task.encode(processor, example)))
-            labels.append(label_of(task, processor, example, random.Random(f"{seed}/{number}")))
+            labels.append(label)
         items: dict[int, Item] = {}
-        for part in batches(rows, batch_size):
-            inputs = task.collate(processor, [rows[i] for i in part])
-            found, kind = answer(model, inputs, [labels[i] for i in part], depths, options)
-            items |= zip(part, found, strict=True)
-            bar.advance(len(part))
+        for own, places in by_own.items():
+            for chosen in batches([rows[i] for i in places], batch_size):
+                part = [places[i] for i in chosen]
+                inputs = task.collate(processor, [rows[i] for i in part])
+                with encoder_in_half(model) if half else nullcontext():
+                    found, kind = answer(model, inputs, [labels[i] for i in part], depths, options, own)
+                items |= zip(part, found, strict=True)
+                bar.advance(len(part))
         for i in range(len(drawn)):
             writer.add(items[i], kind)
         done += len(drawn)
@@ -98,7 +112,12 @@ def label_of(task: Task, processor: Any, example: Any, rng: random.Random) -> li
 
 @torch.no_grad()
 def answer(
-    model: Any, inputs: Mapping[str, Any], labels: list[list[int]], depths: list[int], options: Mapping[str, Any]
+    model: Any,
+    inputs: Mapping[str, Any],
+    labels: list[list[int]],
+    depths: list[int],
+    options: Mapping[str, Any],
+    own: bool = True,
 ) -> tuple[list[Item], str]:
     """A batch of examples as items of a pool, and the class of the encoder's output.
 
@@ -108,13 +127,17 @@ def answer(
         labels: a right answer of each row, or nothing.
         depths: whose states are kept.
         options: of `generate()`.
+        own: answer, too; else each row needs a label, and one token is generated for the prompt's and the encoder's sake.
 
     Raises:
         DataError: the encoder was not run as a module, so its output is not known.
     """
     given = {k: v.to(model.device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+    asked: dict[str, Any] = {"exit_threshold": NEVER_EXIT, "return_dict_in_generate": True}
+    if not own:
+        asked |= {"max_new_tokens": 1, "min_new_tokens": 0}
     with watched_encoder(model) as outputs:
-        out = model.generate(**given, **{**options, "exit_threshold": NEVER_EXIT, "return_dict_in_generate": True})
+        out = model.generate(**given, **{**options, **asked})
     if not outputs:
         raise DataError(f"{type(model).__name__}: generate() did not run the encoder as a module; it cannot be cached")
     rows, exit_layers = len(out.sequences), one_generation(out.exit_layers)
@@ -122,9 +145,9 @@ def answer(
     answers: list[list[ForcedAnswer]] = []
     for tokens, depth, label in zip(out.sequences.tolist(), exit_layers, labels, strict=True):
         tokens = tokens[: prompt + int((depth > 0).sum())]
-        found = [ForcedAnswer("answer", tokens, prompt)]
+        found = [ForcedAnswer("answer", tokens, prompt)] if own else []
         label = tokens[:prompt] + after_prompt(tokens[:prompt], label)
-        if len(label) > prompt and label != tokens and len(label) <= longest(model):
+        if len(label) > prompt and not (own and label == tokens) and len(label) <= longest(model):
             found.append(ForcedAnswer("label", label, prompt))
         answers.append(found)
     source, mask = fields_of(outputs[0], rows), given.get("attention_mask")
@@ -135,9 +158,9 @@ def answer(
         kept = {name: trimmed(value[r], lengths[r], outputs[0][0].shape[1]) for name, value in source.items()}
         if mask is not None:
             kept[INPUT_MASK] = trimmed(mask[r].to(torch.uint8), lengths[r], outputs[0][0].shape[1])
-        own = [values for row, values in told if row == r]
-        states = {depth: torch.cat([values[depth] for values, _ in own]) for depth in depths}
-        teacher = Teacher(*(torch.cat(parts) for parts in zip(*(top for _, top in own), strict=True)))
+        here = [values for row, values in told if row == r]
+        states = {depth: torch.cat([values[depth] for values, _ in here]) for depth in depths}
+        teacher = Teacher(*(torch.cat(parts) for parts in zip(*(top for _, top in here), strict=True)))
         items.append(Item(kept, found, states, teacher))
     kind = type(outputs[0])
     return items, f"{kind.__module__}:{kind.__qualname__}"
@@ -171,6 +194,27 @@ def watched_encoder(model: Any) -> Iterator[list[Any]]:
         yield found
     finally:
         handle.remove()
+
+
+@contextmanager
+def encoder_in_half(model: Any) -> Iterator[None]:
+    """While the block lasts, the encoder computes in bfloat16; its output is float32."""
+    encoder = model.get_encoder()
+    whole = encoder.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            out = whole(*args, **kwargs)
+        for name, value in list(out.items()):
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                out[name] = value.float()
+        return out
+
+    encoder.forward = forward
+    try:
+        yield
+    finally:
+        del encoder.forward
 
 
 def after_prompt(prompt: list[int], label: list[int]) -> list[int]:
