@@ -69,6 +69,8 @@ def speech(
 
     for module, extra in (("jiwer", "report"), ("av", "speech"), ("rapidfuzz", "documents")):
         need(module, f'pip install "deed-transformers[{extra}]"')
+    from transformers.utils import logging
+
     from deed.bench.plots import write_result
     from deed.bench.speech import Settings, measure_speech
     from deed.bench.speech_plot import speech_figure
@@ -77,6 +79,7 @@ def speech(
     from .shared import check_output, quiet_libraries
 
     quiet_libraries()
+    logging.set_verbosity_error()  # Whisper's and assisted generation warn of what they themselves do
     settings = Settings(
         model=model,
         exits=exits,
