@@ -73,7 +73,7 @@ def exits(folder, tmp_path_factory):
 def data(tmp_path_factory):
     """The real recording, and it again and again for half a minute and more."""
     place = tmp_path_factory.mktemp("data")
-    for i in range(3):
+    for i in range(4):
         for suffix in (".g722", ".txt"):
             shutil.copy(CLIP.with_suffix(suffix), place / f"short{i}{suffix}")
     samples = np.tile(load_audio(CLIP), 12)
@@ -89,7 +89,7 @@ def result(folder, exits, data, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     told = ["bench", "speech", "--model", folder, "--exits", exits, "--data", data, "--batch", 1, "--batch", 2]
     told += ["--threshold", "never=2", "--threshold", "always=0", "--minutes", 0.01, "--threads", 1, "--output", out]
-    done = CliRunner().invoke(app, [*map(str, told), "--subject", "deed*", "--subject", "faster*"])
+    done = CliRunner().invoke(app, [*map(str, told), "--subject", "deed fp32*", "--subject", "faster* fp32"])
     assert done.exit_code == 0, done.output
     return json.loads((out / "speech.json").read_text()), done.output, out
 
@@ -103,7 +103,7 @@ def test_the_miniature(result):
     assert report["model"]["adapter"] == "layer" and report["model"]["exit_layers"] == [1, 3]
     rows = {(r["workload"], r["subject"]): r for r in report["rows"] if r["available"]}
     for workload in report["workloads"]:
-        assert workload["sound_s"] > 2 * workload["batch"]
+        assert workload["sound_s"] > 2 * workload["batch"] and workload["batches"] <= 2
         for name in ("deed fp32 full", "deed fp32 exact", "deed fp32 early never"):
             row = rows[workload["workload"], name]
             assert row["same_text_as_transformers"]["same"] == row["same_text_as_transformers"]["of"] > 0, name
@@ -217,11 +217,11 @@ def test_who_takes_what():
 def test_word_errors_by_hand():
     said = sound(text="Yes, it's twenty past nine.")
     assert word_errors("yes it is 20 past 9", said) == (0, 6)
-    assert word_errors("yes it is 20 nine o", said) == (2, 6)
+    assert word_errors("yes it was 20 past", said) == (2, 6)
     assert word_errors("what", sound(text="!")) == (1, 0)
-    sounds = [sound(text="one two three four"), sound(text="five")]
-    assert wer_of(["one two three", "five"], sounds) == pytest.approx(20)
-    change = wer_change(["one two three", "five"], ["one two three four", "five"], sounds)
+    sounds = [sound(text="we will call you"), sound(text="soon")]
+    assert wer_of(["we will call", "soon"], sounds) == pytest.approx(20)
+    change = wer_change(["we will call", "soon"], ["we will call you", "soon"], sounds)
     assert change["points"] == pytest.approx(20) and change["low"] == 0 and change["high"] == pytest.approx(25)
 
 

@@ -18,7 +18,7 @@ from deed.utils.progress import SILENT_BAR, Tell
 from deed.utils.timing import machine, spread
 
 from .isa import RESTRICTED, ran
-from .speech_catalogue import BASELINE, FULL, RIVAL, Model, load_model, make_listeners
+from .speech_catalogue import BASELINE, FULL, RIVAL, Model, load_model, make_listeners, names_of
 from .speech_clips import find_sounds
 from .speech_goals import goal_rows
 from .speech_scores import depths_of, same_texts, tokens_changed, wer_change, wer_of
@@ -90,6 +90,7 @@ def measure_speech(settings: Settings, progress: Tell | None = None) -> dict[str
     report["machine"], report["isa"] = machine(), ran(settings.isa)
     try:
         say("loading", 0.0)
+        names_of(settings)  # before anything is loaded
         short, long = find_sounds(Path(settings.data), settings.language)
         model = load_model(settings)
         report["model"] = {

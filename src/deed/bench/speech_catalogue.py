@@ -86,9 +86,6 @@ def make_listeners(
         model: in all its forms.
         warm: a batch that each of them hears once, untimed.
         say: told who is made ready.
-
-    Raises:
-        ValueError: a pattern that fits none of them.
     """
     makers: dict[str, Callable[[], Listener]] = {
         BASELINE: partial(subjects.transformers, model.plain, model.processor),
@@ -102,18 +99,13 @@ def make_listeners(
         for label, threshold in settings.points or (("own", None),):
             makers[f"deed {precision} early {label}"] = partial(need_exits, model, listen, threshold)
         makers[f"deed {precision} exact"] = partial(need_exits, model, listen, settings.exact_threshold, exact=True)
-    for pattern in settings.subjects:
-        if not fnmatch.filter(makers, pattern):
-            raise ValueError(f"--subject {pattern!r} fits none of {', '.join(makers)}")
-    wanted = settings.subjects or ("*",)
     found: dict[str, Listener] = {}
     missing: dict[str, str] = {}
-    for i, (name, make) in enumerate(makers.items()):
-        if name != BASELINE and not any(fnmatch.fnmatch(name, pattern) for pattern in wanted):
-            continue
-        say(f"preparing {name}", 0.1 * i / len(makers))
+    names = names_of(settings)
+    for i, name in enumerate(names):
+        say(f"preparing {name}", 0.1 * i / len(names))
         try:
-            listener = make()
+            listener = makers[name]()
             if takes(listener, warm, 0):
                 listener.hear(warm)
             found[name] = listener
@@ -124,6 +116,27 @@ def make_listeners(
                 raise
             missing[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}"
     return found, missing
+
+
+def names_of(settings: Settings) -> list[str]:
+    """Names of the subjects that are wanted, the baseline first and always among them.
+
+    Args:
+        settings: of the run.
+
+    Raises:
+        ValueError: a pattern that fits none of them.
+    """
+    labels = [label for label, _ in settings.points or (("own", None),)]
+    names = [BASELINE, ASSISTED, RIVAL, "faster-whisper fp32"]
+    for precision in PRECISIONS:
+        early = [f"deed {precision} early {label}" for label in labels]
+        names += [FULL.format(precision), *early, f"deed {precision} exact"]
+    for pattern in settings.subjects:
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(f"--subject {pattern!r} fits none of {', '.join(names)}")
+    wanted = settings.subjects or ("*",)
+    return [name for name in names if name == BASELINE or any(fnmatch.fnmatch(name, p) for p in wanted)]
 
 
 def need_exits(model: Model, listen: Callable[..., Listener], threshold: Any, exact: bool = False) -> Listener:
