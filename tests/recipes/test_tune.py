@@ -18,6 +18,7 @@ from deed.data.base import Example
 from deed.errors import DataError, DeedConfigError, DeedLoadError
 from deed.models import small_g2p
 from deed.recipes import tune as recipes
+from deed.recipes import tune_cache
 from deed.recipes import tune_state as states
 from deed.recipes.tune import Run, tune_with
 from deed.recipes.tune_recipe import TuneRecipe
@@ -122,7 +123,7 @@ def test_the_report_is_what_the_saved_model_does(done, speller):
     assert json.loads((run / "report.json").read_text()) == json.loads(json.dumps(report))
     task = registry.task_for(speller, "spell")
     model, processor = task.load(run / "model")
-    drawn = list(recipes.drawn(task.examples("validation"), 0))[:8]
+    drawn = list(tune_cache.drawn(task.examples("validation"), 0))[:8]
     rows = [dict(task.encode(processor, x)) for x in drawn]
     found = deed.record_exits(model, rows, **{**task.generation_options(model, processor), "max_new_tokens": 12})
     for depth, agrees in zip(("1", "2"), found.agrees, strict=True):
@@ -139,7 +140,7 @@ def test_a_pool_is_made_once(done, speller, cache, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("it is there already")
 
-    monkeypatch.setattr(recipes, "fill", refuse)
+    monkeypatch.setattr(tune_cache, "fill", refuse)
     tune_with(tmp_path / "again", recipe(speller), cache)
     tune_with(tmp_path / "fewer", recipe(speller, pool=10, exits=[2]), cache)  # of the same pool
     for changes in ({"pool": 30}, {"max_new_tokens": 5}, {"exits": [3]}, {"seed": 1}):
@@ -239,7 +240,7 @@ def test_other_adapters_learn_too(speller, cache, tmp_path):
 
 def test_a_cache_that_is_full_makes_a_smaller_pool(speller, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(recipes, "say", said.append)
+    monkeypatch.setattr(tune_cache, "say", said.append)
     monkeypatch.setattr("deed.recipes.tune_pool.SHARD", 4)
     monkeypatch.setattr("deed.recipes.tune_teacher.DRAWN", 4)
     report = tune_with(tmp_path / "run", recipe(speller, cache_gb=2e-4), tmp_path / "pools")
