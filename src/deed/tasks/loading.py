@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from deed.utils.saved_model import read_saved_model
 from .task import Loaded, tokenizer_of
 
 
-def load_saved(folder: Path, plain: bool = False) -> Loaded:
+def load_saved(folder: Path, plain: bool = False, exits: str | os.PathLike[str] | None = None) -> Loaded:
     """The model and the processor of a folder; of one that holds no processor, the tokenizer.
 
     Args:
         folder: written by `deed train`, `deed convert`, or `save_pretrained` of a model and of its processor; or a Whisper
             that CTranslate2 converted.
         plain: a model without early exit is welcome too.
+        exits: as `deed.from_pretrained` has it.
 
     Raises:
         DeedLoadError: not such a folder, or a damaged one.
@@ -29,7 +31,7 @@ def load_saved(folder: Path, plain: bool = False) -> Loaded:
         if plain and not saved.has_exits:
             model: Any = _plain(Path(folder), saved.model_type)
         else:
-            model = from_pretrained(folder)
+            model = from_pretrained(folder, exits=exits)
     except DeedLoadError:
         raise
     except Exception as error:  # damaged configurations make libraries raise all sorts
