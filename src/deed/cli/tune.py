@@ -21,8 +21,8 @@ from .train import report
 EXAMPLE = "Example: deed tune runs/g2p_conv/model --output runs/tuned --recipe frozen --exits 1 --hours 0.5"
 PLAIN_ONLY = ("save_every", "eval_count", "limit", "minutes")
 RECIPE_ONLY = (
-    "hours exits pool train_on own_share label_share dropout average warmup held_out budget evaluations cache cache_gb "
-    "max_new_tokens last_weight rank keep_adapter"
+    "hours exits pool train_on own_share label_share dropout average warmup held_out free_running budget evaluations cache "
+    "cache_gb max_new_tokens decoder_rate last_weight rank keep_adapter"
 ).split()
 
 
@@ -100,6 +100,9 @@ def tune(
         typer.Option(help="By a recipe: decay of a moving average of the weights.", show_default="0, none"),
     ] = None,
     warmup: Annotated[float | None, typer.Option(help="By a recipe: share of the run.", show_default="0.02")] = None,
+    decoder_rate: Annotated[
+        float | None, typer.Option(help="By lora and decoder: learning rate there.", show_default="3e-4 and 3e-5")
+    ] = None,
     last_weight: Annotated[
         float | None,
         typer.Option(help="By lora and decoder: weight of the last layer's own divergence.", show_default="1"),
@@ -110,7 +113,11 @@ def tune(
         typer.Option("--keep-adapter/--merge", help="By lora: save it apart, or merged.", show_default="merged"),
     ] = None,
     held_out: Annotated[
-        int | None, typer.Option(min=2, help="By a recipe: examples held out.", show_default="200")
+        int | None, typer.Option(min=4, help="By a recipe: examples held out.", show_default="200")
+    ] = None,
+    free_running: Annotated[
+        int | None,
+        typer.Option(min=0, help="By a recipe: of these, how many are answered freely.", show_default="100"),
     ] = None,
     budget: Annotated[
         float | None,
@@ -140,7 +147,7 @@ def tune(
         save_every, eval_count, skip_missing: of `FineTuneRecipe`.
         limit, minutes: of `fine_tune`.
         hours, exits, pool, train_on, own_share, label_share, dropout, average, warmup, last_weight, rank: of `TuneRecipe`.
-        keep_adapter, held_out, budget, evaluations, max_new_tokens, cache, cache_gb: likewise.
+        decoder_rate, keep_adapter, held_out, free_running, budget, evaluations, max_new_tokens, cache, cache_gb: likewise.
         as_json: print the result as JSON.
     """
     given = dict(locals())

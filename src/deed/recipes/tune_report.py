@@ -12,6 +12,8 @@ import numpy as np
 from deed.calibration.exit_statistics import ExitStatistics
 from deed.utils.files import atomic_write, write_json
 
+from .tune_eval import leaving
+
 KINDS = ("word starts", "inside words", "punctuation", "digits", "special")
 
 
@@ -71,9 +73,7 @@ def by_kind(
         thresholds: one per exit before the last.
     """
     names, exits = np.array(kinds), len(statistics.exit_layers) - 1
-    left = np.full(statistics.tokens, exits)
-    for e in reversed(range(exits)):
-        left[statistics.confidence[e] >= thresholds[e]] = e
+    left = leaving(statistics, thresholds)
     early = left < exits
     right = np.zeros(statistics.tokens, dtype=bool)
     right[early] = statistics.agrees[left[early], np.flatnonzero(early)]
@@ -144,13 +144,16 @@ def as_text(report: Mapping[str, Any]) -> str:
     if free := report.get("free_running"):
         lines += [
             "",
-            "## Generating freely, against full depth",
+            "## Generating freely, against the untouched model",
+            "",
+            "Changed are tokens that an edit would have to insert, delete or replace. At full depth nothing leaves early: "
+            "what changes there is the last layer's drift, or the rounding of cached states.",
             "",
             *_table(
                 ("allowed", "changed", "answers alike", "depth", "tokens"),
                 [
                     (
-                        percent(row["budget"]),
+                        "full depth" if row["budget"] is None else percent(row["budget"]),
                         percent(row["changed"]),
                         percent(row["same"]),
                         percent(row["depth"]),
