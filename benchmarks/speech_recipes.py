@@ -27,13 +27,14 @@ from rapidfuzz.distance import Levenshtein
 from transformers.modeling_outputs import BaseModelOutput
 
 from deed.calibration.threshold_search import evaluate
+from deed.exits.heads import exit_features
 from deed.modeling.answering import exit_depths
 from deed.modeling.loading import from_pretrained
 from deed.recipes.tune_batch import join
 from deed.recipes.tune_eval import costs_of, statistics_of
 from deed.recipes.tune_pool import Pool, epoch
 from deed.tasks.task import Task, get_task
-from deed.training.forced import can_pack
+from deed.training.forced import can_pack, exit_states_from
 from deed.utils.files import atomic_write
 from deed.utils.timing import machine, versions
 
@@ -207,9 +208,11 @@ def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], options:
             if threshold in at[split]
         }
         choices.append({"budget": budget, "threshold": threshold, **told})
+    frozen = report["recipe"]["method"] == "frozen"  # else the decoder's states are not those of the pool
     kept = ("recipe", "steps", "cpu_hours", "pool_examples", "pool_tokens", "trained_tokens", "agreement", "best")
-    return {**{key: report[key] for key in kept if key in report}, "teacher_forced": report["choices"],
-            "forced_curve": forced(model, options.cache), "free_running": curves, "choices": choices}  # fmt: skip
+    told = {key: report[key] for key in kept if key in report}
+    told |= {"teacher_forced": report["choices"], "forced_curve": forced(model, options.cache) if frozen else []}
+    return {**told, "free_running": curves, "choices": choices}
 
 
 def forced(model: Any, cache: Path) -> list[dict[str, Any]]:
@@ -223,7 +226,12 @@ def forced(model: Any, cache: Path) -> list[dict[str, Any]]:
         join([pool.item(i, ("answer",), depths) for i in part], pool.kind, pad, model.dtype, can_pack(model))
         for part in epoch(pool.entries, BATCH, 0, 0)
     ]
-    statistics, costs = statistics_of(model, batches)[0], costs_of(model)
+
+    def features(batch: Any) -> dict[int, torch.Tensor]:
+        states = exit_states_from(model, batch.source(model), batch.packed, batch.states)
+        return {depth: exit_features(model, depth, values[batch.chosen]) for depth, values in states.items()}
+
+    statistics, costs = statistics_of(model, batches, features).statistics, costs_of(model)
     rows = []
     for threshold in (i / 100 for i in range(40, 100, 2)):
         got = evaluate(statistics, [threshold] * len(depths), costs)
@@ -243,6 +251,8 @@ def draw(runs: dict[str, Any], path: Path) -> None:
     for number, (name, run) in enumerate(runs.items()):
         free = sorted((100 * r["changed"], 100 * r["depth"]) for r in run["free_running"]["validation"])
         axes.plot(*zip(*free, strict=True), "o-", ms=3, color=f"C{number}", label=name)
+        if not run["forced_curve"]:
+            continue
         told = sorted((100 * r["changed"], 100 * r["depth"]) for r in run["forced_curve"])
         axes.plot(*zip(*told, strict=True), "--", color=f"C{number}", lw=0.8)
     axes.plot(2, 70, "k*", ms=10)
