@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument(
         "--cache", type=Path, required=True, help="of the runs: the validation recordings' pool is in it"
     )
-    parser.add_argument("--runs", type=Path, nargs="+", required=True)
+    parser.add_argument("--runs", type=Path, nargs="*", default=[], help="none: only hear the recordings")
     parser.add_argument("--grid", type=float, nargs="+", default=GRID, help="thresholds")
     parser.add_argument("--count", type=int, default=None, help="recordings of each split; default: all")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/speech_recipes.json"))
@@ -88,7 +88,16 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*plain model.*")
     task = get_task("speech", "whisper")
     base, processor = task.load(options.base)
-    sets = {split: heard(task, base, processor, split, options) for split in SPLITS}
+    sets = {}
+    for split in SPLITS:
+        kept = options.cache / f"heard_{split}_{options.count or 'all'}.pt"
+        if kept.exists():
+            states, prompts, answers = torch.load(kept, weights_only=True)
+            examples = map(task.closed, task.examples(split, options.count, options.data))
+            sets[split] = Set(list(itertools.islice(examples, options.count)), states, prompts, answers)
+        else:
+            sets[split] = heard(task, base, processor, split, options)
+            torch.save(tuple(sets[split][1:]), kept)
     found: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {"runs": {}}
     found |= {
         "command": " ".join(["python", *sys.argv]),
@@ -102,7 +111,8 @@ def main() -> None:
         print(run.name, json.dumps(found["runs"][run.name]["choices"], indent=1), flush=True)
         with atomic_write(options.output) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
-    draw(found["runs"], options.figure)
+    if found["runs"]:
+        draw(found["runs"], options.figure)
 
 
 @torch.no_grad()
