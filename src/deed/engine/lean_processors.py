@@ -1,8 +1,8 @@
 """Transformers' processors that suppress tokens, without looking through the whole vocabulary for them at every step.
 
 `SuppressTokensLogitsProcessor` and `SuppressTokensAtBeginLogitsProcessor` (5.23, generation/logits_process.py) find their
-tokens by `torch.isin` over all ids, which sorts these: 3 ms each at every step for Whisper's 51,865, half of its decoder's time.
-Which ids they are is known; so these write `-inf` there and give the same scores.
+tokens by `torch.isin` over all ids, which sorts these: 3 ms each at every step for Whisper's 51,865, half of its decoder's
+time. Which ids they are is known; so these write `-inf` there and give the same scores.
 """
 
 from __future__ import annotations
