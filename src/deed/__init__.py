@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .calibration.curve import record_curve, set_target
     from .calibration.estimate import Estimate, estimate
     from .calibration.exit_statistics import ExitStatistics, record_exits
+    from .calibration.fit_draft_head import fit_draft_head
     from .calibration.fit_gate import fit_gate
     from .calibration.fit_screen import fit_screen
     from .calibration.learn_then_test import calibrate
@@ -66,6 +67,7 @@ _HOMES = {
     "calibrate_answers": "calibration.calibrate_answers",
     "data_job": "serving.data_job",
     "estimate": "calibration.estimate",
+    "fit_draft_head": "calibration.fit_draft_head",
     "fit_gate": "calibration.fit_gate",
     "fit_screen": "calibration.fit_screen",
     "from_pretrained": "modeling.loading",

@@ -32,8 +32,11 @@ def alone(kind, tmp_path):
 
 @pytest.mark.parametrize("adapter", ["residual_linear", "layer"])
 @pytest.mark.parametrize("has_exits", [False, True])
-def test_round_trip(kind, adapter, has_exits, tmp_path):
-    model = trained(kind, adapter=adapter)
+@pytest.mark.parametrize(
+    "draft_head", [None, {"rank": 2, "refine": 4, "max_layers": 9}, {"tokens": [1, 5, 7], "max_layers": 9}]
+)
+def test_round_trip(kind, adapter, has_exits, draft_head, tmp_path):
+    model = trained(kind, adapter=adapter, draft_head=draft_head)
     model.save_exits(tmp_path / "exits")
     assert sorted(p.name for p in (tmp_path / "exits").iterdir()) == ["deed_exits.json", "deed_exits.safetensors"]
     base = plain_model(kind, dtype=torch.float32)

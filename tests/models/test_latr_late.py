@@ -276,6 +276,19 @@ def test_a_saved_processor_keeps_where_the_question_stands(tokenizer, tmp_path):
         small.build_processor(tokenizer, 64, "never")
 
 
+@pytest.mark.parametrize("mark", ('"{}"', "“{}”"))
+@pytest.mark.parametrize("word", ("fox", "12.5", "(dog", "Smith's"))
+def test_a_quoted_word_has_the_pieces_that_it_has_on_the_page(tokenizer, word, mark):
+    processor = small.build_processor(tokenizer, 64, "late")
+    on_page = processor.encode_page([(word, (0, 0, 9, 9))], 64)[0]
+    asked = processor.encode_question(f"is the word {mark.format(word)} there?")
+    assert any(asked[i : i + len(on_page)] == on_page for i in range(len(asked)))
+    assert processor.encode_question('3" or "" or x"y"') == [
+        *tokenizer('3" or "" or x"y"', add_special_tokens=False).input_ids,
+        tokenizer.eos_token_id,
+    ], "marks that open nothing stay"
+
+
 def test_windows_cover_the_page_and_fit(tokenizer):
     processor, question = small.build_processor(tokenizer, 40, "late"), "what is the title?"
     words = [(f"fox{i}", (0, 1, 10, 2)) for i in range(50)]
@@ -293,41 +306,3 @@ def test_windows_cover_the_page_and_fit(tokenizer):
 def test_the_best_window_is_the_surest_that_found_something():
     assert best_window(["a", UNANSWERABLE, "b"], [-2.0, 0.0, -1.0], UNANSWERABLE) == 2
     assert best_window([UNANSWERABLE, UNANSWERABLE], [-2.0, -1.0], UNANSWERABLE) == 1
-
-
-def first_attentions(change):
-    """What the first decoder layer's heads and the encoder's layers look at, in a fresh model, after each token of a page."""
-    torch.manual_seed(0)
-    tokenizer = learn_tokenizer(TEXTS, 500)
-    model = small.build_model(tokenizer, 2, 2, 256, 64, question="late")
-    change(model)
-    model.set_attn_implementation("eager")
-    ids = list(range(100, 120))
-    boxes = [(40 * i, 100, 40 * i + 30, 120) for i in range(20)]
-    page = {"words": ids, "boxes": boxes, "questions": [[110, 111]], "answers": [ids[1:]]}
-    batch = pack([page], ids[0], 0)
-    batch.pop("labels")
-    with torch.no_grad():
-        states = model.encoder(**{k: batch[k] for k in ("input_ids", "attention_mask", "bbox", "question_ids")})
-        layer = model.decoder.block[0]
-        hidden = layer.layer[0](model.decoder.embed_tokens(batch["decoder_input_ids"]))[0]
-        cross = layer.layer[1]
-        attention = cross.EncDecAttention(cross.layer_norm(hidden), key_value_states=states.last_hidden_state)[2][0]
-        second = model.encoder.block[1].layer[0]
-        mine = second.SelfAttention(second.layer_norm(states.last_hidden_state))[2][0]
-    return attention, mine
-
-
-def test_fresh_heads_look_at_the_token_behind_the_one_given_last():
-    attention, _ = first_attentions(small.copy_ahead)
-    right = torch.stack([attention[:, i, i + 1] for i in range(19)]).mean(0)
-    assert (right[:4] > 0.3).all() and (right[4:] < 0.2).all()
-    before, _ = first_attentions(lambda model: None)
-    assert torch.stack([before[:, i, i + 1] for i in range(19)]).mean() < 0.1
-
-
-def test_fresh_heads_find_a_questions_words_on_the_page():
-    _, mine = first_attentions(small.match_words)
-    found = torch.stack([mine[:, 20, 10], mine[:, 21, 11]]).mean(0)
-    others = mine[:, 20:22, :20].mean((1, 2))
-    assert (found[-2:] > 4 * others[-2:]).all() and (found[:-2] < 4 * others[:-2]).all()

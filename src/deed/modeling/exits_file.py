@@ -15,10 +15,14 @@ from safetensors.torch import load_file
 from deed.config import DeedConfig
 from deed.errors import DeedConfigError, DeedLoadError
 from deed.exits.adapters import build_adapters
+from deed.exits.draft_head import NAME as DRAFT_HEAD
+from deed.exits.draft_head import new_draft_head
 from deed.exits.learned import LEARNED, add_learned
 from deed.families import family_of
 
 from .saving import EXITS_FILE
+
+DRAFT_IDS = f"{DRAFT_HEAD}.ids"  # of a shortlist: the only whole numbers in a file of exits
 
 
 def read_exits(path: Path | None, name: str) -> dict[str, torch.Tensor]:
@@ -41,6 +45,8 @@ def read_exits(path: Path | None, name: str) -> dict[str, torch.Tensor]:
     except (SafetensorError, OSError) as error:
         raise DeedLoadError(f"{path} is damaged or cut short: {error}") from None
     for key, value in exits.items():
+        if key == DRAFT_IDS and value.dtype == torch.long:
+            continue
         if not value.is_floating_point():
             raise DeedLoadError(f"{path}: {key} must be floating-point numbers, got {value.dtype}")
         if not value.isfinite().all():
@@ -70,6 +76,8 @@ def check_fit(base: Any, config: DeedConfig, exits: Mapping[str, torch.Tensor], 
             if resolved.adapter == "layer":
                 layers[-1] = copy.deepcopy(layers[-1]).to("meta")
             adapters = build_adapters(resolved.adapter, depths, family.d_model(base), resolved.adapter_dim, layers)
+            if resolved.draft_head is not None:
+                adapters[DRAFT_HEAD] = new_draft_head(base, family, resolved.draft_head, start=False)
     except (DeedConfigError, TypeError, RuntimeError) as error:
         raise DeedLoadError(f"{where}: {error}") from None
     learned = {name for name in exits if name.split(".")[0] in LEARNED}
@@ -89,6 +97,11 @@ def fill_exits(model: Any, exits: dict[str, torch.Tensor], name: str) -> None:
     """
     add_learned(model, exits)
     _compare(exits, model.deed_exits.state_dict(), name)
+    ids = exits.get(DRAFT_IDS)
+    if ids is not None:
+        ordered = ids.unique().tolist() == ids.tolist()
+        if not ordered or int(ids[0]) < 0 or int(ids[-1]) >= model.deed_family.vocab_size(model):
+            raise DeedLoadError(f"{name}: {DRAFT_IDS} must be ascending ids of the vocabulary, each of them once")
     model.deed_exits.load_state_dict(exits)
 
 

@@ -56,7 +56,7 @@ def save_exits(model: Any, folder: str | os.PathLike[str], dtype: Any = None) ->
     exits = {}
     for name, value in model.state_dict().items():
         if name.startswith(PREFIX):
-            cast = value.detach().to("cpu", wanted).contiguous()
+            cast = value.detach().to("cpu", wanted if value.is_floating_point() else None).contiguous()
             if not cast.isfinite().all():
                 raise ValueError(f"{name} holds numbers that {cast.dtype} cannot; save with dtype=torch.float32")
             exits[name[len(PREFIX) :]] = cast

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import warnings
@@ -14,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from deed.config import DeedConfig
 from deed.errors import DeedConfigError, DeedLoadError
+from deed.exits.draft_head import NAME as DRAFT_HEAD
+from deed.exits.draft_head import new_draft_head
 from deed.families import family_of
 from deed.models.whisper import is_ctranslate2_whisper, read_ctranslate2_whisper
 from deed.utils.locating import PLACE, check_place, file_of
@@ -103,7 +106,7 @@ def from_pretrained(
     if own is not None:
         check_fit(base, config, own, where)
     try:
-        model = get_deed_model(base, config)
+        model = get_deed_model(base, config) if own is None else _room_for(base, config)
     except (DeedConfigError, TypeError) as error:
         raise DeedLoadError(f"{where}: {error}") from None
     if own is None:
@@ -153,10 +156,19 @@ def load_exits(base: Any, folder: str | os.PathLike[str], *, any_base: bool = Fa
     check_place(folder, {})
     config, exits = read_for(base, folder, any_base)
     plain: Any = unwrap(base) if isinstance(base, DeedMixin) else base  # type: ignore[call-overload]
-    model: Any = get_deed_model(plain, config)
+    model = _room_for(plain, config)
     fill_exits(model, exits, EXITS_FILE)
     model.deed_exits_from = str(folder)
     return model.eval()
+
+
+def _room_for(base: Any, config: DeedConfig) -> Any:
+    """A deed model whose exits a file is about to fill: its draft head is not computed to begin with, as a new one is."""
+    model: Any = get_deed_model(base, dataclasses.replace(config, draft_head=None))
+    if config.draft_head is not None:
+        model.deed_config.draft_head = config.draft_head
+        model.deed_exits[DRAFT_HEAD] = new_draft_head(model, model.deed_family, config.draft_head, start=False)
+    return model
 
 
 def _with_exits(model: Any, path: str | os.PathLike[str], exits: str | os.PathLike[str] | None) -> Any:

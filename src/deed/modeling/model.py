@@ -16,14 +16,18 @@ import torch
 from deed.config import DeedConfig
 from deed.engine.cuda_graphs import KEPT as GRAPHS
 from deed.exits.adapters import build_adapters
+from deed.exits.draft_head import NAME as DRAFT_HEAD
+from deed.exits.draft_head import new_draft_head
+from deed.exits.head_rows import HeadCopies
 from deed.exits.heads import exit_logits_of
 from deed.families import DecoderFamily, family_of
-from deed.policies.exit_checks.int8_copy import HeadCopies
 
 from . import exits_folder, saving
 from .classes import model_class
 from .forward import LOSS, deed_forward, exit_states
 from .generation import EarlyExitGeneration
+
+DRAFT_PREFIX = f"{saving.PREFIX}{DRAFT_HEAD}."
 
 if TYPE_CHECKING:
     from transformers import (
@@ -87,6 +91,8 @@ def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
     if resolved.adapter != "layer":  # a copy is like its original
         reference = next(layers.parameters())
         adapters.to(device=reference.device, dtype=reference.dtype)
+    if resolved.draft_head is not None:
+        adapters[DRAFT_HEAD] = new_draft_head(model, family, resolved.draft_head)
     model.__class__ = deed_class(type(model))  # type: ignore[arg-type]
     model.deed_family = family
     model.deed_exits = adapters
@@ -233,7 +239,8 @@ class DeedMixin(EarlyExitGeneration):
         return torch.stack([*(exit_logits_of(self, depth, h) for depth, h in states.items()), out.logits])
 
     def freeze_backbone(self) -> None:
-        """Train the adaptation modules only: every base tensor, and so full-depth output, stays bit for bit what it is.
+        """Train the adaptation modules only: every base tensor, and so full-depth output, stays bit for bit what it is (a
+        draft head, too: it is fitted afterwards).
         The backbone also stays in evaluation mode, so that self-distillation has a teacher without dropout."""
         parameters = dict(self.named_parameters())  # type: ignore[attr-defined]
         if self.deed_trainable is None:
@@ -241,7 +248,7 @@ class DeedMixin(EarlyExitGeneration):
                 n: p.requires_grad for n, p in parameters.items() if not n.startswith(saving.PREFIX)
             }
         for name, parameter in parameters.items():
-            parameter.requires_grad_(name.startswith(saving.PREFIX))
+            parameter.requires_grad_(name.startswith(saving.PREFIX) and not name.startswith(DRAFT_PREFIX))
         self.deed_backbone_frozen = True
         self.train(self.training)  # type: ignore[attr-defined, has-type]
 

@@ -27,6 +27,7 @@ from deed.data.synthetic.forms.kept import kept_forms
 from deed.models.latr import LatrForConditionalGeneration, LatrProcessor
 from deed.models.latr import small as small_latr
 from deed.models.latr.pieces import learn_tokenizer
+from deed.models.latr.wiring import wire_look_up
 from deed.training.curriculum import LossGatedCurriculum
 
 from . import easy_vqa
@@ -256,8 +257,7 @@ def start_paperwork(recipe: PaperworkRecipe, sources: Sources) -> tuple[Any, Any
         question="late",
         box_bias=recipe.box_bias,
     )
-    small_latr.copy_ahead(plain)
-    small_latr.match_words(plain)
+    wire_look_up(plain)
     model = prepared(plain, recipe)
     model.encoder.bias_share = recipe.bias_share
     return model, small_latr.build_processor(tokenizer, recipe.max_length, "late")

@@ -1,5 +1,5 @@
-"""Transcribing recorded prompts of Debian's packages with a Whisper: `speech`, `speech-LANGUAGE`, and `speech-synthetic`, whose
-training recordings espeak-ng speaks.
+"""Transcribing recorded prompts of Debian's packages with a Whisper: `speech`, `speech-LANGUAGE`, and `speech-mixed`,
+which trains on sentences that espeak-ng speaks, too.
 
 Packages are fetched with Debian's own client where they are not there yet (`deed.data.speech.packages`). Clips are joined to 5
 to 28 seconds; some come alone. Whisper is told the language, and to write no timestamps.
@@ -19,7 +19,7 @@ from deed.data.base import Example
 from deed.data.speech.clips import HELD_OUT, SPLITS, Clip, load_clips
 from deed.data.speech.joins import Recording, scored, training
 from deed.data.speech.packages import fetch, package_names
-from deed.data.speech.synthetic import speaking
+from deed.data.speech.synthetic import TEXTS, speaking
 from deed.errors import DataError
 from deed.metrics.speech import normalized, word_accuracy_each, word_error_rate
 from deed.utils.files import user_cache
@@ -28,7 +28,7 @@ from .task import Task, tokenizer_of
 
 MULTILINGUAL = 51_865  # tokens and more: Whisper for many languages; one for English has no prompt that names one
 LONGEST_ANSWER = 224  # tokens, half of what Whisper's decoder reads, as its authors have it
-DRAWN = 64  # synthetic clips that are joined at once
+DRAWN = 64  # spoken sentences that are joined at once
 
 
 class SpeechTask(Task):
@@ -44,7 +44,7 @@ class SpeechTask(Task):
 
     def __init__(self, name: str = "speech") -> None:
         self.name = name
-        self.only = name.partition("-")[2]  # a language, or "synthetic"
+        self.only = name.partition("-")[2]  # a language, or "mixed"
 
     def examples(self, split: str, count: int | None = None, data: Path | None = None) -> Iterator[Example]:
         """Recordings, always the same and in the same order.
@@ -62,22 +62,21 @@ class SpeechTask(Task):
             raise DataError(f"{self.name} has no split {split!r}; there are {', '.join(SPLITS)}")
         folder = user_cache() / "speech" if data is None else data
         if data is None:
-            failed = fetch(package_names(), folder)
+            failed = fetch([*package_names(), *(TEXTS.values() if self.only == "mixed" else ())], folder)
             for package, reason in failed.items():
                 raise DataError(f"{package} cannot be fetched: {reason}")
         elif not folder.is_dir():
             raise DataError(f"{folder} is no folder of Debian packages")
-        if self.only == "synthetic" and split == "train":
-            found: Iterable[Recording] = _synthetic(folder)
-        else:
-            clips = [clip for clip in load_clips(folder) if clip.split == split and self._wanted(clip)]
-            if not clips:
-                raise DataError(f"{folder} has no recordings of the {split} split for {self.name}")
-            found = training(clips) if split == "train" else self._held_out(clips, split)
+        clips = [clip for clip in load_clips(folder) if clip.split == split and self._wanted(clip)]
+        if not clips:
+            raise DataError(f"{folder} has no recordings of the {split} split for {self.name}")
+        found: Iterable[Recording] = training(clips) if split == "train" else self._held_out(clips, split)
+        if self.only == "mixed" and split == "train":
+            found = _mixed(found, folder)
         return (self._example(one, i) for i, one in enumerate(itertools.islice(found, count)))
 
     def _wanted(self, clip: Clip) -> bool:
-        return self.only in ("", "synthetic", clip.language)
+        return self.only in ("", "mixed", clip.language)
 
     def _held_out(self, clips: list[Clip], split: str) -> list[Recording]:
         if split == HELD_OUT:
@@ -147,7 +146,7 @@ class SpeechTask(Task):
         one Whisper would have the encoder run once more to hear which it is."""
         positions = int(getattr(model.config, "max_target_positions", 2 * LONGEST_ANSWER))
         options = {**GREEDY, "max_new_tokens": min(LONGEST_ANSWER, positions - 4)}
-        return {**options, "language": "en", "task": "transcribe"} if is_multilingual(processor) else options
+        return {**options, "language": "en"} if is_multilingual(processor) else options
 
     def score(self, answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
         """Word accuracy of each.
@@ -205,10 +204,16 @@ def _references(examples: Sequence[Example]) -> tuple[list[str], list[str]]:
     return [example.answers[0] for example in examples], [example.kind for example in examples]
 
 
-def _synthetic(folder: Path) -> Iterator[Recording]:
-    """Recordings of spoken sentences: as recorded ones, joined and changed, but that each clip comes once."""
+def _mixed(recorded: Iterable[Recording], folder: Path) -> Iterator[Recording]:
+    """Every third recording is one of spoken sentences, joined and changed like the others."""
+    artificial = _spoken(folder)
+    for i, one in enumerate(recorded):
+        yield one
+        if i % 2:
+            yield next(artificial)
+
+
+def _spoken(folder: Path) -> Iterator[Recording]:
     clips = speaking(folder)
     for number in itertools.count():
-        drawn = list(itertools.islice(clips, DRAWN))
-        together = [replace(clip, speaker=f"espeak-{clip.language}") for clip in drawn]
-        yield from training(together, seed=number, rounds=1)
+        yield from training(list(itertools.islice(clips, DRAWN)), seed=number, rounds=1)

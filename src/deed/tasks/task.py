@@ -251,7 +251,7 @@ _G2P, _DOCUMENT, _DEBIAN, _PICTURE, _SPEECH = (
     "deed.tasks.pictures:PictureTask",
     "deed.tasks.speech:SpeechTask",
 )
-_SPOKEN = ("speech", *(f"speech-{kind}" for kind in ("en", "es", "fr", "it", "ru", "synthetic")))
+_SPOKEN = ("speech", *(f"speech-{kind}" for kind in ("en", "es", "fr", "it", "ru", "mixed")))
 _BUILT_IN: dict[str, dict[str, str]] = {
     "g2p": {"t5": _G2P},
     "pages": {"latr": _DOCUMENT},

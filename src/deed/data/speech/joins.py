@@ -19,6 +19,7 @@ from .augment import augmented
 from .clips import Clip
 
 SHORTEST, LONGEST = 5.0, 28.0  # seconds of a joined recording; Whisper reads 30 at once
+LEARNED_FROM = 12.0  # seconds of a joined recording in training: its encoder takes as long over 5 as over 28
 PAUSE = (0.25, 0.9)  # seconds between two clips
 SINGLE = 0.12  # of the clips of a round of training, how many also come alone, as short ones do in use
 TOO_SHORT = 0.8  # seconds of a clip that is scored alone: below, even people guess
@@ -119,7 +120,7 @@ def training(
     voices = _voices(clips)
     for number in numbers() if rounds is None else range(rounds):
         rng = random.Random(f"{seed}/{number}")
-        found = [one for voice in voices.values() for one in joined(voice, rng)]
+        found = [one for voice in voices.values() for one in joined(voice, rng, LEARNED_FROM)]
         found += [Recording((clip,)) for clip in clips if clip.seconds <= LONGEST and rng.random() < SINGLE]
         rng.shuffle(found)
         for one in found:

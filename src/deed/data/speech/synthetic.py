@@ -8,10 +8,13 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from deed.errors import DataError
-from deed.utils.audio import RATE, load_audio
+from deed.utils.audio import load_audio
 
 from .clips import Clip
 from .packages import find_package, read_package
@@ -19,12 +22,14 @@ from .packages import find_package, read_package
 TEXTS = {"en": "fortunes", "es": "fortunes-es", "it": "fortunes-it", "ru": "fortunes-ru"}
 VARIANTS = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5")
 WORDS = (4, 40)  # of a sentence
+LETTERS = 10.5  # a second, of a slow voice
 
 _SENTENCE = re.compile(r"[^.!?…]+[.!?…]+")
 _ODD = re.compile(r"[^\w\s,;:.!?¿¡…'’«»\"-]|_|\d{5}|^\W*$")
 
 
-def sentences(language: str, folder: Path) -> list[str]:
+@functools.lru_cache
+def sentences(language: str, folder: Path) -> tuple[str, ...]:
     """Sentences of a language out of Debian's package of fortune cookies, in the package's order, none twice.
 
     Args:
@@ -48,35 +53,50 @@ def sentences(language: str, folder: Path) -> list[str]:
                 sentence = match.strip(' -%"')
                 if WORDS[0] <= len(sentence.split()) <= WORDS[1] and not _ODD.search(sentence):
                     found[sentence] = None
-    return list(found)
+    return tuple(found)
 
 
-def spoken(text: str, language: str, seed: int) -> Clip:
-    """A sentence as espeak-ng speaks it.
+@dataclass(frozen=True)
+class Spoken(Clip):
+    """A sentence that espeak-ng speaks when its samples are asked for; until then `seconds` is a guess by its letters, rather
+    too long.
+
+    Attributes:
+        seed: of the voice, its pitch and its speed.
+    """
+
+    seed: int = 0
+
+    def samples(self) -> np.ndarray:
+        """As of `Clip`.
+
+        Raises:
+            DataError: espeak-ng is not installed, or does not speak that language.
+        """
+        if shutil.which("espeak-ng") is None:
+            raise DataError("synthetic speech takes espeak-ng, which is not installed (apt-get install espeak-ng)")
+        if not speaks(self.language):
+            raise DataError(f"espeak-ng does not speak {self.language!r}; espeak-ng --voices lists what it does")
+        rng = random.Random(self.seed)
+        voice = f"{self.language}+{rng.choice(VARIANTS)}"
+        speed, pitch = rng.randint(125, 180), rng.randint(25, 75)
+        command = ["espeak-ng", "--stdout", "-v", voice, "-s", str(speed), "-p", str(pitch), "--stdin"]
+        got = subprocess.run(command, input=self.text.encode(), capture_output=True)
+        if got.returncode or len(got.stdout) <= 44:  # a header and nothing else
+            raise DataError(f"espeak-ng did not speak {self.text!r}: {got.stderr.decode('utf-8', 'replace').strip()}")
+        return load_audio(got.stdout)
+
+
+def spoken(text: str, language: str, seed: int) -> Spoken:
+    """A sentence to be spoken.
 
     Args:
-        text: to be spoken.
+        text: what is said.
         language: its code.
         seed: of the voice, its pitch and its speed.
-
-    Raises:
-        DataError: espeak-ng is not installed, or does not speak that language.
     """
-    if shutil.which("espeak-ng") is None:
-        raise DataError(
-            "synthetic speech takes espeak-ng, which this machine does not have (apt-get install espeak-ng)"
-        )
-    if not speaks(language):
-        raise DataError(f"espeak-ng does not speak {language!r}; espeak-ng --voices lists what it does")
-    rng = random.Random(seed)
-    voice = f"{language}+{rng.choice(VARIANTS)}"
-    speed, pitch = rng.randint(125, 180), rng.randint(25, 75)
-    command = ["espeak-ng", "--stdout", "-v", voice, "-s", str(speed), "-p", str(pitch), "--stdin"]
-    got = subprocess.run(command, input=text.encode(), capture_output=True)
-    if got.returncode or len(got.stdout) <= 44:  # a header and nothing else
-        raise DataError(f"espeak-ng did not speak {text!r}: {got.stderr.decode('utf-8', 'replace').strip()}")
-    seconds = len(load_audio(got.stdout)) / RATE
-    return Clip(f"espeak-{voice}", language, f"spoken/{seed}", text, ".wav", got.stdout, seconds)
+    seconds = 0.5 + len(text) / LETTERS
+    return Spoken(f"espeak-{language}", language, f"spoken/{seed}", text, ".wav", b"", seconds, "train", seed)
 
 
 @functools.lru_cache
@@ -86,7 +106,7 @@ def speaks(language: str) -> bool:
     return len(got.stdout.splitlines()) > 1  # the first names the columns
 
 
-def speaking(folder: Path, seed: int = 0) -> Iterator[Clip]:
+def speaking(folder: Path, seed: int = 0) -> Iterator[Spoken]:
     """Clips without end, of the languages in turn.
 
     Args:
@@ -94,7 +114,7 @@ def speaking(folder: Path, seed: int = 0) -> Iterator[Clip]:
         seed: of everything that is drawn.
 
     Raises:
-        DataError: none of the packages is there, or there is no espeak-ng.
+        DataError: none of the packages is there.
     """
     texts = {one: sentences(one, folder) for one in TEXTS if find_package(TEXTS[one], folder) is not None}
     if not texts:
@@ -105,4 +125,4 @@ def speaking(folder: Path, seed: int = 0) -> Iterator[Clip]:
             yield spoken(rng.choice(lines), language, rng.randrange(2**31))
 
 
-__all__ = ["sentences", "speaking", "speaks", "spoken"]
+__all__ = ["Spoken", "sentences", "speaking", "speaks", "spoken"]

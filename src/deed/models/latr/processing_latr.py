@@ -8,6 +8,7 @@ gets its share of the word's width, by its letters, so that their order can be s
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from .configuration_latr import QUESTION_PLACES
 
 NO_BOX, PAGE_BOX = (0, 0, 0, 0), (0, 0, 1000, 1000)
 _CACHED_WORDS = 200_000
+_QUOTED = re.compile(r"(?<!\S)([\"“])(?=[^\s\"”])")  # the mark that opens a quotation
 
 
 class LatrProcessor(CheckedProcessor):
@@ -128,8 +130,13 @@ class LatrProcessor(CheckedProcessor):
         return [*asked, *ids, self.tokenizer.eos_token_id], [*[NO_BOX] * len(asked), *places, PAGE_BOX]
 
     def encode_question(self, question: str) -> list[int]:
-        """Token ids of a late question, end token last; they have no place."""
-        return [*self.pieces(question)[0], self.tokenizer.eos_token_id]
+        """Token ids of a late question, end token last; they have no place.
+
+        A word in quotes gets the pieces that it has on the page, where it stands alone: its piece for the beginning of a word,
+        too, which a mark before it would take from it.
+        """
+        asked = _QUOTED.sub(r"\1 ", question)
+        return [*self.pieces(asked)[0], self.tokenizer.eos_token_id]
 
     def encode_page(self, words: Sequence[tuple[str, Sequence[int]]], room: int) -> tuple[list[int], list[Any]]:
         """Token ids of words and their boxes, as many words as go into `room` tokens."""
