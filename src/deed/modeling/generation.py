@@ -18,6 +18,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from deed.config import DeedConfig
 from deed.engine.cache import StaircaseCache
 from deed.engine.exact import decode_exactly
+from deed.engine.lean_processors import lean_processors
 from deed.engine.sampling import sample
 from deed.engine.state import GenerationState
 from deed.families import DecoderFamily
@@ -273,6 +274,8 @@ class EarlyExitGeneration:
         **kwargs: Any,
     ) -> Any:
         cache, request = kwargs.get("past_key_values"), current(self)
+        if isinstance(cache, StaircaseCache):
+            logits_processor = lean_processors(logits_processor)
         if request is not None and request.taker is not None:
             call = {
                 "input_ids": input_ids,
