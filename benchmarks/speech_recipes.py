@@ -27,13 +27,14 @@ from rapidfuzz.distance import Levenshtein
 from transformers.modeling_outputs import BaseModelOutput
 
 from deed.calibration.threshold_search import evaluate
+from deed.exits.heads import exit_features
 from deed.modeling.answering import exit_depths
 from deed.modeling.loading import from_pretrained
 from deed.recipes.tune_batch import join
 from deed.recipes.tune_eval import costs_of, statistics_of
 from deed.recipes.tune_pool import Pool, epoch
 from deed.tasks.task import Task, get_task
-from deed.training.forced import can_pack
+from deed.training.forced import can_pack, exit_states_from
 from deed.utils.files import atomic_write
 from deed.utils.timing import machine, versions
 
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument(
         "--cache", type=Path, required=True, help="of the runs: the validation recordings' pool is in it"
     )
-    parser.add_argument("--runs", type=Path, nargs="+", required=True)
+    parser.add_argument("--runs", type=Path, nargs="*", default=[], help="none: only hear the recordings")
     parser.add_argument("--grid", type=float, nargs="+", default=GRID, help="thresholds")
     parser.add_argument("--count", type=int, default=None, help="recordings of each split; default: all")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/speech_recipes.json"))
@@ -87,7 +88,16 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*plain model.*")
     task = get_task("speech", "whisper")
     base, processor = task.load(options.base)
-    sets = {split: heard(task, base, processor, split, options) for split in SPLITS}
+    sets = {}
+    for split in SPLITS:
+        kept = options.cache / f"heard_{split}_{options.count or 'all'}.pt"
+        if kept.exists():
+            states, prompts, answers = torch.load(kept, weights_only=True)
+            examples = map(task.closed, task.examples(split, options.count, options.data))
+            sets[split] = Set(list(itertools.islice(examples, options.count)), states, prompts, answers)
+        else:
+            sets[split] = heard(task, base, processor, split, options)
+            torch.save(tuple(sets[split][1:]), kept)
     found: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {"runs": {}}
     found |= {
         "command": " ".join(["python", *sys.argv]),
@@ -101,7 +111,8 @@ def main() -> None:
         print(run.name, json.dumps(found["runs"][run.name]["choices"], indent=1), flush=True)
         with atomic_write(options.output) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
-    draw(found["runs"], options.figure)
+    if found["runs"]:
+        draw(found["runs"], options.figure)
 
 
 @torch.no_grad()
@@ -207,9 +218,11 @@ def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], options:
             if threshold in at[split]
         }
         choices.append({"budget": budget, "threshold": threshold, **told})
+    frozen = report["recipe"]["method"] == "frozen"  # else the decoder's states are not those of the pool
     kept = ("recipe", "steps", "cpu_hours", "pool_examples", "pool_tokens", "trained_tokens", "agreement", "best")
-    return {**{key: report[key] for key in kept if key in report}, "teacher_forced": report["choices"],
-            "forced_curve": forced(model, options.cache), "free_running": curves, "choices": choices}  # fmt: skip
+    told = {key: report[key] for key in kept if key in report}
+    told |= {"teacher_forced": report["choices"], "forced_curve": forced(model, options.cache) if frozen else []}
+    return {**told, "free_running": curves, "choices": choices}
 
 
 def forced(model: Any, cache: Path) -> list[dict[str, Any]]:
@@ -223,7 +236,12 @@ def forced(model: Any, cache: Path) -> list[dict[str, Any]]:
         join([pool.item(i, ("answer",), depths) for i in part], pool.kind, pad, model.dtype, can_pack(model))
         for part in epoch(pool.entries, BATCH, 0, 0)
     ]
-    statistics, costs = statistics_of(model, batches)[0], costs_of(model)
+
+    def features(batch: Any) -> dict[int, torch.Tensor]:
+        states = exit_states_from(model, batch.source(model), batch.packed, batch.states)
+        return {depth: exit_features(model, depth, values[batch.chosen]) for depth, values in states.items()}
+
+    statistics, costs = statistics_of(model, batches, features).statistics, costs_of(model)
     rows = []
     for threshold in (i / 100 for i in range(40, 100, 2)):
         got = evaluate(statistics, [threshold] * len(depths), costs)
@@ -243,6 +261,8 @@ def draw(runs: dict[str, Any], path: Path) -> None:
     for number, (name, run) in enumerate(runs.items()):
         free = sorted((100 * r["changed"], 100 * r["depth"]) for r in run["free_running"]["validation"])
         axes.plot(*zip(*free, strict=True), "o-", ms=3, color=f"C{number}", label=name)
+        if not run["forced_curve"]:
+            continue
         told = sorted((100 * r["changed"], 100 * r["depth"]) for r in run["forced_curve"])
         axes.plot(*zip(*told, strict=True), "--", color=f"C{number}", lw=0.8)
     axes.plot(2, 70, "k*", ms=10)
