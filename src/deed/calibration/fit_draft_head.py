@@ -200,7 +200,7 @@ def _descend(model: Any, head: LowRankDraft, features: torch.Tensor, steps: int,
             with torch.no_grad():
                 tokens, probabilities = teach(_own_logits(model, some))
             optimizer.zero_grad()
-            draft_loss(work.rough(some.float()), tokens, probabilities).backward()
+            draft_loss(work, some.float(), tokens, probabilities, generator=order).backward()
             optimizer.step()
             schedule.step()
     head.load_state_dict(work.state_dict())
