@@ -129,7 +129,10 @@ def test_without_exits_and_without_peers(folder, data, monkeypatch):
         raise RuntimeError("no such kernel\nmore")
 
     monkeypatch.setattr(speech_catalogue.subjects, "faster_whisper", fails)
-    settings = Settings(str(folder), "none", str(data), batches=(1,), long=False, minutes=0.01, threads=1)
+    subjects = ("deed fp32*", "deed int8 exact", "faster*")
+    settings = Settings(
+        str(folder), "none", str(data), batches=(1,), long=False, subjects=subjects, minutes=0.01, threads=1
+    )
     report = measure_speech(settings)
     missing = {row["subject"]: row["reason"] for row in report["rows"] if not row["available"]}
     assert missing["faster-whisper int8"] == "RuntimeError: no such kernel"
