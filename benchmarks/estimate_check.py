@@ -32,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, nargs="+", required=True)
     parser.add_argument("--task", default=None, help="default: the model's own")
+    parser.add_argument("--data", type=Path, default=None, help="of the task, where it is on disk")
     parser.add_argument("--examples", type=int, default=200, help="that the estimate looks at")
     parser.add_argument("--timed", type=int, default=60, help="other examples, on which it is measured")
     parser.add_argument("--output", type=Path, required=True)
@@ -56,8 +57,11 @@ def check(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     task = tasks_of(folder, [options.task] if options.task else None, None)[0]
     model, processor = task.load(folder)
     count = options.examples + options.timed
-    drawn = [task.row(processor, e) for e in itertools.islice(task.examples(task.calibration_split, count), count)]
-    rows = [{k: v for k, v in row.items() if k not in ("example", "labels")} for row in drawn]
+    drawn = [
+        task.row(processor, e)
+        for e in itertools.islice(task.examples(task.calibration_split, count, options.data), count)
+    ]
+    rows = [{k: v for k, v in row.items() if k not in ("example", "labels", "task")} for row in drawn]
     settings = task.generation_options(model, processor)
     found = deed.estimate(model, rows[: options.examples], progress=print, **settings)
     model.deed_config.exit_check = "plain"

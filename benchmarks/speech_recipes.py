@@ -1,12 +1,13 @@
 """What recipes of `deed tune` made of Whisper base on recorded prompts: depth over changed tokens, teacher-forced and
 free-running, word error rates, and what it cost. Writes benchmarks/results/speech_recipes.json and docs/speech_recipes.svg.
 
-    python benchmarks/speech_recipes.py --base BASE --data SOUNDS --runs RUN [RUN …]
+    python benchmarks/speech_recipes.py --base BASE --data SOUNDS --cache CACHE --runs RUN [RUN …]
 
 BASE is the folder of the untouched model, SOUNDS one of Debian's packages (deed.data.speech.packages), each RUN a folder of
-`deed tune BASE SOUNDS --task speech-mixed --recipe … --output RUN`. Thresholds are chosen on the validation recordings; told
-is what they do on the test recordings, and on those of a voice that nobody trained on (which have no texts). Depth counts an
-exit's own layer wherever it is asked: an exit after layer 1 of 6 costs 2 layers where a token leaves, 7 where it stays.
+`deed tune BASE SOUNDS --task speech-mixed --recipe … --cache CACHE --output RUN`. Thresholds are chosen on the validation
+recordings; told is what they do on the test recordings, and on those of a voice that nobody trained on (which have no texts).
+Depth counts an exit's own layer wherever it is asked: an exit after layer 1 of 6 costs 2 layers where a token leaves, 7 where
+it stays.
 """
 
 from __future__ import annotations
@@ -25,9 +26,15 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from transformers.modeling_outputs import BaseModelOutput
 
+from deed.calibration.threshold_search import evaluate
+from deed.exits.heads import exit_features
 from deed.modeling.answering import exit_depths
 from deed.modeling.loading import from_pretrained
+from deed.recipes.tune_batch import join
+from deed.recipes.tune_eval import costs_of, statistics_of
+from deed.recipes.tune_pool import Pool, epoch
 from deed.tasks.task import Task, get_task
+from deed.training.forced import can_pack, exit_states_from
 from deed.utils.files import atomic_write
 from deed.utils.timing import machine, versions
 
@@ -69,7 +76,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, nargs="+", required=True)
+    parser.add_argument(
+        "--cache", type=Path, required=True, help="of the runs: the validation recordings' pool is in it"
+    )
+    parser.add_argument("--runs", type=Path, nargs="*", default=[], help="none: only hear the recordings")
     parser.add_argument("--grid", type=float, nargs="+", default=GRID, help="thresholds")
     parser.add_argument("--count", type=int, default=None, help="recordings of each split; default: all")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/speech_recipes.json"))
@@ -78,7 +88,16 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*plain model.*")
     task = get_task("speech", "whisper")
     base, processor = task.load(options.base)
-    sets = {split: heard(task, base, processor, split, options) for split in SPLITS}
+    sets = {}
+    for split in SPLITS:
+        kept = options.cache / f"heard_{split}_{options.count or 'all'}.pt"
+        if kept.exists():
+            states, prompts, answers = torch.load(kept, weights_only=True)
+            examples = map(task.closed, task.examples(split, options.count, options.data))
+            sets[split] = Set(list(itertools.islice(examples, options.count)), states, prompts, answers)
+        else:
+            sets[split] = heard(task, base, processor, split, options)
+            torch.save(tuple(sets[split][1:]), kept)
     found: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {"runs": {}}
     found |= {
         "command": " ".join(["python", *sys.argv]),
@@ -88,11 +107,12 @@ def main() -> None:
         "sets": {split: about(task, processor, one) for split, one in sets.items()},
     }
     for run in options.runs:
-        found["runs"][run.name] = judged(task, processor, run, sets, options.grid)
+        found["runs"][run.name] = judged(task, processor, run, sets, options)
         print(run.name, json.dumps(found["runs"][run.name]["choices"], indent=1), flush=True)
         with atomic_write(options.output) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
-    draw(found["runs"], options.figure)
+    if found["runs"]:
+        draw(found["runs"], options.figure)
 
 
 @torch.no_grad()
@@ -118,7 +138,7 @@ def decode(task: Task, model: Any, processor: Any, one: Set, threshold: Any) -> 
     tokens: list[list[int]] = [[] for _ in one.examples]
     cost = count = left = 0
     order = sorted(range(len(tokens)), key=lambda i: one.examples[i].extra["seconds"])
-    for part in itertools.batched(order, BATCH) if hasattr(itertools, "batched") else batched(order, BATCH):
+    for part in batched(order, BATCH):
         states = torch.stack([one.states[i] for i in part]).float()
         prompts = torch.stack([one.prompts[i] for i in part])
         out = model.generate(
@@ -168,7 +188,7 @@ def scores(task: Task, processor: Any, one: Set, tokens: Sequence[Sequence[int]]
     return task.other_scores(answers, one.examples)
 
 
-def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], grid: Sequence[float]) -> dict[str, Any]:
+def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], options: argparse.Namespace) -> dict[str, Any]:
     """A run: what it was told, its cost, both curves, and thresholds for the budgets."""
     report = json.loads((run / "report.json").read_text())
     model = from_pretrained(run / "model")
@@ -181,7 +201,7 @@ def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], grid: Se
             rows.append(row | {"left": got.left} | scores(task, processor, sets[split], got.tokens))
         return rows
 
-    for threshold in grid:
+    for threshold in options.grid:
         at["validation"][threshold] = decode(task, model, processor, sets["validation"], threshold)
     chosen = {}
     for budget in BUDGETS:
@@ -198,9 +218,36 @@ def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], grid: Se
             if threshold in at[split]
         }
         choices.append({"budget": budget, "threshold": threshold, **told})
+    frozen = report["recipe"]["method"] == "frozen"  # else the decoder's states are not those of the pool
     kept = ("recipe", "steps", "cpu_hours", "pool_examples", "pool_tokens", "trained_tokens", "agreement", "best")
-    return {**{key: report[key] for key in kept if key in report}, "teacher_forced": report["choices"],
-            "forced_curve": report.get("curve", []), "free_running": curves, "choices": choices}  # fmt: skip
+    told = {key: report[key] for key in kept if key in report}
+    told |= {"teacher_forced": report["choices"], "forced_curve": forced(model, options.cache) if frozen else []}
+    return {**told, "free_running": curves, "choices": choices}
+
+
+def forced(model: Any, cache: Path) -> list[dict[str, Any]]:
+    """The curve of the validation recordings, teacher-forced along the untouched model's answers."""
+    for about in cache.glob("*/pool.json"):
+        if json.loads(about.read_text())["split"] == "validation":
+            pool = Pool(about.parent)
+            break
+    depths, pad = model.deed_config.exit_layers[:-1], model.config.pad_token_id
+    batches = [
+        join([pool.item(i, ("answer",), depths) for i in part], pool.kind, pad, model.dtype, can_pack(model))
+        for part in epoch(pool.entries, BATCH, 0, 0)
+    ]
+
+    def features(batch: Any) -> dict[int, torch.Tensor]:
+        states = exit_states_from(model, batch.source(model), batch.packed, batch.states)
+        return {depth: exit_features(model, depth, values[batch.chosen]) for depth, values in states.items()}
+
+    statistics, costs = statistics_of(model, batches, features).statistics, costs_of(model)
+    rows = []
+    for threshold in (i / 100 for i in range(40, 100, 2)):
+        got = evaluate(statistics, [threshold] * len(depths), costs)
+        depth = got["cost"] / len(model.deed_family.layers(model))
+        rows.append({"threshold": threshold, "changed": 1 - got["agreement"], "depth": depth})
+    return rows
 
 
 def draw(runs: dict[str, Any], path: Path) -> None:
@@ -214,8 +261,10 @@ def draw(runs: dict[str, Any], path: Path) -> None:
     for number, (name, run) in enumerate(runs.items()):
         free = sorted((100 * r["changed"], 100 * r["depth"]) for r in run["free_running"]["validation"])
         axes.plot(*zip(*free, strict=True), "o-", ms=3, color=f"C{number}", label=name)
-        forced = sorted((100 * r["changed"], 100 * r["depth"]) for r in run["teacher_forced"])
-        axes.plot(*zip(*forced, strict=True), "x--", ms=4, color=f"C{number}", lw=0.8)
+        if not run["forced_curve"]:
+            continue
+        told = sorted((100 * r["changed"], 100 * r["depth"]) for r in run["forced_curve"])
+        axes.plot(*zip(*told, strict=True), "--", color=f"C{number}", lw=0.8)
     axes.plot(2, 70, "k*", ms=10)
     axes.set(xlabel="changed tokens, %", ylabel="mean depth, % of six layers, exits' own layers counted", xlim=(0, 10))
     axes.legend(fontsize=7)

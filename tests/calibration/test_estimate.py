@@ -16,6 +16,7 @@ from deed.calibration.exit_statistics import ExitStatistics, record_exits
 from deed.calibration.ridge import Moments, fit_ridge, with_adapters
 from deed.calibration.step_costs import Costs
 from deed.calibration.threshold_search import cost_of_examples, cost_of_perfect_gate, evaluate
+from deed.cli.estimate import show
 from deed.modeling.model import DeedMixin
 
 COSTS = Costs(exit_check=0.5, fixed=0.25, first_use=1.0, extra_position=0.1, layer_ms=1.0)
@@ -147,6 +148,14 @@ def test_of_a_deed_model_which_keeps_its_exits_and_settings(clockwork):
     assert model.deed_config.exit_check == check and dict(model.deed_exits.items()) == adapters
     free = next(p for p in found.predictions if p.exits == "own" and p.budget == 1.0)
     assert free.mean_depth <= 5 and len(free.thresholds) == 2
+
+
+def test_of_exits_with_layers_of_their_own_which_are_not_fitted(clockwork):
+    model = deed_model("t5_tied", DeedConfig(exit_layers=[1, 3], adapter="layer"))
+    found = estimate(model, examples(16), max_new_tokens=5)
+    assert [set(row) for row in found.exits] == [{"depth", "own"}] * 2
+    assert set(found.perfect_gate) == {"own"} and {p.exits for p in found.predictions} == {"own"}
+    show(found)  # a table without that column
 
 
 def test_a_real_clock():

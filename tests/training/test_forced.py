@@ -4,9 +4,10 @@ import pytest
 import torch
 from cases import CASES
 
+from deed.exits.heads import exit_logits_of
 from deed.modeling.forward import exit_states
 from deed.recipes.tune_teacher import watched_encoder
-from deed.training.forced import Packed, can_pack, exit_states_from, source_of
+from deed.training.forced import Packed, can_pack, exit_states_from, live_states, source_of
 from test_branch_families import with_layers
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -69,3 +70,22 @@ def test_gradients_reach_the_exits_layers_alone(name):
     model.deed_family.final_norm(model, got[1]).sum().backward()
     with_gradient = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert with_gradient and all(name.startswith("deed_exits.1.") for name in with_gradient)
+
+
+@every_case
+def test_the_models_own_pass_ends_before_the_head(case):
+    model = with_layers(case, 1)
+    expected, _, encoded = reference(model, case, case.targets)
+    calls = []
+    head = model.get_output_embeddings()
+    handle = None if head is None else head.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        got = live_states(model, encoded, case.inputs.get("attention_mask"), case.targets)
+        if handle is not None:
+            handle.remove()
+        logits = exit_logits_of(model, max(got), got.pop(max(got)))
+        full = model.exit_logits(**case.inputs, decoder_input_ids=case.targets)
+    torch.testing.assert_close(logits, full[-1], rtol=0, atol=1e-9)
+    assert got.keys() == expected.keys() and not calls
+    for depth, states in expected.items():
+        torch.testing.assert_close(got[depth], states, rtol=0, atol=1e-10)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class Estimate:
     Attributes:
         examples, tokens: what it looked at; half of it, held out, counts in `exits` and `predictions`.
         exits: per exit before the last its `depth`, the share of tokens on which it agrees with the last layer as it is
-            (`own`) and `fitted`.
+            (`own`) and `fitted`, which exits with layers of their own have not.
         costs: of a step, in layers.
         encoder_ms, decoder_ms, answer_tokens: of full depth's answers, one at a time (means).
         perfect_gate: times faster the decoder would be if every token left at the first own or fitted exit that agrees and no
@@ -174,27 +175,26 @@ def _estimate(
     seconds = timed(model, examples[:TIMED], {"full": {"exit_threshold": NEVER_EXIT}}, options)["full"]
     decoder_ms, answer_ms, length = (float(v) for v in seconds.mean(0) * (1e3, 1e3, 1))
     one = {k: v for k, v in collate(model, [examples[0]]).items() if not k.startswith("decoder_")}
-    say("fitting exits in closed form")
-    adapters = fit_ridge(model, examples[::2], batch_size, **options)
+    ways: dict[str, Callable[[], Any]] = {"own": nullcontext}
+    if model.deed_config.adapter != "layer":  # layers of their own have no closed form
+        say("fitting exits in closed form")
+        adapters = fit_ridge(model, examples[::2], batch_size, **options)
+        ways["fitted"] = partial(with_adapters, model, adapters)
     say("timing a step by its depth")
-    with with_adapters(model, adapters), _plain_checks(model):
+    with list(ways.values())[-1](), _plain_checks(model):
         costs = measured_costs(model, one)
     held_out = [dict(example) for example in examples[1::2]]
     found: dict[str, ExitStatistics] = {}
     predictions: list[Prediction] = []
     speed_ups = SpeedUps(confidence, seed)
-    for name, change in (("own", nullcontext()), ("fitted", with_adapters(model, adapters))):
-        with change, _plain_checks(model):
+    for name, change in ways.items():
+        with change(), _plain_checks(model):
             say(f"asking every exit, {name}")
             found[name] = record_exits(model, held_out, confidence="max_prob", batch_size=batch_size, **options)
             say(f"timing chosen thresholds, {name}")
             predictions += predictions_of(name, model, found[name], held_out, costs, budgets, speed_ups, options)
     per_exit = [
-        {
-            "depth": depth,
-            "own": float(found["own"].agrees[i].mean()),
-            "fitted": float(found["fitted"].agrees[i].mean()),
-        }
+        {"depth": depth, **{name: float(found[name].agrees[i].mean()) for name in ways}}
         for i, depth in enumerate(layers[:-1])
     ]
     gates = {}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from deed.constants import IGNORE_INDEX, NEVER_EXIT
+from deed.modeling.answering import exit_depths
 
 from .answering import label_tokens
 
@@ -42,7 +43,9 @@ def from_answers(model: Any, inputs: dict[str, Any], options: dict[str, Any]) ->
     out = model.generate(**inputs, **options)
     rows = next(iter(inputs.values())).shape[0]
     per_row = len(out.sequences) // rows  # the best of several returned sequences comes first
-    sequences, depths = out.sequences[::per_row], out.exit_layers[::per_row]
+    depths = exit_depths(out)
+    assert depths is not None, "a deed model tells depths"
+    sequences, depths = out.sequences[::per_row], depths[::per_row]
     prompt = sequences.shape[1] - depths.shape[1]
     followed = torch.zeros_like(sequences[:, :-1], dtype=torch.bool)
     followed[:, prompt - 1 :] = depths > 0

@@ -175,9 +175,12 @@ def show(found: Estimate) -> None:
         f"encoder {found.encoder_share:.0%} of it; a layer {found.costs.layer_ms or 0:.2f} ms, an exit check "
         f"{found.costs.exit_check:.1f} layers"
     )
-    exits = Table("exit", "agrees, as it is", "fitted", box=None, header_style="dim")
+    names = [name for name in ("own", "fitted") if name in found.exits[0]]
+    exits = Table(
+        "exit", *("agrees, as it is" if name == "own" else name for name in names), box=None, header_style="dim"
+    )
     for row in found.exits:
-        exits.add_row(f"{row['depth']:.0f}", f"{row['own']:.0%}", f"{row['fitted']:.0%}")
+        exits.add_row(f"{row['depth']:.0f}", *(f"{row[name]:.0%}" for name in names))
     console.print(exits)
     ways = Table("exits", "tokens changed", "decoder", "answer", box=None, header_style="dim")
     told: list[tuple[str, ...]] = []

@@ -132,11 +132,14 @@ class EarlyExitGeneration:
             return
         now = {"measure": config.confidence, "confidence_over": over, "exit_check": exit_check}
         then = {"exit_check": report.get("asking"), **report}  # its former name
-        others = {
+        others: dict[str, Any] = {
             name: value
             for name, value in now.items()
             if then.get(name) is not None and _with_name(then[name]) != _with_name(value)
         }
+        if report.get("draft_head") != config.draft_head:
+            then.setdefault("draft_head", None)
+            others["draft_head"] = config.draft_head
         warned = _broken_promises.setdefault(self, set())
         if not others or repr(others) in warned:
             return

@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from deed.calibration.exit_features import Found as Positions
+from deed.calibration.fit_draft_head import fit_draft_head_to
 from deed.calibration.teacher_forcing import evaluating
+from deed.constants import NEVER_EXIT
 from deed.errors import DataError
 from deed.tasks.task import Task, task_for, tokenizer_of
 from deed.training.forced import can_pack
@@ -25,7 +28,9 @@ from . import tune_state as states
 from .recipe import checked
 from .run import same_processor, say
 from .tune_batch import Batch, join
-from .tune_eval import choose, costs_of, summary
+from .tune_eval import Found, choose, costs_of, summary
+from .tune_free import free_running
+from .tune_lora import add_lora, lora_tensors, take_out_lora, write_lora
 from .tune_pool import Pool, PoolWriter, epoch, fingerprint, of_files
 from .tune_recipe import BUDGETS, TuneRecipe
 from .tune_report import by_kind, kinds_of, write
@@ -36,6 +41,7 @@ KEPT_IN_MEMORY = 10_000  # examples drawn from at once, for their order
 FORMAT = 1
 SAVE_EVERY = 300.0  # active seconds between checkpoints
 SAY_EVERY = 30.0
+DRAFT_POSITIONS = 8000  # tokens that a draft head is fitted to
 KINDS = {"both": None, "answers": ("answer",), "labels": ("label",)}
 
 
@@ -72,12 +78,12 @@ def tune_with(
         set_seed(recipe.seed)
         clock = states.Clock()
         model, processor = start(recipe, task)
+        pools = pools_of(recipe, task, model, processor, cache or user_cache() / "tune", bars)
         write_recipe(output, recipe)
         processor = same_processor(output, processor)
-        pools = pools_of(recipe, task, model, processor, cache or user_cache() / "tune", bars)
         run = Run(output, recipe, model, *pools, clock)
         run.train(bars)
-        return run.finish(processor)
+        return run.finish(task, processor, bars)
 
 
 def pools_of(
@@ -98,9 +104,7 @@ def pools_of(
         raise DataError(f"--data {data} is not there")
     layers = len(model.deed_family.layers(model))
     depths = sorted({*range(1, layers // 2 + 1), *(d for d in recipe.exits if d < layers)})
-    options = dict(task.generation_options(model, processor))
-    if recipe.max_new_tokens:
-        options["max_new_tokens"] = recipe.max_new_tokens
+    options = options_of(recipe, task, model, processor)
     about = {
         "format": FORMAT,
         "model": of_files(Path(recipe.start), contents=True),
@@ -161,21 +165,28 @@ class Run:
         self.output, self.recipe, self.model, self.pool, self.clock = output, recipe, model, pool, clock
         self.student = Student(model, recipe)
         self.weights = self.student.parameters
-        decays = [p for p in self.weights.values() if p.ndim > 1]
-        others = [p for p in self.weights.values() if p.ndim <= 1]
-        groups = [{"params": decays, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+        self.optimizer = torch.optim.AdamW(self.student.groups())
         self.state, self.average = states.load(output, self.weights, self.optimizer)
         states.log_of(output, self.state.step)
         self.dtype = next(model.parameters()).dtype
-        self.held_out = [self.batch(held_out, part, True) for part in epoch(held_out.entries, recipe.batch_size, 0, 0)]
+        self.held_out = held_out
+        # Thresholds are chosen on the examples at even places, and counted on those at odd ones.
+        self.halves = tuple(list(range(first, len(held_out), 2)) for first in (0, 1))
         self.order: tuple[int, list[list[int]]] = (-1, [])
 
     def batch(self, pool: Pool, part: list[int], held_out: bool = False) -> Batch:
         """Some examples of a pool as a batch; of those held out, the model's own answers."""
         kinds = ("answer",) if held_out else KINDS[self.recipe.train_on]
-        items = [pool.item(i, kinds, self.student.depths) for i in part]
-        return join(items, pool.kind, self.model.config.pad_token_id or 0, self.dtype, can_pack(self.model))
+        frozen = self.student.frozen
+        items = [pool.item(i, kinds, self.student.depths if frozen else ()) for i in part]
+        return join(items, pool.kind, self.model.config.pad_token_id or 0, self.dtype, frozen and can_pack(self.model))
+
+    def judge(self, which: list[int]) -> Found:
+        """What exits say of some held-out examples."""
+        size, pool = self.recipe.batch_size, self.held_out
+        order = sorted(which, key=lambda i: (pool.entries[i].source_length, pool.entries[i].positions))
+        parts = [order[at : at + size] for at in range(0, len(order), size)]
+        return self.student.statistics([self.batch(pool, part, True) for part in parts])
 
     def next_batch(self) -> Batch:
         """The batch that comes next."""
@@ -196,11 +207,11 @@ class Run:
         return min(1.0, max(parts))
 
     def rate(self, share: float) -> float:
-        """The learning rate: a linear rise, then a cosine."""
-        peak, warm = self.recipe.learning_rate, self.recipe.warmup
+        """The learning rate in shares of its peak: a linear rise, then a cosine."""
+        warm = self.recipe.warmup
         if share < warm:
-            return peak * max(share / warm, 1e-3)
-        return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (share - warm) / max(1e-9, 1 - warm))))
+            return max(share / warm, 1e-3)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (share - warm) / max(1e-9, 1 - warm)))
 
     def train(self, progress: Progress) -> None:
         """Until time or steps are up, with evaluations on the way."""
@@ -208,6 +219,7 @@ class Run:
         self.clock.skip()
         if not self.state.evaluated:
             self.evaluate()
+        self.model.train()
         saved, told, seen, losses = self.state.seconds, time.monotonic(), self.state.tokens, list[dict[int, float]]()
         with progress.bar("training exits", 1.0) as bar:
             while self.share < 1:
@@ -237,11 +249,10 @@ class Run:
         )
 
     def step(self) -> dict[int, float]:
-        """One optimizer step; the losses by depth."""
-        self.model.train()
+        """One optimizer step, in training mode; the losses by depth."""
         batch = self.next_batch()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(self.share)
+            group["lr"] = group["peak"] * self.rate(self.share)
         losses = self.student.losses(batch)
         loss = self.student.together(losses)
         if not torch.isfinite(loss):
@@ -279,12 +290,12 @@ class Run:
         now = {k: p.detach().clone() for k, p in self.weights.items()}
         states.put(self.weights, self.judged())
         with evaluating(self.model):
-            found = summary(self.student.statistics(self.held_out)[0], costs_of(self.model))
+            found = summary(self.judge(self.halves[0] + self.halves[1]), costs_of(self.model))
         self.state.evaluated = 1 + int(self.share * self.recipe.evaluations)
         row: dict[str, Any] = {"step": self.state.step, "minutes": round(self.state.seconds / 60, 3)}
         if losses:
             row["loss"] = {str(d): sum(one[d] for one in losses) / len(losses) for d in losses[0]}
-        row |= {"tokens": self.state.tokens, "rate": self.rate(self.share), **found}
+        row |= {"tokens": self.state.tokens, "rate": self.recipe.learning_rate * self.rate(self.share), **found}
         if not self.state.best or found["score"] < self.state.best["score"]:
             self.state.best = row
             states.save_best(self.output, self.weights)
@@ -301,34 +312,102 @@ class Run:
         self.state.cpu_seconds += self.clock.cpu_tick()
         states.save(self.output, self.state, self.weights, self.average, self.optimizer)
 
-    def finish(self, processor: Any) -> dict[str, Any]:
+    def finish(self, task: Task, processor: Any, progress: Progress) -> dict[str, Any]:
         """Publish the best weights, with thresholds chosen on one half of the held-out examples, and report."""
         states.put(self.weights, states.load_best(self.output))
         self.model.eval()
-        found, tokens = self.student.statistics(self.held_out)
-        budgets = tuple(sorted({*BUDGETS, self.recipe.budget}))
-        choices = choose(found, costs_of(self.model), budgets)
-        chosen = next(row for row in choices if row["budget"] == self.recipe.budget)
-        self.model.deed_config.threshold = chosen["thresholds"]
+        draft = self.fit_draft_head(progress) if self.recipe.draft_head else None
+        chosen_on, counted_on = (self.judge(half) for half in self.halves)
+        budgets = sorted({*BUDGETS, self.recipe.budget})
+        choices = choose(self.model, chosen_on, counted_on, budgets)
+        threshold = next(row for row in choices if row["budget"] == self.recipe.budget)["thresholds"]
+        self.model.deed_config.threshold = threshold
         self.state.cpu_seconds += self.clock.cpu_tick()
-        publish(self.model, processor, self.output, self.recipe, states.log_of(self.output))
-        kinds = kinds_of(tokenizer_of(processor), tokens.tolist(), (found.position == 0).tolist())
+        self.publish(processor)
+        found = chosen_on.and_of(counted_on)
+        first = (found.statistics.position == 0).tolist()
+        kinds = kinds_of(tokenizer_of(processor), found.tokens.tolist(), first)
         report = {
             "recipe": asdict(self.recipe),
-            "layers": found.exit_layers[-1],
+            "layers": found.statistics.exit_layers[-1],
             "steps": self.state.step,
             "seconds": self.state.seconds,
             "cpu_hours": self.state.cpu_seconds / 3600,
             "pool_examples": len(self.pool),
             "pool_tokens": self.pool.tokens,
             "trained_tokens": self.state.tokens,
-            "held_out_tokens": found.tokens,
+            "held_out_tokens": found.statistics.tokens,
             "best": self.state.best,
-            "agreement": summary(found, costs_of(self.model))["agreement"],
+            "agreement": found.agreement(),
             "choices": choices,
-            "threshold": chosen["thresholds"],
-            "by_kind": by_kind(found, kinds, chosen["thresholds"]),
+            "threshold": threshold,
+            "draft_head": draft,
+            "by_kind": by_kind(found.statistics, kinds, threshold),
         }
         write(self.output, report)
         self.save()
+        say(f"model saved in {self.output / 'model'}; generating freely on held-out examples")
+        report["free_running"] = self.free(task, processor, choices, progress)
+        report["cpu_hours"] = (self.state.cpu_seconds + self.clock.cpu_tick()) / 3600
+        write(self.output, report)
         return report
+
+    @torch.no_grad()
+    def fit_draft_head(self, progress: Progress) -> dict[str, Any]:
+        """Fit the recipe's draft head to the exits as they are, on examples of the pool."""
+        depths, count = self.student.depths, 0
+        parts: dict[int, list[torch.Tensor]] = {depth: [] for depth in depths}
+        examples: list[torch.Tensor] = []
+        usage = torch.zeros(self.model.deed_family.vocab_size(self.model))
+        for part in epoch(self.pool.entries, self.recipe.batch_size, self.recipe.seed, 0):
+            batch = self.batch(self.pool, part)
+            for depth, given in self.student.states(batch).items():
+                if depth in parts:
+                    parts[depth].append(given.float())
+            usage.index_add_(0, batch.teacher.ids.flatten(), batch.teacher.logs.exp().flatten())
+            examples.append(batch.sequence + 1000 * len(examples))
+            count += len(batch.labels)
+            if count >= DRAFT_POSITIONS:
+                break
+        numbers = torch.unique(torch.cat(examples), return_inverse=True)[1]
+        found = Positions({}, {d: torch.cat(x) for d, x in parts.items()}, {}, numbers, usage)
+        with torch.enable_grad():
+            return fit_draft_head_to(self.model, found, self.recipe.draft_head, progress=progress.note)
+
+    def publish(self, processor: Any) -> None:
+        """Write the model, LoRA merged or beside it."""
+        rows, lora = states.log_of(self.output), self.student.lora
+        if lora is None or not self.recipe.keep_adapter:
+            if lora is not None:
+                take_out_lora(self.model, merge=True)
+            publish(self.model, processor, self.output, self.recipe, rows)
+            return
+        tensors = lora_tensors(self.model)
+        take_out_lora(self.model, merge=False)
+
+        def beside(folder: Path) -> None:
+            write_lora(tensors, lora, self.recipe.start, folder / "adapter")
+
+        publish(self.model, processor, self.output, self.recipe, rows, beside)
+        add_lora(self.model, self.recipe.rank)
+        states.put(self.student.parameters, states.load_best(self.output))
+
+    def free(
+        self, task: Task, processor: Any, choices: list[dict[str, Any]], progress: Progress
+    ) -> list[dict[str, Any]]:
+        """What generating gives at full depth and at each choice, on the half of the examples that nothing was chosen on."""
+        which = self.halves[1][: self.recipe.free_running]
+        ways = [[NEVER_EXIT] * len(self.student.depths), *(row["thresholds"] for row in choices)]
+        if not which:
+            return []
+        options = options_of(self.recipe, task, self.model, processor)
+        with progress.bar("generating freely", len(which) * len(ways)) as bar:
+            found = free_running(self.model, self.held_out, which, ways, options, self.recipe.batch_size, bar)
+        budgets = [None, *(row["budget"] for row in choices)]
+        return [{"budget": budget, **row} for budget, row in zip(budgets, found, strict=True)]
+
+
+def options_of(recipe: TuneRecipe, task: Task, model: Any, processor: Any) -> dict[str, Any]:
+    """Options of `generate()` for answers."""
+    options = dict(task.generation_options(model, processor))
+    return {**options, "max_new_tokens": recipe.max_new_tokens} if recipe.max_new_tokens else options

@@ -28,7 +28,7 @@ class Batch:
         chosen: `[rows, length]` bool, where a token follows that is to be predicted.
         teacher: of the chosen positions, in their order.
         labels: `[chosen]` long, the tokens that follow.
-        rows: of the chosen positions, which sequence of the batch they are of, in order.
+        sequence: `[chosen]`, which sequence of the batch each is of, counted from the first.
     """
 
     encoder_outputs: Any
@@ -56,11 +56,9 @@ def join(items: Sequence[Item], kind: Any, pad: int, dtype: torch.dtype, packs: 
         dtype: of states.
         packs: several sequences may share a row (`can_pack`); else each has its own.
     """
-    items = sorted(items, key=lambda item: -max(len(value) for value in item.source.values()))
     if not packs:
         items = [part for item in items for part in _apart(item)]
-    source = {name: _stack([item.source[name] for item in items], dtype) for name in items[0].source}
-    mask = source.pop(INPUT_MASK, None)
+    outputs, mask, items = encoded(items, kind, dtype)
     length = max(sum(one.inputs for one in item.sequences) for item in items)
     shape = (len(items), length)
     ids = torch.full(shape, pad)
@@ -86,8 +84,22 @@ def join(items: Sequence[Item], kind: Any, pad: int, dtype: torch.dtype, packs: 
     for row, item in enumerate(items):
         tops.append(item.teacher.at(chosen[row, : len(item.teacher.ids)]))
     teacher = Teacher(*(torch.cat(parts) for parts in zip(*tops, strict=True)))
-    encoded, packed = kind(**source), Packed(positions, which)
-    return Batch(encoded, mask, ids, packed, states, chosen, teacher, labels[chosen], numbers[chosen])
+    packed = Packed(positions, which)
+    return Batch(outputs, mask, ids, packed, states, chosen, teacher, labels[chosen], numbers[chosen])
+
+
+def encoded(items: Sequence[Item], kind: Any, dtype: torch.dtype) -> tuple[Any, torch.Tensor | None, list[Item]]:
+    """Encoder outputs and mask of some examples, and these in the order of the rows: the longest source first.
+
+    Args:
+        items: of a pool.
+        kind: class of the encoder's output.
+        dtype: of its states.
+    """
+    items = sorted(items, key=lambda item: -max(len(value) for value in item.source.values()))
+    source = {name: _stack([item.source[name] for item in items], dtype) for name in items[0].source}
+    mask = source.pop(INPUT_MASK, None)
+    return kind(**source), mask, items
 
 
 def _apart(item: Item) -> list[Item]:

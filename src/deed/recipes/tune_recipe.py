@@ -33,7 +33,8 @@ class TuneRecipe(Recipe):
         own_share: of the pool's examples with a label, how many the model also answers itself, which is most of the work of
             making the pool.
         batch_size: examples per step.
-        learning_rate: peak; warmed up over `warmup`, then falling by a cosine to a hundredth.
+        learning_rate: of the exits, peak; warmed up over `warmup`, then falling by a cosine to a hundredth.
+        decoder_rate: the same of the decoder's weights (decoder) or of what is added to them (lora); None: 3e-5 and 3e-4.
         warmup: share of the run.
         weight_decay: of AdamW.
         dropout: in the exits' layers.
@@ -44,8 +45,10 @@ class TuneRecipe(Recipe):
         rank: of LoRA.
         keep_adapter: save LoRA's adapter beside the untouched model instead of merging it.
         held_out: examples held out, half to choose thresholds on, half to report on.
+        free_running: of the latter, how many are also answered freely at the end.
         budget: share of tokens that may change at the threshold chosen for the model.
         evaluations: along the run.
+        draft_head: fitted to the exits once they are trained, and used from then on (`DeedConfig.draft_head`); None: none.
         cache_gb: largest size of the cache.
         max_new_tokens: longest answer; 0: as the task has it.
     """
@@ -63,6 +66,7 @@ class TuneRecipe(Recipe):
     own_share: Share = 1.0
     batch_size: Count = 8
     learning_rate: Rate = 1e-3
+    decoder_rate: Rate | None = None
     warmup: Share = 0.02
     weight_decay: Rate = 0.01
     dropout: Share = 0.0
@@ -72,9 +76,11 @@ class TuneRecipe(Recipe):
     last_weight: Rate = 1.0
     rank: Count = 16
     keep_adapter: bool = False
-    held_out: Annotated[int, Meta(ge=2)] = 200
+    held_out: Annotated[int, Meta(ge=4)] = 200
+    free_running: Natural = 100
     budget: Share = 0.02
     evaluations: Count = EVALUATIONS
+    draft_head: dict[str, int] | None = None
     cache_gb: Hours = 8.0
     max_new_tokens: Natural = 0
     bf16: bool = True

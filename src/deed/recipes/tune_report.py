@@ -12,6 +12,8 @@ import numpy as np
 from deed.calibration.exit_statistics import ExitStatistics
 from deed.utils.files import atomic_write, write_json
 
+from .tune_eval import leaving
+
 KINDS = ("word starts", "inside words", "punctuation", "digits", "special")
 
 
@@ -71,9 +73,7 @@ def by_kind(
         thresholds: one per exit before the last.
     """
     names, exits = np.array(kinds), len(statistics.exit_layers) - 1
-    left = np.full(statistics.tokens, exits)
-    for e in reversed(range(exits)):
-        left[statistics.confidence[e] >= thresholds[e]] = e
+    left = leaving(statistics, thresholds)
     early = left < exits
     right = np.zeros(statistics.tokens, dtype=bool)
     right[early] = statistics.agrees[left[early], np.flatnonzero(early)]
@@ -125,32 +125,40 @@ def as_text(report: Mapping[str, Any]) -> str:
         "",
         "## Depth over changed tokens",
         "",
-        "Depth in shares of full depth; exits' own layers count, also where an exit is refused. Thresholds were chosen on one "
-        "half of the held-out examples, and are counted on the other.",
+        "Depth in shares of full depth; exits' own layers count, also where an exit is refused. Thresholds were chosen on one",
+        "half of the held-out examples, and are counted on the other. With heads: the same in products, where an exit that is",
+        "asked also takes its head; catching up is left out.",
         "",
         *_table(
-            ("allowed", "changed", "depth", "thresholds"),
+            ("allowed", "changed", "depth", "with heads", "thresholds"),
             [
                 (
-                    percent(row["budget"]),
-                    percent(row["changed"]),
-                    percent(row["depth"]),
+                    *(percent(row[name]) for name in ("budget", "changed", "depth", "with_heads")),
                     _thresholds(row["thresholds"]),
                 )
                 for row in report["choices"]
             ],
         ),
     ]
+    if draft := report.get("draft_head"):
+        lines += [
+            "",
+            f"Exits answer by a draft head worth {draft['layers']:.2f} layers; it says what the whole head says of "
+            f"{percent(draft['recall'])} of the tokens.",
+        ]
     if free := report.get("free_running"):
         lines += [
             "",
-            "## Generating freely, against full depth",
+            "## Generating freely, against the untouched model",
+            "",
+            "Changed are tokens that an edit would have to insert, delete or replace. At full depth nothing leaves early: "
+            "what changes there is the last layer's drift, or the rounding of cached states.",
             "",
             *_table(
                 ("allowed", "changed", "answers alike", "depth", "tokens"),
                 [
                     (
-                        percent(row["budget"]),
+                        "full depth" if row["budget"] is None else percent(row["budget"]),
                         percent(row["changed"]),
                         percent(row["same"]),
                         percent(row["depth"]),

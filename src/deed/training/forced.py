@@ -1,5 +1,5 @@
-"""The layers of exits (`adapter="layer"`) over whole sequences, from states that were computed before: of the decoder nothing
-else runs.
+"""The layers of exits (`adapter="layer"`) over whole sequences: from states that were computed before, so that of the decoder
+nothing else runs; or, where the decoder learns too, after its own pass, which ends before the head.
 
 A row may hold several sequences of one source, one after the other (`Packed`): they share its keys and values, which for long
 sources cost more than the sequences. Masks and biases say who sees whom, by the positions that tokens have in their own
@@ -8,13 +8,14 @@ sequence.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from deed.engine.masks import mask_for
-from deed.exits.branches import branches_of
+from deed.exits.branches import branches_of, watched
 
 
 class Source(NamedTuple):
@@ -89,6 +90,56 @@ def exit_states_from(
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         found[depth] = family.run(own[i], hidden, self_mask, bias, source.states, cross, cache, packed.positions)
     return found
+
+
+class _HeadReached(Exception):
+    """The decoder's pass is done."""
+
+
+def live_states(
+    model: Any, encoder_outputs: Any, mask: torch.Tensor | None, ids: torch.Tensor
+) -> dict[int, torch.Tensor]:
+    """What the final norm of every exit gets, the last one's too, by depth, `[rows, length, d_model]`: by the model's own pass
+    over one sequence a row, which ends before the head. Gradients reach all that may learn.
+
+    Args:
+        model: a deed model.
+        encoder_outputs: of its encoder.
+        mask: `attention_mask` of the encoder's input, or None.
+        ids: `[rows, length]`, what the decoder reads.
+    """
+    layers, own = list(model.deed_family.layers(model)), branches_of(model)
+    depths, found = model.deed_config.exit_layers, dict[int, torch.Tensor]()
+
+    def note(depth: int) -> Any:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            found[depth] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    def stop(module: Any, args: Any) -> None:
+        raise _HeadReached
+
+    handles = [layers[depth - 1].register_forward_hook(note(depth)) for depth in depths]
+    head = model.get_output_embeddings()
+    if head is not None:
+        handles.append(head.register_forward_pre_hook(stop))
+    try:
+        with watched(layers[-1]) as call, suppress(_HeadReached):
+            type(model).deed_base.forward(
+                model,
+                encoder_outputs=encoder_outputs,
+                attention_mask=mask,
+                decoder_input_ids=ids,
+                use_cache=False,
+                return_dict=True,
+            )
+    finally:
+        for handle in handles:
+            handle.remove()
+    for layer, depth in zip(own, depths[:-1], strict=False):
+        found[depth] = call.again(layer, found[depth])
+    return {depth: found[depth] for depth in depths}
 
 
 class _Masks:
