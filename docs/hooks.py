@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)(?=[)#])")
 GROUPS = {  # of the API page; public names that are in none of them come last
-    "Put early exit on a model": ["get_deed_model", "unwrap", "from_pretrained", "DeedConfig"],
+    "Put early exit on a model": ["get_deed_model", "unwrap", "from_pretrained", "load_exits", "DeedConfig"],
     "Choose thresholds": [
         "calibrate",
         "calibrate_answers",
@@ -45,6 +45,7 @@ MIXIN = [
     "exit_logits",
     "exit_head",
     "freeze_backbone",
+    "save_exits",
 ]  # what a model gets, documented with get_deed_model
 NOT_LISTED = {"__version__", "families"}  # not objects with a docstring of their own
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .calibration.curve import record_curve, set_target
     from .calibration.estimate import Estimate, estimate
     from .calibration.exit_statistics import ExitStatistics, record_exits
+    from .calibration.fit_draft_head import fit_draft_head
     from .calibration.fit_gate import fit_gate
     from .calibration.fit_screen import fit_screen
     from .calibration.learn_then_test import calibrate
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .engine.cuda_graphs import use_cuda_graphs
     from .errors import CalibrationError, DeedConfigError, DeedLoadError, ExitsCostMore
     from .families import DecoderFamily, register_family
-    from .modeling.loading import from_pretrained
+    from .modeling.loading import from_pretrained, load_exits
     from .modeling.model import get_deed_model, unwrap
     from .modeling.quantization import quantize
     from .pipelines.making import pipeline
@@ -66,10 +67,12 @@ _HOMES = {
     "calibrate_answers": "calibration.calibrate_answers",
     "data_job": "serving.data_job",
     "estimate": "calibration.estimate",
+    "fit_draft_head": "calibration.fit_draft_head",
     "fit_gate": "calibration.fit_gate",
     "fit_screen": "calibration.fit_screen",
     "from_pretrained": "modeling.loading",
     "get_deed_model": "modeling.model",
+    "load_exits": "modeling.loading",
     "measure_costs": "calibration.step_costs",
     "pipeline": "pipelines.making",
     "quantize": "modeling.quantization",

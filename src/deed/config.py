@@ -39,6 +39,10 @@ class DeedConfig:
             model's own head over the whole vocabulary, right where the vocabulary is small. `"screen"`, `"shortlist"` and
             `"gate"` compute less first; options as `{"name": "screen", "rank": 128}`. Calibrate with the one that will be
             used. Its former name `asking` is read everywhere, too.
+        draft_head (`dict`, *optional*): a head of their own for all exits but the last, for large vocabularies
+            (docs/method.md): `{"rank": 32, "refine": 32}`, or `{"tokens": 4096}`, a number of tokens or their ids. The logits
+            of these exits then are its; losses are still taken by the model's own head. It may cost half a decoder layer, more
+            where `max_layers` in it says so. `deed.fit_draft_head` fits it, and again after a training.
         loss (`str`): `"deed"` is L_avg + L_N (the paper's), `"mean"` L_avg alone, `"last"` L_N alone (a conventional
             training, for comparison), `"rising"` L_N and the exits weighted by their number, so that the first ones shape
             the shared layers less, `"distill"` self-distillation: every other exit matches the last exit's
@@ -61,6 +65,7 @@ class DeedConfig:
     confidence_over: str = "all"
     threshold: float | list[float] = 0.9
     exit_check: str | dict[str, Any] = "plain"
+    draft_head: dict[str, Any] | None = None
     threshold_decay: dict[str, float] | None = None
     loss: str = "deed"
     calibration: dict[str, Any] | None = field(default=None, repr=False)
@@ -73,7 +78,8 @@ class DeedConfig:
     def validate(self) -> None:
         """Raises `DeedConfigError` naming the first bad field."""
         # Here, because these raise DeedConfigError.
-        from deed.policies.exit_checks.spec import check_exit_check
+        from deed.exits.draft_spec import parse_draft_head
+        from deed.policies.exit_checks.spec import check_exit_check, check_with_draft_head
         from deed.policies.measures import build_confidence
 
         if self.exit_layers is not None:
@@ -103,6 +109,9 @@ class DeedConfig:
             if self.threshold_decay["length"] <= 0 or self.threshold_decay["temperature"] < 0:
                 raise DeedConfigError("threshold_decay needs length > 0 and temperature >= 0")
         check_exit_check(self.exit_check, self.confidence)
+        if self.draft_head is not None:
+            parse_draft_head(self.draft_head)
+            check_with_draft_head(self.exit_check)
         _one_of("loss", self.loss, LOSSES)
 
     def resolve(self, n_layers: int) -> DeedConfig:

@@ -12,8 +12,9 @@ from transformers import WhisperFeatureExtractor
 from typer.testing import CliRunner
 
 import deed
-from deed.cli import app, transcribe
-from deed.models.whisper import installed
+from deed.cli import app, transcribe_model
+from deed.modeling.exits_folder import shipped_exits
+from deed.models.whisper import installed, read_ctranslate2_whisper
 
 RATE = 16_000
 
@@ -21,7 +22,7 @@ RATE = 16_000
 @pytest.fixture
 def greedy(monkeypatch):
     """No second try at a higher temperature, which draws at random."""
-    monkeypatch.setitem(transcribe.RULES, "temperature", 0.0)
+    monkeypatch.setitem(transcribe_model.RULES, "temperature", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +46,9 @@ def sound(path, seconds=0.8, loudness=0.3, seed=0):
     return path
 
 
-def call(*arguments, folder=None, input=None):
+def call(*arguments, folder=None, input=None, catch=True):
     told = ["transcribe", *map(str, arguments), *(["--model", str(folder)] if folder else [])]
-    return CliRunner().invoke(app, told, input=input)
+    return CliRunner().invoke(app, told, input=input, catch_exceptions=catch)
 
 
 def test_json_has_the_pipelines_text_with_depths(folder, tmp_path, greedy):
@@ -62,6 +63,35 @@ def test_json_has_the_pipelines_text_with_depths(folder, tmp_path, greedy):
         alone = pipe(str(file), return_timestamps=True, temperature=0.0)
         assert alone["text"] == one["text"]
     assert [round(one["seconds"], 1) for one in told] == [0.5, 2.5, 0.9]
+    assert [one["batch"]["recordings"] for one in told] == [1, 1, 1]
+    assert all(0 < one["batch"]["encoder_share"] < 1 and one["batch"]["seconds"] > 0 for one in told)
+    assert "of that in the encoder, mean depth 3.0 of 3" in result.stderr
+
+
+def trained_exits(folder, place, **config):
+    """Exits of a folder's model, saved alone."""
+    model = deed.get_deed_model(read_ctranslate2_whisper(folder), deed.DeedConfig(**config))
+    model.save_exits(place)
+    return model
+
+
+def test_exits_saved_alone(folder, tmp_path, greedy, monkeypatch):
+    file = sound(tmp_path / "a.wav")
+    exits = tmp_path / "shipped" / "whisper"
+    trained_exits(folder, exits, threshold=0.0)
+    depths = {}
+    for name, arguments in {"given": ["--exits", exits], "none": ["--exits", "none"], "usual": []}.items():
+        result = call(file, "--format", "json", *arguments, folder=folder)
+        assert result.exit_code == 0, result.output
+        depths[name] = json.loads(result.stdout)["depth"]
+    assert depths == {"given": 1.0, "none": 3.0, "usual": 3.0}
+    monkeypatch.setattr(shipped_exits, "__defaults__", (tmp_path / "shipped",))
+    assert json.loads(call(file, "--format", "json", folder=folder).stdout)["depth"] == 1.0
+    assert json.loads(call(file, "--format", "json", "--exits", "none", folder=folder).stdout)["depth"] == 3.0
+    assert deed.pipeline("transcribe", str(folder), language="en")(str(file))["depth"] == 1.0
+    assert deed.pipeline("transcribe", folder, exits="none", threshold=2.0, language="en")(str(file))["depth"] == 3.0
+    with pytest.raises(deed.DeedLoadError, match="is not a folder"):
+        call(file, "--exits", tmp_path / "nowhere", folder=folder, catch=False)
 
 
 def test_bad_files_do_not_stop_the_others(folder, tmp_path):
@@ -72,7 +102,7 @@ def test_bad_files_do_not_stop_the_others(folder, tmp_path):
     result = call(tmp_path, tmp_path / "missing.wav", folder=folder)
     assert result.exit_code == 1
     lines = result.stderr.splitlines()
-    assert len(lines) == 4 and all(line.startswith("deed: ") for line in lines)
+    assert len(lines) == 5 and all(line.startswith("deed: ") for line in lines[:4]) and "1 s of sound" in lines[4]
     for name, why in {"broken.mp3": "damaged", "empty": "is empty", "silent": "silent", "missing": "no such"}.items():
         assert any(name in line and why in line for line in lines), (name, lines)
     assert result.stdout.startswith(f"{good}: ")

@@ -18,6 +18,7 @@ ENTRY_POINTS = [
     "DeedMixin.generate",
     "DeedMixin.exit_logits",
     "from_pretrained",
+    "load_exits",
     "calibrate",
     "calibrate_answers",
     "quantize",

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from deed.config import DeedConfig
-from deed.modeling.loading import load_exits_into
+from deed.modeling.exits_file import load_exits_into
 from deed.modeling.model import get_deed_model
 from deed.modeling.saved_config import read_config, saved_deed_config
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from deed.errors import DeedConfigError
+from deed.exits.head_rows import head_parts
 from deed.exits.heads import exit_features
 from deed.exits.learned import Learned
-from deed.policies.exit_checks.screen import head_parts
+from deed.policies.exit_checks.spec import check_with_draft_head
 
 from .exit_check import set_exit_check
 from .exit_features import collect
@@ -37,7 +38,7 @@ def fit_screen(
         `{"positions", "rank", "error"}`: the part of the logits' variance (over tokens) that the factors miss.
 
     Raises:
-        DeedConfigError: a rank that is not below d_model.
+        DeedConfigError: a rank that is not below d_model, or a model with a draft head.
         ValueError: nothing to learn from.
 
     Example:
@@ -46,6 +47,8 @@ def fit_screen(
         found["error"]  # the share of the logits' variance that the low-rank copy misses
         ```
     """
+    if model.deed_config.draft_head is not None:
+        check_with_draft_head("screen")
     weight, _, scale, _ = head_parts(model)
     if not isinstance(rank, int) or not 1 <= rank < weight.shape[1]:
         raise DeedConfigError(f"rank must be an integer from 1 to {weight.shape[1] - 1}, got {rank!r}")

@@ -61,12 +61,12 @@ def calibrate(
         generate_kwargs: passed to `generate()`; calibrate with what you will use.
 
     Returns:
-        The report: chosen `threshold`, `risk`, `confidence`, `examples`, scores, `mean_depth`, the settings that the promise
-        depends on (`measure`, `confidence_over`, `exit_check`, `threshold_decay`, `exit_layers`, `generate`), and per
-        threshold tested `{"threshold", "score", "loss", "disagreement", "p_value", "mean_depth", "accepted"}`. `disagreement`
-        is the share of answers that differ from full depth's, and `disagreement_bound` its upper bound at the chosen threshold
-        (exact binomial, at `confidence`), which `deed serve` watches. Where no threshold passes, the model is left never to
-        exit early (threshold 2.0).
+        The report: chosen `threshold`, `risk`, `confidence`, `examples`, scores, `mean_depth`, the settings that the
+        promise depends on (`measure`, `confidence_over`, `exit_check`, `draft_head`, `threshold_decay`, `exit_layers`,
+        `generate`), and per threshold tested `{"threshold", "score", "loss", "disagreement", "p_value", "mean_depth",
+        "accepted"}`. `disagreement` is the share of answers that differ from full depth's, and `disagreement_bound`
+        its upper bound at the chosen threshold (exact binomial, at `confidence`), which `deed serve` watches. Where no
+        threshold passes, the model is left never to exit early (threshold 2.0).
 
     Raises:
         CalibrationError: too few examples for `risk` and `confidence`, even if none lost anything, or examples that were
@@ -113,6 +113,7 @@ def calibrate(
         "measure": config.confidence,
         "confidence_over": config.confidence_over,
         "exit_check": config.exit_check,
+        "draft_head": config.draft_head,
         "threshold_decay": config.threshold_decay,
         "exit_layers": list(config.exit_layers),
         "generate": plain_values(generate_kwargs),

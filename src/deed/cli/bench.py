@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .bench_tables import plain_table
 from .options import Json
 
 EXAMPLE = "Example: deed bench speed --shape t5-small --rounds 3"
@@ -160,17 +161,6 @@ def show_speed(report: dict[str, Any], paths: list[Path]) -> None:
     console.print(f"\nWritten: {', '.join(map(str, paths))}", soft_wrap=True)
 
 
-def plain_table(first: str, *headers: str) -> Any:
-    """An empty table without lines: text in the first column, numbers in the others."""
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column(first, overflow="fold")
-    for header in headers:
-        table.add_column(header, justify="right", no_wrap=True)
-    return table
-
-
 def missing_lines(rows: list[dict[str, Any]], n_layers: int) -> list[str]:
     """What could not be measured: a line per reason, which names three subjects at most (the JSON has them all)."""
     from deed.bench.catalogue import shown_name
@@ -298,11 +288,12 @@ def show_scaling(report: dict[str, Any], paths: list[Path]) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    from . import bench_curve, bench_serve
+    from . import bench_curve, bench_serve, bench_speech
 
     if not group.registered_commands:
         group.command("speed", epilog=SPEED_EXAMPLE)(speed)
         group.command("scaling", epilog=SCALING_EXAMPLE)(scaling)
         bench_curve.register(group)
         bench_serve.register(group)
+        bench_speech.register(group)
     app.add_typer(group, name="bench")

@@ -16,6 +16,7 @@ EXAMPLE = (
     "whisper=/models/whisper-small --port 9000 --api-key-file keys.txt --host 0.0.0.0"
 )
 CACHE_SHARE = 8  # of --memory: keys and values of one model, where --limit cache_bytes does not say
+SPEECH = "speech"
 SHIPPED = {"documents": "latr", "pictures": "ofa", "pronunciation": "g2p"}
 
 
@@ -23,7 +24,8 @@ def serve(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Folders of saved models, or NAME=FOLDER; documents, pictures and pronunciation are those shipped.",
+            help="Folders of saved models, or NAME=FOLDER; documents, pictures and pronunciation are those shipped, speech is "
+            "Whisper base from its packages.",
             show_default="documents",
         ),
     ] = None,
@@ -47,6 +49,13 @@ def serve(
     device: Annotated[str | None, typer.Option(help="Where models run, such as cuda.", show_default="cpu")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of PyTorch.", show_default="its own choice")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in int8.")] = False,
+    exits: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=FOLDER of exits saved alone (model.save_exits), or NAME=none, repeatable.",
+            show_default="those that came with deed for the model",
+        ),
+    ] = None,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -88,6 +97,7 @@ def serve(
         port, host, allow_origin: to whom.
         api_key, api_key_file, no_auth: with which keys.
         device, threads, int8, memory, ocr: how it runs.
+        exits: with which exits.
         limit: of `Limits`.
         drain, hang_after: how it ends, and when it is started again.
         drift, drift_rise: whether sampled requests are compared with full depth.
@@ -121,6 +131,7 @@ def serve(
         threads=threads,
         int8=int8,
         memory=budget,
+        exits=tuple(exits_of(text) for text in exits or ()),
         limits=Limits(**limits),
         drain_s=drain,
         hang_s=hang_after,
@@ -147,8 +158,12 @@ def named(text: str) -> tuple[str, str]:
     Raises:
         DeedLoadError: there is no model.
     """
+    from deed.models.whisper import find_whisper
+    from deed.utils.files import user_cache
     from deed.utils.saved_model import read_saved_model
 
+    if text == SPEECH and not Path(text).is_dir():
+        return text, str(read_saved_model(find_whisper("base", user_cache())).folder)
     if text in SHIPPED and not Path(text).is_dir():
         return text, str(CHECKPOINTS / SHIPPED[text])
     name, equals, place = text.partition("=")
@@ -157,6 +172,18 @@ def named(text: str) -> tuple[str, str]:
     folder = Path(place).absolute()
     read_saved_model(folder)
     return name or folder.name, str(folder)
+
+
+def exits_of(text: str) -> tuple[str, str]:
+    """`--exits` as a model's name and a folder or `"none"`.
+
+    Raises:
+        ValueError: not NAME=FOLDER, or no folder.
+    """
+    name, equals, place = text.partition("=")
+    if not equals or (place != "none" and not Path(place).is_dir()):
+        raise ValueError(f"--exits must be NAME=FOLDER or NAME=none, and the folder must be there, got {text!r}")
+    return name, place if place == "none" else str(Path(place).absolute())
 
 
 def bytes_of(text: str) -> int:

@@ -180,7 +180,7 @@ class RecordedExits:
 
     def __init__(self, exits: DirectExits) -> None:
         self.exits = exits
-        self.features, self.logits_of = exits.features, exits.logits_of
+        self.features, self.logits_of, self.draft = exits.features, exits.logits_of, exits.draft
         self.depths: dict[int, Recorded] = {}
 
     def logits(self, depth: int, hidden: torch.Tensor) -> torch.Tensor:

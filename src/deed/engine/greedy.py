@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from deed.errors import DeedConfigError
+from deed.exits.head_rows import copies_of
 from deed.exits.heads import DirectExits
 from deed.families.parts import plain
 from deed.kernels.int8 import IntMM, kernel
 from deed.policies.exit_checks.int8_copy import LARGE, CheapMatrix, has_int8
-from deed.policies.exit_checks.screen import copies_of
 
 CANDIDATES = 32  # per row, more than these: the whole head
 

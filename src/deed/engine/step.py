@@ -213,8 +213,8 @@ class Answers:
         self._drafts: torch.Tensor | None = None  # what the head gets of these
         self.computed_rows = 0
         self._known: list[tuple[list[int], torch.Tensor]] = []  # rows and their logits [n, vocab]
-        self._deferred_rows: list[int] = []  # rows whose logits were not needed yet, and their heads' inputs
-        self._deferred: list[torch.Tensor] = []
+        # Rows whose logits were not needed yet, whether they left before the last exit, and their heads' inputs.
+        self._deferred: list[tuple[list[int], bool, torch.Tensor]] = []
 
     def take(
         self, query: ExitQuery, exiting: list[int], decision: ExitDecision | None, active_rows: list[int]
@@ -240,8 +240,8 @@ class Answers:
             return
         assert query.features is not None
         everyone = len(exiting) == len(active_rows)
-        self._deferred_rows += rows
-        self._deferred.append(query.features(None if everyone else torch.tensor(exiting, device=query.hidden.device)))
+        features = query.features(None if everyone else torch.tensor(exiting, device=query.hidden.device))
+        self._deferred.append((rows, not query.is_last, features))
 
     def verify(self, plan: Plan, block: Block, output: torch.Tensor, drafts: list[int]) -> None:
         """Take note of drafted positions that have reached the last layer.
@@ -262,32 +262,37 @@ class Answers:
     def logits(self, plan: Plan, like: torch.Tensor) -> torch.Tensor:
         """`[rows, vocab]`, any finite value for rows that gave no token. Deferred rows share one product: a head takes as
         long to read as some layers."""
-        if self._deferred:
-            features = self._waiting()
-            if self._drafts is None:
-                found = plan.exits.logits_of(features)
-            else:  # whoever is verified is among those that wait
+        for rows, by_draft, features in self._waiting(plan):
+            if self._drafts is None or by_draft:
+                found = plan.exits.logits_of(features, by_draft)
+            else:  # whoever is verified is among those that wait for the model's own head
                 found = plan.exits.logits_of(torch.cat([features, self._drafts]))
                 found, verdicts = found.split([len(features), len(self._drafts)])
                 sizes = [n for _, n in self._drafted]
                 self.verdicts = {r: x for (r, _), x in zip(self._drafted, verdicts.split(sizes), strict=True)}
-            self._known.append((self._deferred_rows, found))
+            self._known.append((rows, found))
         dtype = self._known[0][1].dtype if self._known else torch.float32
         return self._gathered(self._known, (plan.vocab,), dtype, like)
 
     def tokens(self, plan: Plan, like: torch.Tensor) -> torch.Tensor:
         """`[rows]` long: the best token of each, as `logits` has it; 0 for rows that gave none."""
         known = [(rows, logits.to(torch.float32).argmax(-1)) for rows, logits in self._known]
-        if self._deferred:
-            features, head = self._waiting(), plan.greedy_head
-            found = plan.exits.logits_of(features).float().argmax(-1) if head is None else head.best(features)
-            known.append((self._deferred_rows, found))
+        for rows, by_draft, features in self._waiting(plan):
+            if plan.greedy_head is None or by_draft:
+                known.append((rows, plan.exits.logits_of(features, by_draft).float().argmax(-1)))
+            else:
+                known.append((rows, plan.greedy_head.best(features)))
         return self._gathered(known, (), torch.long, like)
 
-    def _waiting(self) -> torch.Tensor:
-        """What the head gets of the deferred rows, `[n, d_model]`."""
-        self.computed_rows += len(self._deferred_rows)
-        return self._deferred[0] if len(self._deferred) == 1 else torch.cat(self._deferred)
+    def _waiting(self, plan: Plan) -> list[tuple[list[int], bool, torch.Tensor]]:
+        """Of the deferred rows of each head: their numbers, whether it is the draft head, what it gets `[n, d_model]`."""
+        groups: dict[bool, tuple[list[int], list[torch.Tensor]]] = {}
+        for rows, early, features in self._deferred:
+            of_head, parts = groups.setdefault(early and plan.exits.draft is not None, ([], []))
+            of_head += rows
+            parts.append(features)
+        self.computed_rows += sum(len(rows) for rows, _ in groups.values())
+        return [(rows, by, parts[0] if len(parts) == 1 else torch.cat(parts)) for by, (rows, parts) in groups.items()]
 
     def _gathered(
         self,

@@ -31,7 +31,14 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) ->
     return nn.functional.linear(x, weight, bias)
 
 
+def differentiated(*tensors: torch.Tensor | None) -> bool:
+    """Whether a gradient is wanted, which only PyTorch's own product has."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
 def _onednn(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    if differentiated(x, weight, bias):
+        return _linear(weight, bias, x)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -46,7 +53,13 @@ def _transposed(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
 
 def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     reordered = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_FOR_ROWS)
-    return functools.partial(_onednn, reordered, bias)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        if differentiated(x, weight, bias):
+            return _linear(weight, bias, x)
+        return torch.ops.mkldnn._linear_pointwise(x, reordered, bias, "none", [], "")
+
+    return run
 
 
 class _Native:
@@ -58,8 +71,7 @@ class _Native:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         weight, bias = self.weight, self.bias
-        differentiated = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-        if x.dtype != torch.float32 or differentiated or weight.shape[1] % PAD:
+        if x.dtype != torch.float32 or differentiated(x, weight, bias) or weight.shape[1] % PAD:
             return _linear(weight, bias, x)
         at = weight.data_ptr() ^ (0 if bias is None else bias.data_ptr() << 1)
         if self.run is None or at != self.at:

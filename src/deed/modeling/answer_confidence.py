@@ -196,15 +196,17 @@ def exit_settings(config: DeedConfig, threshold: Any, policy: Any, exit_check: A
         "measure": config.confidence,
         "confidence_over": over,
         "exit_check": exit_check,
+        "draft_head": config.draft_head,
     }
 
 
 def other_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """In which settings two differ, as a sentence's part: `threshold=0.98, not for 0.5`; empty where they agree."""
+    before = {"draft_head": None, **stored}  # former versions had none
     return ", ".join(
-        f"{name}={stored[name]!r}, not for {value!r}"
+        f"{name}={before[name]!r}, not for {value!r}"
         for name, value in now.items()
-        if name in stored and _long_form(stored[name]) != _long_form(value)
+        if name in before and _long_form(before[name]) != _long_form(value)
     )
 
 

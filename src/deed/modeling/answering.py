@@ -65,7 +65,7 @@ def generate_rows(
         inputs = {k: v.to(model.device) for k, v in collate([rows[i] for i in part]).items()}
         out = model.generate(**inputs, **options, return_dict_in_generate=True)
         per_row = len(out.sequences) // len(part)
-        depths = out.exit_layers if "exit_layers" in out else None
+        depths = exit_depths(out)
         if depths is not None:
             depth_sum += int(depths.sum())
             depth_count += int((depths > 0).sum())
@@ -87,6 +87,25 @@ def generate_rows(
     features, states, confidences = (torch.cat(values)[place] if values else None for values in told.values())
     sure = None if confidences is None else confidences.tolist()
     return Answers(tokens, depth_sum, depth_count, features, states, sure)
+
+
+def exit_depths(out: Any) -> torch.Tensor | None:
+    """The depths of what `generate()` returned, `[sequences, new tokens]`; None of a plain model.
+
+    Args:
+        out: its output. Whisper's tells of each of its inner generations; of a recording that it reads at once there is one.
+
+    Raises:
+        ValueError: there were several, whose tokens are not those of the sequences.
+    """
+    depths = out.exit_layers if "exit_layers" in out else None
+    if isinstance(depths, list):
+        if len(depths) != 1:
+            raise ValueError(
+                f"Whisper generated {len(depths)} times; give it recordings of 30 seconds at most, and one temperature"
+            )
+        return depths[0]
+    return depths
 
 
 def batches(rows: Sequence[Mapping[str, Any]], batch_size: int) -> Iterator[list[int]]:

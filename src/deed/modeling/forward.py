@@ -11,7 +11,7 @@ from deed.constants import IGNORE_INDEX
 from deed.engine.cache import StaircaseCache
 from deed.engine.step import decode_step
 from deed.exits.branches import branches_of, watched
-from deed.exits.heads import exit_logits_of
+from deed.exits.heads import own_logits_of
 
 from .loss import check_allowed, combine, normalizer, token_loss_sum
 from .outputs import DeedSeq2SeqLMOutput, with_exit_losses
@@ -91,14 +91,15 @@ def _as_is(hidden: torch.Tensor) -> torch.Tensor:
 
 
 class ExitHead:
-    """The head of one exit as a function of its state (`exit_states`); knows its vocabulary size."""
+    """The model's own head on the state of one exit (`exit_states`), as a function; knows its vocabulary size. Also where
+    exits have a draft head, which is fitted to what this one says."""
 
     def __init__(self, model: Any, depth: int) -> None:
         self.model, self.depth = model, depth
         self.vocab_size = model.deed_family.vocab_size(model)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return exit_logits_of(self.model, self.depth, hidden)
+        return own_logits_of(self.model, self.depth, hidden)
 
 
 def exit_states(self: Any, base_forward: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[int, torch.Tensor]]:

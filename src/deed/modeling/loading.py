@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import json
 import os
 import warnings
@@ -12,17 +12,18 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from deed.config import DeedConfig
 from deed.errors import DeedConfigError, DeedLoadError
-from deed.exits.adapters import build_adapters
-from deed.exits.learned import LEARNED, add_learned
+from deed.exits.draft_head import NAME as DRAFT_HEAD
+from deed.exits.draft_head import new_draft_head
 from deed.families import family_of
 from deed.models.whisper import is_ctranslate2_whisper, read_ctranslate2_whisper
 from deed.utils.locating import PLACE, check_place, file_of
 
-from .model import get_deed_model
+from .exits_file import check_fit, fill_exits, read_exits
+from .exits_folder import ABOUT_FILE, NONE, SHIPPED, read_for, shipped_exits
+from .model import DeedMixin, get_deed_model, unwrap
 from .saved_config import check_generation_config, check_layers, read_config, saved_class, saved_deed_config
 from .saving import EXITS_FILE
 
@@ -42,7 +43,9 @@ REFUSED = {
 }
 
 
-def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
+def from_pretrained(
+    path: str | os.PathLike[str], *, exits: str | os.PathLike[str] | None = None, **kwargs: Any
+) -> Any:
     """Load a model saved by a deed model's `save_pretrained`, a plain Transformers checkpoint, or a Whisper that CTranslate2
     converted (what faster-whisper downloads).
 
@@ -53,6 +56,8 @@ def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
 
     Args:
         path: a folder (or, as in Transformers, a Hub id).
+        exits: a folder (or Hub id) with exits alone, see `deed.load_exits`, in place of the model's own; `"shipped"`: where
+            the model has none of its own, those that came with deed for its weights; None or `"none"`: the model's own.
         kwargs: passed on to the base class's `from_pretrained` (`dtype`, `device_map`, `revision`, `subfolder` …);
             docs/arguments.md goes through all of them.
 
@@ -74,38 +79,105 @@ def from_pretrained(path: str | os.PathLike[str], **kwargs: Any) -> Any:
     check_place(path, place)
     folder = Path(path, place.get("subfolder", ""))
     if is_ctranslate2_whisper(folder):
-        model = _load_ctranslate2(folder, kwargs)
-        _warn_untrained(path)
-        return model
+        return _with_exits(_load_ctranslate2(folder, kwargs), path, exits)
     config_path = file_of(path, "config.json", place)
     if config_path is None:
-        raise DeedLoadError(f"{path} has no config.json; give the folder that model.save_pretrained wrote")
+        alone = file_of(path, ABOUT_FILE, place) is not None
+        instead = (
+            "it holds exits alone: deed.load_exits(base, folder)"
+            if alone
+            else "give the folder that model.save_pretrained wrote"
+        )
+        raise DeedLoadError(f"{path} has no config.json; {instead}")
     values, where = read_config(config_path), str(config_path)
-    exits_path = file_of(path, EXITS_FILE, place)
+    own_path = file_of(path, EXITS_FILE, place)
     if "deed_config" in values:
-        config, exits = saved_deed_config(values, where), _load_exits(exits_path, f"{path}: {EXITS_FILE}")
-    elif exits_path is not None:
+        config, own = saved_deed_config(values, where), read_exits(own_path, f"{path}: {EXITS_FILE}")
+    elif own_path is not None:
         raise DeedLoadError(f"{where} has no deed_config, though {EXITS_FILE} is beside it; save the model again")
     else:
-        config, exits = DeedConfig(), None
+        config, own = DeedConfig(), None
     base_class = saved_class(values, where)
     check_layers(values, _count_tensors(path, place, kwargs.get("variant")), where)
     generation_path = file_of(path, "generation_config.json", place)
     if generation_path is not None and kwargs.get("generation_config") is None:
         check_generation_config(generation_path)
-    base, info = _load_base(base_class, path, kwargs, ours=exits is not None)
-    if exits is not None:
-        _check_fit(base, config, exits, where)
+    base, info = _load_base(base_class, path, kwargs, ours=own is not None)
+    if own is not None:
+        check_fit(base, config, own, where)
     try:
-        model = get_deed_model(base, config)
+        model = get_deed_model(base, config) if own is None else _room_for(base, config)
     except (DeedConfigError, TypeError) as error:
         raise DeedLoadError(f"{where}: {error}") from None
-    if exits is None:
-        _warn_untrained(path)
+    if own is None:
+        model = _with_exits(model, path, exits)
     else:
-        _fill_exits(model, exits, EXITS_FILE)
+        fill_exits(model, own, EXITS_FILE)
+        model.deed_exits_from = str(path)
+        if exits not in (None, NONE, SHIPPED):
+            model = load_exits(model, exits)  # type: ignore[arg-type]
     model.eval()
     return (model, info) if kwargs.get("output_loading_info") else model
+
+
+def load_exits(base: Any, folder: str | os.PathLike[str], *, any_base: bool = False, **kwargs: Any) -> Any:
+    """Put exits that were saved alone, by `model.save_exits(folder)`, on the model that they were trained on.
+
+    Their thresholds and calibration come along. (PEFT users know this as `PeftModel.from_pretrained(base, folder)`.)
+
+    Args:
+        base: a Transformers model, which is changed in place as by `get_deed_model`; a deed model, whose exits are replaced;
+            or a folder or name of one.
+        folder: with the exits, or a name on the Hub.
+        any_base: take them for weights other than those they were trained on: what leaves early is then less good, and a
+            calibrated threshold promises nothing.
+        kwargs: of `deed.from_pretrained`, where `base` is a folder or name.
+
+    Returns:
+        The model with these exits, in evaluation mode.
+
+    Raises:
+        DeedLoadError: exits that are missing, damaged, trained on other weights or do not fit; the model is then as it was.
+        ValueError: an int8 model: load exits first.
+
+    Example:
+        ```python
+        model.save_exits("my-exits", dtype=torch.float16)
+        plain = deed.unwrap(model)
+        model = deed.load_exits(plain, "my-exits")  # or a model of the same weights, or a folder or name of one
+        ```
+    """
+    if isinstance(base, str | os.PathLike):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*untrained.*")
+            base = from_pretrained(base, **kwargs)
+    elif kwargs:
+        raise ValueError(f"{', '.join(sorted(kwargs))}: for loading, and the model given is loaded already")
+    check_place(folder, {})
+    config, exits = read_for(base, folder, any_base)
+    plain: Any = unwrap(base) if isinstance(base, DeedMixin) else base  # type: ignore[call-overload]
+    model = _room_for(plain, config)
+    fill_exits(model, exits, EXITS_FILE)
+    model.deed_exits_from = str(folder)
+    return model.eval()
+
+
+def _room_for(base: Any, config: DeedConfig) -> Any:
+    """A deed model whose exits a file is about to fill: its draft head is not computed to begin with, as a new one is."""
+    model: Any = get_deed_model(base, dataclasses.replace(config, draft_head=None))
+    if config.draft_head is not None:
+        model.deed_config.draft_head = config.draft_head
+        model.deed_exits[DRAFT_HEAD] = new_draft_head(model, model.deed_family, config.draft_head, start=False)
+    return model
+
+
+def _with_exits(model: Any, path: str | os.PathLike[str], exits: str | os.PathLike[str] | None) -> Any:
+    """A plain model, just loaded, with the exits that are asked for; a warning where it has none that are trained."""
+    found = shipped_exits(model) if exits == SHIPPED else None if exits == NONE else exits
+    if found is not None:
+        return load_exits(model, found)
+    _warn_untrained(path)
+    return model
 
 
 def _warn_untrained(path: str | os.PathLike[str]) -> None:
@@ -129,16 +201,6 @@ def _load_ctranslate2(folder: Path, kwargs: Mapping[str, Any]) -> Any:
     if dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
         raise ValueError(f"dtype must be float32, float16, bfloat16 or float64, got {dtype!r}")
     return get_deed_model(read_ctranslate2_whisper(folder, dtype))
-
-
-def load_exits_into(model: Any, folder: str | os.PathLike[str]) -> None:
-    """Read `deed_exits.safetensors` of `folder` into `model`.
-
-    Raises:
-        DeedLoadError: missing, damaged or not fitting.
-    """
-    path = Path(folder) / EXITS_FILE
-    _fill_exits(model, _load_exits(path if path.is_file() else None, str(path)), str(path))
 
 
 def _check_arguments(kwargs: Mapping[str, Any]) -> None:
@@ -192,54 +254,3 @@ def _count_tensors(path: str | os.PathLike[str], place: Mapping[str, Any], varia
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
         pass  # loading says what is wrong with them
     return 1000
-
-
-def _check_fit(base: Any, config: DeedConfig, exits: Mapping[str, torch.Tensor], where: str) -> None:
-    """Compare the exits with what `deed_config` asks for before room is made for it."""
-    try:
-        family = family_of(base)
-        resolved = config.resolve(len(family.layers(base)))
-        with torch.device("meta"):
-            depths, layers = (resolved.exit_layers or [])[:-1], list(family.layers(base))
-            if resolved.adapter == "layer":
-                layers[-1] = copy.deepcopy(layers[-1]).to("meta")
-            adapters = build_adapters(resolved.adapter, depths, family.d_model(base), resolved.adapter_dim, layers)
-    except (DeedConfigError, TypeError, RuntimeError) as error:
-        raise DeedLoadError(f"{where}: {error}") from None
-    learned = {name for name in exits if name.split(".")[0] in LEARNED}
-    _compare({k: v for k, v in exits.items() if k not in learned}, adapters.state_dict(), EXITS_FILE)
-
-
-def _fill_exits(model: Any, exits: dict[str, torch.Tensor], name: str) -> None:
-    add_learned(model, exits)
-    _compare(exits, model.deed_exits.state_dict(), name)
-    model.deed_exits.load_state_dict(exits)
-
-
-def _compare(exits: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], name: str) -> None:
-    missing, extra = sorted(set(expected) - set(exits)), sorted(set(exits) - set(expected))
-    if missing or extra:
-        raise DeedLoadError(f"{name} does not fit deed_config: missing {missing[:4]}, unexpected {extra[:4]}")
-    for key, value in exits.items():
-        if value.shape != expected[key].shape:
-            raise DeedLoadError(f"{name}: {key} is {list(value.shape)}, the model needs {list(expected[key].shape)}")
-
-
-def _load_exits(path: Path | None, name: str) -> dict[str, torch.Tensor]:
-    if path is None:
-        raise DeedLoadError(
-            f"{name} is missing, and with it the exits: saving was interrupted, or the file was not copied; save the model "
-            "again with model.save_pretrained(folder)"
-        )
-    try:
-        exits = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DeedLoadError(f"{path} is damaged or cut short: {error}") from None
-    for key, value in exits.items():
-        if not value.is_floating_point():
-            raise DeedLoadError(f"{path}: {key} must be floating-point numbers, got {value.dtype}")
-        if not value.isfinite().all():
-            raise DeedLoadError(
-                f"{path}: {key} holds numbers that are not finite; load an earlier save, or train again"
-            )
-    return exits

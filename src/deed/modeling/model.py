@@ -16,14 +16,18 @@ import torch
 from deed.config import DeedConfig
 from deed.engine.cuda_graphs import KEPT as GRAPHS
 from deed.exits.adapters import build_adapters
+from deed.exits.draft_head import NAME as DRAFT_HEAD
+from deed.exits.draft_head import new_draft_head
+from deed.exits.head_rows import HeadCopies
 from deed.exits.heads import exit_logits_of
 from deed.families import DecoderFamily, family_of
-from deed.policies.exit_checks.int8_copy import HeadCopies
 
-from . import saving
+from . import exits_folder, saving
 from .classes import model_class
 from .forward import LOSS, deed_forward, exit_states
 from .generation import EarlyExitGeneration
+
+DRAFT_PREFIX = f"{saving.PREFIX}{DRAFT_HEAD}."
 
 if TYPE_CHECKING:
     from transformers import (
@@ -87,6 +91,8 @@ def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
     if resolved.adapter != "layer":  # a copy is like its original
         reference = next(layers.parameters())
         adapters.to(device=reference.device, dtype=reference.dtype)
+    if resolved.draft_head is not None:
+        adapters[DRAFT_HEAD] = new_draft_head(model, family, resolved.draft_head)
     model.__class__ = deed_class(type(model))  # type: ignore[arg-type]
     model.deed_family = family
     model.deed_exits = adapters
@@ -136,6 +142,7 @@ def unwrap(model: Any) -> Any:
         "deed_head_copies",
         "deed_backbone_frozen",
         "deed_trainable",
+        "deed_exits_from",
     ):
         if name in vars(model) or name in model._modules:  # type: ignore[attr-defined]
             delattr(model, name)
@@ -195,6 +202,7 @@ class DeedMixin(EarlyExitGeneration):
     deed_head_copies: HeadCopies
     deed_backbone_frozen = False
     deed_trainable: dict[str, bool] | None = None  # of base parameters, before they were frozen
+    deed_exits_from: str | None = None  # where the exits were loaded from; None: they were made here
 
     def exit_head(self, depth: int, hidden: torch.Tensor) -> torch.Tensor:
         """Logits `[…, vocab]` of the exit at `depth` from its layer's output `[…, d_model]`: final norm, adaptation
@@ -231,7 +239,8 @@ class DeedMixin(EarlyExitGeneration):
         return torch.stack([*(exit_logits_of(self, depth, h) for depth, h in states.items()), out.logits])
 
     def freeze_backbone(self) -> None:
-        """Train the adaptation modules only: every base tensor, and so full-depth output, stays bit for bit what it is.
+        """Train the adaptation modules only: every base tensor, and so full-depth output, stays bit for bit what it is (a
+        draft head, too: it is fitted afterwards).
         The backbone also stays in evaluation mode, so that self-distillation has a teacher without dropout."""
         parameters = dict(self.named_parameters())  # type: ignore[attr-defined]
         if self.deed_trainable is None:
@@ -239,7 +248,7 @@ class DeedMixin(EarlyExitGeneration):
                 n: p.requires_grad for n, p in parameters.items() if not n.startswith(saving.PREFIX)
             }
         for name, parameter in parameters.items():
-            parameter.requires_grad_(name.startswith(saving.PREFIX))
+            parameter.requires_grad_(name.startswith(saving.PREFIX) and not name.startswith(DRAFT_PREFIX))
         self.deed_backbone_frozen = True
         self.train(self.training)  # type: ignore[attr-defined, has-type]
 
@@ -265,3 +274,18 @@ class DeedMixin(EarlyExitGeneration):
             DeedLoadError: `save_directory` is a file.
         """
         saving.save_pretrained(self, super().save_pretrained, save_directory, *args, **kwargs)  # type: ignore[misc]
+
+    def save_exits(self, folder: str | os.PathLike[str], dtype: Any = None) -> None:
+        """Save the exits alone: their parameters, `deed_config` with thresholds and calibration, and which base weights they
+        belong to. `deed.load_exits(base, folder)` puts them on that base again.
+
+        Args:
+            folder: made where it does not exist; not that of a whole model.
+            dtype: of the saved tensors, such as `torch.float16`; None: as they are. Calibrate with what was loaded again where
+                thresholds are to hold for rounded exits.
+
+        Raises:
+            DeedLoadError: `folder` is a file, or holds a whole model.
+            ValueError: another dtype, numbers too large for it, or an int8 model.
+        """
+        exits_folder.save_exits(self, folder, dtype)

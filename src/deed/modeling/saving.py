@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from deed.errors import DeedLoadError
+from deed.exits.draft_head import NAME as DRAFT_HEAD
 from deed.utils.files import read_json, write_json
 
 EXITS_FILE = "deed_exits.safetensors"
@@ -57,6 +58,8 @@ def save_pretrained(
         raise DeedLoadError(f"{folder} is a file; save_pretrained needs a folder")
     state = model.state_dict() if state_dict is None else state_dict
     exits = {k[len(PREFIX) :]: v.detach().contiguous().cpu() for k, v in state.items() if k.startswith(PREFIX)}
+    if model.deed_config.draft_head is None:  # not in use
+        exits = {k: v for k, v in exits.items() if not k.startswith(f"{DRAFT_HEAD}.")}
     base = {k: v for k, v in state.items() if not k.startswith(PREFIX)}
     model.config.deed_config = model.deed_config.to_dict()
     hub_options = {k: kwargs.pop(k) for k in HUB_OPTIONS if k in kwargs}

@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deed.modeling.loading import from_pretrained
+from deed.modeling.exits_folder import NONE, SHIPPED
+from deed.modeling.loading import from_pretrained, load_exits
 from deed.modeling.model import DeedMixin, get_deed_model
+from deed.models.whisper import find_whisper
+from deed.utils.files import user_cache
 from deed.utils.locating import PLACE
 
 from .base import Pipeline
@@ -47,6 +50,7 @@ def pipeline(
     exact: bool = False,
     batch_size: int = 8,
     device: Any = None,
+    exits: str | os.PathLike[str] | None = None,
     model_kwargs: dict[str, Any] | None = None,
     **options: Any,
 ) -> Pipeline:
@@ -56,13 +60,16 @@ def pipeline(
         task: `"summarize"`, `"translate"`, `"text2text"`, `"transcribe"`, `"caption"`, `"vqa"` or `"document-qa"`; the names
             of Transformers 4 (`"summarization"`, `"translation_en_to_de"` …) are understood too.
         model: a folder, a Hub name, or a model. A plain one gets exits, which are untrained: use `exact=True` then, or train
-            them (`deed tune`); a plain model given as an object is changed in place, `deed.unwrap` undoes it. None: the model
-            shipped with deed, for pictures and documents.
+            them (`deed tune`); a plain model given as an object is changed in place, `deed.unwrap` undoes it. To transcribe
+            also a size of Whisper (`"base"`, `"tiny.en"` …), from the packages that hold it or the Hub. None: the model
+            shipped with deed, for pictures and documents; to transcribe Whisper base.
         processor: processor or tokenizer, or a folder or Hub name of it; needed with a model given as an object.
         threshold: exit threshold; None: the model's own.
         exact: the tokens of full depth, by verified drafts; see docs/exact.md.
         batch_size: pieces generated at once.
         device: where the model is moved.
+        exits: folder with exits alone (`model.save_exits`); None: for a plain model by folder or name, those that came with
+            deed for its weights, where there are any; `"none"`: not those.
         model_kwargs: of `deed.from_pretrained` (`dtype`, `revision` …), with a name or folder.
         options: of the task (`src_lang`, `tgt_lang`, `chunk_seconds`, `max_source` …) and of `generate()`.
 
@@ -85,6 +92,8 @@ def pipeline(
     options = {**pair, **options}
     # Whether no early exit is taken unverified: then it is of no concern that exits are untrained.
     takes_none = exact or (isinstance(threshold, float | int) and threshold > 1)
+    if name == "transcribe" and (model is None or isinstance(model, str)):
+        model = find_whisper(model or "base", user_cache())
     if model is None:
         if name not in _SHIPPED:
             raise ValueError(f'pipeline("{task}") needs a model: a folder, a Hub name or a model')
@@ -95,14 +104,17 @@ def pipeline(
         with warnings.catch_warnings():
             if takes_none:
                 warnings.filterwarnings("ignore", message=".*untrained.*")
-            model = from_pretrained(place, **(model_kwargs or {}))
+            model = from_pretrained(place, exits=SHIPPED if exits is None else exits, **(model_kwargs or {}))
+        exits = None
     elif model_kwargs:
         raise ValueError("model_kwargs are for loading; the model given is loaded already")
     if isinstance(processor, str | os.PathLike):
         processor = _processor_of(processor, model_kwargs or {})
     if processor is None:
         raise TypeError("a model given as an object needs processor= (its processor or tokenizer)")
-    if not isinstance(model, DeedMixin):
+    if exits is not None and exits != NONE:
+        model = load_exits(model, exits)
+    elif not isinstance(model, DeedMixin):
         model = get_deed_model(model)
         if not takes_none:
             warnings.warn(

@@ -83,15 +83,12 @@ class Models:
         self.ready = True
 
     def _load(self, name: str, folder: Path) -> ServedModel:
-        from deed.models.whisper import is_ctranslate2_whisper
+        from deed.modeling.exits_folder import SHIPPED
         from deed.tasks.loading import load_saved
-        from deed.utils.saved_model import read_saved_model
 
-        has_exits = not is_ctranslate2_whisper(folder) and read_saved_model(folder).has_exits
         with warnings.catch_warnings():
-            if not has_exits:
-                warnings.filterwarnings("ignore", message=".*untrained.*")
-            model, processor = load_saved(folder)
+            warnings.filterwarnings("ignore", message=".*untrained.*")  # then answers are exact
+            model, processor = load_saved(folder, exits=dict(self.settings.exits).get(name, SHIPPED))
         model.eval()
         if self.settings.device is not None:
             model.to(self.settings.device)
@@ -99,7 +96,7 @@ class Models:
             from deed.modeling.quantization import quantize
 
             quantize(model, parts=("encoder", "decoder", "head"))
-        return ServedModel(name, model, processor, None, self.settings.limits, has_exits)
+        return ServedModel(name, model, processor, None, self.settings.limits, model.deed_exits_from is not None)
 
     def _opened(self, held: Served) -> None:
         served: ServedModel = held.loaded

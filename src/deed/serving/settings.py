@@ -68,6 +68,8 @@ class ServeSettings:
         int8: linear layers in int8 (`deed.quantize`).
         memory: bytes that models and their keys and values may take together; those that do not fit are loaded when they are
             asked for, and the one that was idle for longest makes room. None: all are loaded.
+        exits: `(name, folder)` of exits saved alone, by the model's name, or `"none"`; a model without gets those that came
+            with deed for its weights, where there are any.
         limits: see `Limits`.
         drain_s: how long running requests may take once the server is told to end.
         hang_s: how long a step, or the event loop, may stand still before the worker is started again.
@@ -85,6 +87,7 @@ class ServeSettings:
     threads: int | None = None
     int8: bool = False
     memory: int | None = None
+    exits: tuple[tuple[str, str], ...] = ()
     limits: Limits = Limits()
     drain_s: float = 30.0
     hang_s: float = 120.0
@@ -98,6 +101,8 @@ class ServeSettings:
             raise ValueError("a server needs a model")
         if len(set(names)) < len(names):
             raise ValueError(f"two models have the same name: {', '.join(names)}; name one with NAME=FOLDER")
+        if unknown := [name for name, _ in self.exits if name not in names]:
+            raise ValueError(f"exits are for the model {unknown[0]!r}, which is none of {', '.join(names)}")
         if not 0 <= self.port < 1 << 16:
             raise ValueError(f"port must be 0 (any free one) to 65535, got {self.port}")
         if self.threads is not None and self.threads < 1:
@@ -117,9 +122,9 @@ class ServeSettings:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ServeSettings:
         """The inverse of `to_dict`."""
-        pairs = tuple((str(name), str(folder)) for name, folder in values["models"])
+        pairs = {n: tuple((str(a), str(b)) for a, b in values[n]) for n in ("models", "exits")}
         tuples = {name: tuple(values[name]) for name in ("keys", "origins")}
-        return cls(**{**values, **tuples, "models": pairs, "limits": Limits(**values["limits"])})
+        return cls(**{**values, **tuples, **pairs, "limits": Limits(**values["limits"])})
 
 
 def check_exposure(host: str, has_keys: bool, no_auth: bool) -> None:

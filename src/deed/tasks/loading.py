@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from deed.errors import DeedLoadError
 from deed.modeling.loading import from_pretrained
-from deed.models.whisper import ctranslate2_processor, is_ctranslate2_whisper
+from deed.models.whisper import ctranslate2_processor, is_ctranslate2_whisper, read_ctranslate2_whisper
 from deed.utils.saved_model import read_saved_model
 
 from .task import Loaded, tokenizer_of
 
 
-def load_saved(folder: Path, plain: bool = False) -> Loaded:
+def load_saved(folder: Path, plain: bool = False, exits: str | os.PathLike[str] | None = None) -> Loaded:
     """The model and the processor of a folder; of one that holds no processor, the tokenizer.
 
     Args:
-        folder: written by `deed train`, `deed convert`, or `save_pretrained` of a model and of its processor.
+        folder: written by `deed train`, `deed convert`, or `save_pretrained` of a model and of its processor; or a Whisper
+            that CTranslate2 converted.
         plain: a model without early exit is welcome too.
+        exits: as `deed.from_pretrained` has it.
 
     Raises:
         DeedLoadError: not such a folder, or a damaged one.
@@ -26,16 +29,24 @@ def load_saved(folder: Path, plain: bool = False) -> Loaded:
     saved = read_saved_model(folder)
     try:
         if plain and not saved.has_exits:
-            from transformers import AutoModelForSeq2SeqLM
-
-            model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+            model: Any = _plain(Path(folder), saved.model_type)
         else:
-            model = from_pretrained(folder)
+            model = from_pretrained(folder, exits=exits)
     except DeedLoadError:
         raise
     except Exception as error:  # damaged configurations make libraries raise all sorts
         raise DeedLoadError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
     return Loaded(model, load_processor(folder))
+
+
+def _plain(folder: Path, model_type: str) -> Any:
+    """A model without early exit, in evaluation mode."""
+    from transformers import AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq
+
+    if is_ctranslate2_whisper(folder):
+        return read_ctranslate2_whisper(folder)
+    auto = AutoModelForSpeechSeq2Seq if model_type == "whisper" else AutoModelForSeq2SeqLM
+    return auto.from_pretrained(folder).eval()
 
 
 def load_processor(folder: Path) -> Any:

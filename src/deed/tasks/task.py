@@ -244,12 +244,14 @@ def tokenizer_of(processor: Any) -> Any:
 
 
 # Registry. Built-in tasks: by name, then by the model type that does it, "module:class"; made with the task's name.
-_G2P, _DOCUMENT, _DEBIAN, _PICTURE = (
+_G2P, _DOCUMENT, _DEBIAN, _PICTURE, _SPEECH = (
     "deed.tasks.g2p:G2pTask",
     "deed.tasks.documents:DocumentTask",
     "deed.tasks.debian:DebianTask",
     "deed.tasks.pictures:PictureTask",
+    "deed.tasks.speech:SpeechTask",
 )
+_SPOKEN = ("speech", *(f"speech-{kind}" for kind in ("en", "es", "fr", "it", "ru", "mixed")))
 _BUILT_IN: dict[str, dict[str, str]] = {
     "g2p": {"t5": _G2P},
     "pages": {"latr": _DOCUMENT},
@@ -257,10 +259,15 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     "debian": {"latr": _DEBIAN},
     "scenes": {},
     **{f"scenes-{asks}": {"ofa": _PICTURE} for asks in ("refer", "caption", "vqa")},
+    **{name: {"whisper": _SPEECH} for name in _SPOKEN},
 }
 _PARTS = {"scenes": ("scenes-refer", "scenes-caption", "scenes-vqa", "easyvqa")}  # names that stand for several
-_DEFAULTS = {"latr": "pages", "ofa": "scenes"}  # where no task is named; other models are asked for g2p
-_MODELS = {"latr": "a LaTr++", "ofa": "an OFA", "t5": "a small T5 for words"}
+_DEFAULTS = {
+    "latr": "pages",
+    "ofa": "scenes",
+    "whisper": "speech",
+}  # where no task is named; other models are asked for g2p
+_MODELS = {"latr": "a LaTr++", "ofa": "an OFA", "t5": "a small T5 for words", "whisper": "a Whisper"}
 _OWN: dict[str, type[Task]] = {}
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import SequentialSampler
 from transformers import Seq2SeqTrainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from deed.modeling.loading import load_exits_into
+from deed.modeling.exits_file import load_exits_into
 from deed.modeling.model import DeedMixin
 from deed.modeling.saving import PREFIX
 

@@ -21,9 +21,16 @@ RATE = 16_000  # samples a second, of Whisper, Moonshine and most others
 MAX_SECONDS = 6 * 3600.0
 # Containers that hold their sound themselves. Playlists (HLS, DASH, concat) name files and addresses, which FFmpeg would open.
 FORMATS = (
-    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,eac3,flac,flv,gsm,matroska,webm,mov,mp4,m4a,3gp,mp3,mpeg,mpegts,ogg,tta,"
-    "voc,w64,wav,wv"
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,eac3,flac,flv,g722,gsm,matroska,webm,mov,mp4,m4a,3gp,mp3,mpeg,mpegts,ogg,"
+    "tta,voc,w64,wav,wv"
 )
+# Without a header, so that only their names tell what they are: FFmpeg's name, and bytes a second.
+HEADERLESS = {
+    ".g722": ("g722", 8000.0),
+    ".gsm": ("gsm", 1650.0),
+    ".alaw": ("alaw", 8000.0),
+    ".ulaw": ("mulaw", 8000.0),
+}
 
 # Names of sound and video files end so, where a folder is searched for them.
 SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".g722", ".gsm", ".mka",
@@ -34,7 +41,7 @@ class TooLong(DataError):
     """A recording of more seconds than were allowed."""
 
 
-def load_audio(source: Any, rate: int = RATE, max_seconds: float = MAX_SECONDS) -> np.ndarray:
+def load_audio(source: Any, rate: int = RATE, max_seconds: float = MAX_SECONDS, suffix: str = "") -> np.ndarray:
     """Sound as `[samples]` float32 on -1..1, mono.
 
     Args:
@@ -43,6 +50,7 @@ def load_audio(source: Any, rate: int = RATE, max_seconds: float = MAX_SECONDS) 
             `datasets` and Transformers have it.
         rate: samples a second wanted.
         max_seconds: more is refused before it fills the memory.
+        suffix: of bytes, how their file's name ends, where they do not say themselves what they are (see `HEADERLESS`).
 
     Raises:
         DataError: missing, empty, broken, without sound, or too long. Names the file.
@@ -56,14 +64,14 @@ def load_audio(source: Any, rate: int = RATE, max_seconds: float = MAX_SECONDS) 
     if isinstance(source, bytes | bytearray | memoryview):
         if not len(source):
             raise DataError("the sound is empty: no bytes")
-        return _decoded(io.BytesIO(bytes(source)), "the sound", rate, max_seconds)
+        return _decoded(io.BytesIO(bytes(source)), "the sound", rate, max_seconds, suffix)
     if isinstance(source, str | os.PathLike):
         file = Path(source)
         if not file.is_file():
             raise DataError(f"{file}: {'is a folder, not a file' if file.is_dir() else 'no such file'}")
         if not file.stat().st_size:
             raise DataError(f"{file} is empty")
-        return _decoded(str(file), str(file), rate, max_seconds)
+        return _decoded(str(file), str(file), rate, max_seconds, file.suffix.lower())
     if hasattr(source, "__array__") or isinstance(source, list | tuple):
         return _mono(source)
     raise TypeError(f"sound is a path, bytes, an array or a mapping, got {type(source).__name__}")
@@ -99,14 +107,16 @@ def _resampled(samples: np.ndarray, given: int, rate: int) -> np.ndarray:
     return np.concatenate([part.to_ndarray()[0] for part in frames])
 
 
-def _decoded(file: Any, name: str, rate: int, max_seconds: float) -> np.ndarray:
+def _decoded(file: Any, name: str, rate: int, max_seconds: float, suffix: str = "") -> np.ndarray:
     av = need("av", INSTALL)
     # Channels are averaged here: FFmpeg's own mono of float samples is their sum times 0.7.
     resampler = av.AudioResampler(format="fltp", rate=rate)
     parts: list[np.ndarray] = []
     left = math.ceil(max_seconds * rate)
     try:
-        with av.open(file, mode="r", options={"format_whitelist": FORMATS}) as container:
+        form = HEADERLESS[suffix][0] if suffix in HEADERLESS else None
+        allowed = FORMATS if form is None else form
+        with av.open(file, mode="r", format=form, options={"format_whitelist": allowed}) as container:
             if not container.streams.audio:
                 raise DataError(f"{name} has no sound in it")
             for frame in container.decode(container.streams.audio[0]):

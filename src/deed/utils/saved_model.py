@@ -15,7 +15,8 @@ class SavedModel(NamedTuple):
 
     Attributes:
         folder: where it lies.
-        model_type: `"t5"`, `"latr"`, `"ofa"` … as Transformers names it; empty where the configuration does not say.
+        model_type: `"t5"`, `"latr"`, `"ofa"` … as Transformers names it; `"whisper"` of one that CTranslate2 converted; empty
+            where the configuration does not say.
         has_exits: whether it was saved with early exit.
     """
 
@@ -39,5 +40,14 @@ def read_saved_model(folder: Path | str) -> SavedModel:
     config = read_json(path, DeedLoadError, object)
     if not isinstance(config, dict):
         raise DeedLoadError(f"{path} must be a JSON object, got {type(config).__name__}")
-    kind = config.get("model_type")
+    kind = config.get("model_type") or ("whisper" if is_ctranslate2_whisper(folder) else None)
     return SavedModel(folder, kind if isinstance(kind, str) else "", "deed_config" in config)
+
+
+def is_ctranslate2_whisper(folder: Path) -> bool:
+    """Whether a folder looks like a Whisper of CTranslate2's: the first bytes of `model.bin` say so."""
+    try:
+        with (folder / "model.bin").open("rb") as file:
+            return b"WhisperSpec" in file.read(32)
+    except OSError:
+        return False

@@ -102,7 +102,7 @@ def test_learned_tensors_are_saved_and_loaded_and_not_trained(kind, tmp_path):
     assert deed.from_pretrained(tmp_path / "plain").deed_config.exit_check == "plain"
     fresh = deed_model(kind, dtype=torch.float32)
     fresh.save_pretrained(tmp_path / "fresh")
-    from deed.modeling.loading import load_exits_into
+    from deed.modeling.exits_file import load_exits_into
 
     load_exits_into(again, tmp_path / "fresh")
     assert "gate" not in again.deed_exits and "screen" not in again.deed_exits

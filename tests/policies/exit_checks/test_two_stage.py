@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from conftest import deed_model
 from deed import DeedConfigError, ExitQuery, FixedSchedule, Margin, MaxProb, StateSimilarity, ThresholdPolicy
+from deed.exits.head_rows import gathered_logits, principal_directions
 from deed.policies.exit_checks import Screen, TwoStagePolicy, build_exit_check, with_exit_check
 from deed.policies.exit_checks.bounds import UpperBound, bounded
 from deed.policies.exit_checks.int8_copy import CheapMatrix, has_int8
-from deed.policies.exit_checks.screen import gathered_logits, principal_directions
 from deed.policies.exit_checks.two_stage import QUERY_FIELDS, ApproximateQuery
 from deed.policies.query import ExitDecision
 
@@ -225,7 +225,7 @@ class _HeadOnly(torch.nn.Module):
         super().__init__()
         self.weight, self.bias, self.scale = weight, bias, scale
         self.deed_family, self.deed_exits = _Family(), torch.nn.ModuleDict()
-        self.deed_config = SimpleNamespace(exit_layers=[1, 2, 3], adapter="none")
+        self.deed_config = SimpleNamespace(exit_layers=[1, 2, 3], adapter="none", draft_head=None)
 
     def head(self, hidden):
         return torch.nn.functional.linear(hidden * self.scale, self.weight, self.bias)

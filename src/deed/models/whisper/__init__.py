@@ -1,6 +1,8 @@
 """Whisper as faster-whisper users have it on disk: CTranslate2 folders, read into Transformers' class."""
 
-from .ctranslate2 import is_ctranslate2_whisper, read_ctranslate2_whisper
+from deed.utils.saved_model import is_ctranslate2_whisper
+
+from .ctranslate2 import read_ctranslate2_whisper
 from .installed import find_whisper
 from .processor import ctranslate2_processor
 

@@ -25,15 +25,6 @@ VOCABULARIES = ("vocabulary.json", "vocabulary.txt")
 STEP = 0.02  # seconds between two timestamps
 
 
-def is_ctranslate2_whisper(folder: Path) -> bool:
-    """Whether a folder looks like a Whisper of CTranslate2's: the first bytes of `model.bin` say so."""
-    try:
-        with (folder / "model.bin").open("rb") as file:
-            return b"WhisperSpec" in file.read(32)
-    except OSError:
-        return False
-
-
 def read_ctranslate2_whisper(folder: Path, dtype: torch.dtype = torch.float32) -> WhisperForConditionalGeneration:
     """Read a folder with `model.bin`, `config.json` and a vocabulary; float32, float16, bfloat16, int8 and int16 weights.
 

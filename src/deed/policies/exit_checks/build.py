@@ -17,7 +17,7 @@ from ..policy import ExitPolicy, FixedSchedule, ThresholdPolicy
 from .gate import Gate
 from .int8_copy import LARGE, has_int8
 from .screen import Screen
-from .spec import check_exit_check, parse_exit_check
+from .spec import check_exit_check, check_with_draft_head, parse_exit_check
 from .two_stage import TwoStagePolicy
 
 
@@ -49,12 +49,15 @@ def with_exit_check(policy: ExitPolicy, spec: str | dict[str, Any], model: Any) 
     Raises:
         DeedConfigError: a bad specification, or one that does not go with the policy's measure.
     """
+    drafts = model.deed_config.draft_head is not None
+    if drafts:
+        check_with_draft_head(spec)
     if not policy.exits_early or not isinstance(policy, (ThresholdPolicy, FixedSchedule)):
         parse_exit_check(spec)
         return policy
     if parse_exit_check(spec)[0] == "plain":
         measure = policy.confidence if isinstance(policy, ThresholdPolicy) else policy.measure if policy.ask else None
-        if type(measure) not in (MaxProb, Margin) or not _reads_less_by_a_copy(model):
+        if drafts or type(measure) not in (MaxProb, Margin) or not _reads_less_by_a_copy(model):
             return policy
         return TwoStagePolicy(policy, Screen(model, bound=True))
     check = build_exit_check(spec, model)

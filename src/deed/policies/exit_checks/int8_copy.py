@@ -1,14 +1,11 @@
-"""A cheap copy of a matrix: int8 on the CPU, bfloat16 where there is no int8 kernel; what is built is kept per model.
+"""A cheap copy of a matrix: int8 on the CPU, bfloat16 where there is no int8 kernel; what is built is kept per model
+(`deed.exits.head_rows`).
 
 Weights are rounded symmetrically, a scale per row of the matrix; vectors anew each time, a scale per vector, so that a row's
 result does not depend on the batch it is in. Kernels: those of `deed.kernels.int8`, which says how they were chosen.
 """
 
 from __future__ import annotations
-
-import threading
-from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -94,41 +91,3 @@ class CheapMatrix:
         """`[r]` float32: how far floating point may move an entry, here and in the exact product: the usual
         (d + c) u |w||x|."""
         return x.norm(dim=-1) * (self.largest_norm * 4 * torch.finfo(torch.float32).eps * (x.shape[-1] + 16))
-
-
-class HeadCopies:
-    """Copies of one model's head, kept from generation to generation. The model carries it from `get_deed_model` on; it is
-    never part of the state dict, and a copy of the model begins with an empty one.
-
-    Args:
-        most: copies kept at a time: a sweep over options must not fill the memory.
-    """
-
-    def __init__(self, most: int = 4) -> None:
-        self.most = most
-        self._kept: dict[Any, tuple[Any, Any, Any]] = {}
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[type, tuple[int]]:
-        return type(self), (self.most,)
-
-    def get(self, key: Any, sources: list[torch.Tensor], make: Callable[[], Any]) -> Any:
-        """`make()`, kept until a source is replaced or changed in place (`tensor.data.copy_`, which PyTorch does not count,
-        goes unseen).
-
-        Args:
-            key: says which copy it is.
-            sources: the tensors that it is made from.
-            make: makes it.
-        """
-        # The sources are kept along, so that their memory is not reused for another tensor.
-        state = [(s.data_ptr(), 0 if s.is_inference() else s._version, s.dtype, s.device, s.shape) for s in sources]
-        with self._lock:
-            found = self._kept.get(key)
-            if found is None or found[0] != state:
-                self._kept.pop(key, None)
-                with torch.no_grad():
-                    found = self._kept[key] = (state, make(), sources)
-                while len(self._kept) > self.most:
-                    self._kept.pop(next(iter(self._kept)))
-            return found[1]

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 
 from deed.errors import DeedConfigError
+from deed.exits.head_rows import copies_of, gathered_logits, head_parts, principal_directions
 from deed.exits.heads import DirectExits
 
 from ..policy import ExitPolicy
 from ..query import ExitDecision, ExitQuery
 from .bounds import bounded
-from .int8_copy import CheapMatrix, HeadCopies, has_int8
+from .int8_copy import CheapMatrix, has_int8
 from .two_stage import Approximation
 
 
@@ -207,46 +208,3 @@ class Screen:
         """Where `rows` lie in `self.rows`."""
         assert self.rows is not None
         return (rows[:, None] == self.rows).int().argmax(-1)
-
-
-def copies_of(model: Any) -> HeadCopies:
-    """The model's copies of its head; of a plain model new ones."""
-    return getattr(model, "deed_head_copies", None) or HeadCopies()
-
-
-def head_parts(model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float, bool]:
-    """`DecoderFamily.head_parts`, and whether the head is a quantized one, whose weight is then written out once."""
-    weight, bias, scale = model.deed_family.head_parts(model)
-    if not weight.is_meta:
-        return weight.detach(), bias, scale, False
-    head = model.get_output_embeddings()
-    return copies_of(model).get("written out", [weight], head.dequantize), bias, scale, True
-
-
-def principal_directions(weight: torch.Tensor, rank: int) -> torch.Tensor:
-    """`[rank, d]` orthonormal: the leading right singular vectors of `weight` `[V, d]` about its mean."""
-    centered = weight - weight.mean(0)
-    _, vectors = torch.linalg.eigh((centered.T @ centered).double())
-    return vectors.flip(-1)[:, :rank].T.to(weight.dtype)
-
-
-def gathered_logits(
-    weight: torch.Tensor, bias: torch.Tensor | None, scale: float, features: torch.Tensor, tokens: torch.Tensor
-) -> torch.Tensor:
-    """Exact logits of some tokens alone.
-
-    Args:
-        weight: the head's, `[vocab, d_model]`.
-        bias: `[vocab]` or None.
-        scale: the head's factor on the features.
-        features: `[r, d_model]`, what the head gets.
-        tokens: `[r, k]` long.
-
-    Returns:
-        `[r, k]`, in the weight's dtype.
-    """
-    if scale != 1:
-        features = features * scale
-    rows = torch.nn.functional.embedding(tokens, weight)  # [r, k, d]
-    logits = torch.matmul(rows, features[:, :, None])[:, :, 0]
-    return logits if bias is None else logits + bias[tokens]

@@ -73,6 +73,15 @@ def parse_exit_check(spec: Any) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
+def check_with_draft_head(spec: Any) -> None:
+    """Raises `DeedConfigError` for an exit check that looks at the model's own head, which a draft head replaces."""
+    if parse_exit_check(spec)[0] == "screen":
+        raise DeedConfigError(
+            f"exit_check {spec!r} approximates the model's own head, which the exits of a model with a draft head do not ask; "
+            'use "plain" or "gate", or set draft_head to None'
+        )
+
+
 def check_exit_check(spec: Any, confidence: Any) -> None:
     """Raises `DeedConfigError` for a bad `spec`, or one that cannot serve the measure `confidence`."""
     name, options = parse_exit_check(spec)

@@ -1,0 +1,227 @@
+"""What recipes of `deed tune` made of Whisper base on recorded prompts: depth over changed tokens, teacher-forced and
+free-running, word error rates, and what it cost. Writes benchmarks/results/speech_recipes.json and docs/speech_recipes.svg.
+
+    python benchmarks/speech_recipes.py --base BASE --data SOUNDS --runs RUN [RUN …]
+
+BASE is the folder of the untouched model, SOUNDS one of Debian's packages (deed.data.speech.packages), each RUN a folder of
+`deed tune BASE SOUNDS --task speech-mixed --recipe … --output RUN`. Thresholds are chosen on the validation recordings; told
+is what they do on the test recordings, and on those of a voice that nobody trained on (which have no texts). Depth counts an
+exit's own layer wherever it is asked: an exit after layer 1 of 6 costs 2 layers where a token leaves, 7 where it stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rapidfuzz.distance import Levenshtein
+from transformers.modeling_outputs import BaseModelOutput
+
+from deed.modeling.answering import exit_depths
+from deed.modeling.loading import from_pretrained
+from deed.tasks.task import Task, get_task
+from deed.utils.files import atomic_write
+from deed.utils.timing import machine, versions
+
+BUDGETS = (0.01, 0.02, 0.05)  # shares of tokens that may change
+GRID = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
+SPLITS = ("validation", "test", "new_voice")
+BATCH = 8
+
+
+class Set(NamedTuple):
+    """Recordings of a split, heard once.
+
+    Attributes:
+        examples: closed.
+        states: the encoder's, of each `[1500, d_model]` float16.
+        prompts: of each.
+        answers: the untouched model's tokens, of each.
+    """
+
+    examples: list[Any]
+    states: list[torch.Tensor]
+    prompts: list[torch.Tensor]
+    answers: list[list[int]]
+
+
+class Decoded(NamedTuple):
+    """Attributes:
+    tokens: of each recording.
+    cost: mean over all tokens of the layers computed for one, exits' own counted, over the model's layers.
+    left: share of the tokens that left early.
+    """
+
+    tokens: list[list[int]]
+    cost: float
+    left: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True)
+    parser.add_argument("--grid", type=float, nargs="+", default=GRID, help="thresholds")
+    parser.add_argument("--count", type=int, default=None, help="recordings of each split; default: all")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/speech_recipes.json"))
+    parser.add_argument("--figure", type=Path, default=Path("docs/speech_recipes.svg"))
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*plain model.*")
+    task = get_task("speech", "whisper")
+    base, processor = task.load(options.base)
+    sets = {split: heard(task, base, processor, split, options) for split in SPLITS}
+    found: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {"runs": {}}
+    found |= {
+        "command": " ".join(["python", *sys.argv]),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": versions(),
+        "machine": machine(),
+        "sets": {split: about(task, processor, one) for split, one in sets.items()},
+    }
+    for run in options.runs:
+        found["runs"][run.name] = judged(task, processor, run, sets, options.grid)
+        print(run.name, json.dumps(found["runs"][run.name]["choices"], indent=1), flush=True)
+        with atomic_write(options.output) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n")
+    draw(found["runs"], options.figure)
+
+
+@torch.no_grad()
+def heard(task: Task, model: Any, processor: Any, split: str, options: argparse.Namespace) -> Set:
+    """The encoder's states of a split, and the untouched model's answers."""
+    examples, states, prompts = [], [], []
+    for example in itertools.islice(task.examples(split, options.count, options.data), options.count):
+        row = task.encode(processor, task.opened(example))
+        states.append(model.get_encoder()(row["input_features"][None])[0][0].half())
+        prompts.append(row["decoder_input_ids"])
+        examples.append(task.closed(example))
+    one = Set(examples, states, prompts, [])
+    return one._replace(answers=decode(task, model, processor, one, 2.0).tokens)
+
+
+@torch.no_grad()
+def decode(task: Task, model: Any, processor: Any, one: Set, threshold: Any) -> Decoded:
+    """Answers at a threshold, recordings of like length together."""
+    options = task.generation_options(model, processor)
+    layers, own = len(model.deed_family.layers(model)), model.deed_config.adapter == "layer"
+    exits = model.deed_config.exit_layers[:-1]
+    asked = exits if not isinstance(threshold, float) or threshold <= 1 else []
+    tokens: list[list[int]] = [[] for _ in one.examples]
+    cost = count = left = 0
+    order = sorted(range(len(tokens)), key=lambda i: one.examples[i].extra["seconds"])
+    for part in itertools.batched(order, BATCH) if hasattr(itertools, "batched") else batched(order, BATCH):
+        states = torch.stack([one.states[i] for i in part]).float()
+        prompts = torch.stack([one.prompts[i] for i in part])
+        out = model.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            decoder_input_ids=prompts,
+            exit_threshold=threshold,
+            return_dict_in_generate=True,
+            **options,
+        )
+        depths = exit_depths(out)
+        assert depths is not None
+        for row, i in enumerate(part):
+            new = depths[row][depths[row] > 0].tolist()
+            tokens[i] = out.sequences[row, prompts.shape[1] :][: len(new)].tolist()
+            cost += sum(new) + own * sum(sum(e <= depth for e in asked) for depth in new)
+            count += len(new)
+            left += sum(depth < layers for depth in new)
+    return Decoded(tokens, cost / count / layers, left / count)
+
+
+def batched(values: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Runs of so many."""
+    return [values[at : at + size] for at in range(0, len(values), size)]
+
+
+def changed(answers: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> float:
+    """Tokens substituted, left out and added, over the tokens of `answers`."""
+    distance = sum(Levenshtein.distance(a, b) for a, b in zip(answers, others, strict=True))
+    return distance / sum(map(len, answers))
+
+
+def about(task: Task, processor: Any, one: Set) -> dict[str, Any]:
+    """Sizes of a set, and the untouched model's word error rate where there are texts."""
+    found = {
+        "recordings": len(one.examples),
+        "minutes": sum(example.extra["seconds"] for example in one.examples) / 60,
+        "tokens": sum(map(len, one.answers)),
+    }
+    return found | scores(task, processor, one, one.answers)
+
+
+def scores(task: Task, processor: Any, one: Set, tokens: Sequence[Sequence[int]]) -> dict[str, float]:
+    """The word error rate; nothing where there are no texts."""
+    if not all(example.answers for example in one.examples):
+        return {}
+    answers = [task.answer(processor, ids, example) for ids, example in zip(tokens, one.examples, strict=True)]
+    return task.other_scores(answers, one.examples)
+
+
+def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], grid: Sequence[float]) -> dict[str, Any]:
+    """A run: what it was told, its cost, both curves, and thresholds for the budgets."""
+    report = json.loads((run / "report.json").read_text())
+    model = from_pretrained(run / "model")
+    at: dict[str, dict[float, Decoded]] = {split: {} for split in sets}
+
+    def curve(split: str) -> list[dict[str, Any]]:
+        rows = []
+        for threshold, got in sorted(at[split].items()):
+            row = {"threshold": threshold, "changed": changed(sets[split].answers, got.tokens), "depth": got.cost}
+            rows.append(row | {"left": got.left} | scores(task, processor, sets[split], got.tokens))
+        return rows
+
+    for threshold in grid:
+        at["validation"][threshold] = decode(task, model, processor, sets["validation"], threshold)
+    chosen = {}
+    for budget in BUDGETS:
+        allowed = [row for row in curve("validation") if row["changed"] <= budget]
+        chosen[budget] = min(allowed, key=lambda row: row["depth"])["threshold"] if allowed else 2.0
+    for split, threshold in itertools.product(("test", "new_voice"), sorted({*chosen.values(), 2.0})):
+        at[split][threshold] = decode(task, model, processor, sets[split], threshold)
+    curves = {split: curve(split) for split in sets}
+    choices = []
+    for budget, threshold in chosen.items():
+        told = {
+            split: next(r for r in rows if r["threshold"] == threshold)
+            for split, rows in curves.items()
+            if threshold in at[split]
+        }
+        choices.append({"budget": budget, "threshold": threshold, **told})
+    kept = ("recipe", "steps", "cpu_hours", "pool_examples", "pool_tokens", "trained_tokens", "agreement", "best")
+    return {**{key: report[key] for key in kept if key in report}, "teacher_forced": report["choices"],
+            "forced_curve": report.get("curve", []), "free_running": curves, "choices": choices}  # fmt: skip
+
+
+def draw(runs: dict[str, Any], path: Path) -> None:
+    """Depth over changed tokens of the validation recordings, free-running as lines, teacher-forced as dashes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for number, (name, run) in enumerate(runs.items()):
+        free = sorted((100 * r["changed"], 100 * r["depth"]) for r in run["free_running"]["validation"])
+        axes.plot(*zip(*free, strict=True), "o-", ms=3, color=f"C{number}", label=name)
+        forced = sorted((100 * r["changed"], 100 * r["depth"]) for r in run["teacher_forced"])
+        axes.plot(*zip(*forced, strict=True), "x--", ms=4, color=f"C{number}", lw=0.8)
+    axes.plot(2, 70, "k*", ms=10)
+    axes.set(xlabel="changed tokens, %", ylabel="mean depth, % of six layers, exits' own layers counted", xlim=(0, 10))
+    axes.legend(fontsize=7)
+    axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()

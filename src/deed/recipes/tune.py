@@ -1,0 +1,334 @@
+"""`deed tune --recipe`: exits for any trained model by self-distillation from cached states, on the clock."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from deed.calibration.teacher_forcing import evaluating
+from deed.errors import DataError
+from deed.tasks.task import Task, task_for, tokenizer_of
+from deed.training.forced import can_pack
+from deed.training.run_folder import check_recipe, locked, publish, write_recipe
+from deed.utils.files import user_cache
+from deed.utils.progress import Progress, shown
+
+from . import tune_state as states
+from .recipe import checked
+from .run import same_processor, say
+from .tune_batch import Batch, join
+from .tune_eval import choose, costs_of, summary
+from .tune_pool import Pool, PoolWriter, epoch, fingerprint, of_files
+from .tune_recipe import BUDGETS, TuneRecipe
+from .tune_report import by_kind, kinds_of, write
+from .tune_student import Student, start
+from .tune_teacher import fill
+
+KEPT_IN_MEMORY = 10_000  # examples drawn from at once, for their order
+FORMAT = 1
+SAVE_EVERY = 300.0  # active seconds between checkpoints
+SAY_EVERY = 30.0
+KINDS = {"both": None, "answers": ("answer",), "labels": ("label",)}
+
+
+def tune_with(
+    output: Path,
+    recipe: TuneRecipe,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    task: Task | None = None,
+) -> dict[str, Any]:
+    """Train exits; goes on from the last checkpoint in `output` when there is one.
+
+    Args:
+        output: run folder; the model is written to `output/model`.
+        recipe: see `TuneRecipe`.
+        cache: folder of pools; default: in the user's cache.
+        progress: None: bars on a terminal.
+        task: an object instead of the recipe's name of one.
+
+    Returns:
+        What `report.json` holds.
+
+    Raises:
+        DataError: missing or broken data.
+        DeedLoadError: no saved model in `recipe.start`.
+        ValueError: a bad field of the recipe, another recipe in `output`, another process at work there.
+    """
+    recipe = checked(TuneRecipe, asdict(recipe))
+    if recipe.hours is None and not recipe.steps:
+        raise ValueError("how long to train: give --hours, or --steps")
+    task = task or task_for(Path(recipe.start), recipe.task)
+    with locked(output), shown(progress) as bars:
+        check_recipe(output, recipe)
+        set_seed(recipe.seed)
+        clock = states.Clock()
+        model, processor = start(recipe, task)
+        write_recipe(output, recipe)
+        processor = same_processor(output, processor)
+        pools = pools_of(recipe, task, model, processor, cache or user_cache() / "tune", bars)
+        run = Run(output, recipe, model, *pools, clock)
+        run.train(bars)
+        return run.finish(processor)
+
+
+def pools_of(
+    recipe: TuneRecipe, task: Task, model: Any, processor: Any, cache: Path, progress: Progress
+) -> tuple[Pool, Pool]:
+    """The pools to train on and held out, from the cache or made now.
+
+    Args:
+        recipe: says how many examples.
+        task: whose.
+        model: untouched, with exits.
+        processor: as the task loaded it.
+        cache: folder of pools.
+        progress: bars.
+    """
+    data = Path(recipe.data) if recipe.data else None
+    if data is not None and not data.exists():
+        raise DataError(f"--data {data} is not there")
+    layers = len(model.deed_family.layers(model))
+    depths = sorted({*range(1, layers // 2 + 1), *(d for d in recipe.exits if d < layers)})
+    options = dict(task.generation_options(model, processor))
+    if recipe.max_new_tokens:
+        options["max_new_tokens"] = recipe.max_new_tokens
+    about = {
+        "format": FORMAT,
+        "model": of_files(Path(recipe.start), contents=True),
+        "task": f"{type(task).__module__}.{type(task).__qualname__} {task.name}",
+        "data": None if data is None else [str(data.resolve()), of_files(data, contents=False)],
+        "depths": depths,
+        "options": repr(sorted(options.items(), key=lambda pair: pair[0])),
+        "seed": recipe.seed,
+    }
+    found, spent = [], 0
+    for split, count in ((task.validation_split, recipe.held_out), ("train", recipe.pool)):
+        own_share = recipe.own_share if split == "train" else 1.0
+        half = recipe.bf16 and split == "train" and model.dtype == torch.float32
+        facts = {**about, "split": split, "own_share": own_share, "encoder": "bfloat16" if half else "as it is"}
+        folder = cache / fingerprint(facts)
+        writer = PoolWriter(folder, facts)
+        if writer.examples < count:
+            wanted = recipe.cache_gb * 1e9 - spent
+            with evaluating(model), progress.bar(f"teacher's answers, {split}", count) as bar:
+                examples = drawn(task.examples(split, None, data), recipe.seed)
+                have = fill(
+                    writer, task, model, processor, examples, count=count, depths=depths, options=options,
+                    seed=recipe.seed, most_bytes=wanted, bar=bar, half=half, own_share=own_share,
+                )  # fmt: skip
+            writer.close()
+            if have < count:
+                say(f"{split}: {have} of {count} examples (all there are, or all that --cache-gb has room for)")
+        found.append(Pool(folder, count))
+        spent += writer.bytes
+    return found[1], found[0]
+
+
+def drawn(examples: Iterable[Any], seed: int) -> Iterator[Any]:
+    """The examples in a random order that is always the same, each drawn from the next few thousand."""
+    rng, held = random.Random(seed), list[Any]()
+    for example in examples:
+        held.append(example)
+        if len(held) >= KEPT_IN_MEMORY:
+            yield held.pop(rng.randrange(len(held)))
+    rng.shuffle(held)
+    yield from held
+
+
+class Run:
+    """A run: what it has, and what it does.
+
+    Args:
+        output: run folder.
+        recipe: checked.
+        model: of `start`.
+        pool, held_out: to train on, and to evaluate on.
+        clock: started when the run was.
+    """
+
+    def __init__(
+        self, output: Path, recipe: TuneRecipe, model: Any, pool: Pool, held_out: Pool, clock: states.Clock
+    ) -> None:
+        self.output, self.recipe, self.model, self.pool, self.clock = output, recipe, model, pool, clock
+        self.student = Student(model, recipe)
+        self.weights = self.student.parameters
+        decays = [p for p in self.weights.values() if p.ndim > 1]
+        others = [p for p in self.weights.values() if p.ndim <= 1]
+        groups = [{"params": decays, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+        self.state, self.average = states.load(output, self.weights, self.optimizer)
+        states.log_of(output, self.state.step)
+        self.dtype = next(model.parameters()).dtype
+        self.held_out = [self.batch(held_out, part, True) for part in epoch(held_out.entries, recipe.batch_size, 0, 0)]
+        self.order: tuple[int, list[list[int]]] = (-1, [])
+
+    def batch(self, pool: Pool, part: list[int], held_out: bool = False) -> Batch:
+        """Some examples of a pool as a batch; of those held out, the model's own answers."""
+        kinds = ("answer",) if held_out else KINDS[self.recipe.train_on]
+        items = [pool.item(i, kinds, self.student.depths) for i in part]
+        return join(items, pool.kind, self.model.config.pad_token_id or 0, self.dtype, can_pack(self.model))
+
+    def next_batch(self) -> Batch:
+        """The batch that comes next."""
+        if self.order[0] != self.state.epoch:
+            order = epoch(self.pool.entries, self.recipe.batch_size, self.recipe.seed, self.state.epoch)
+            self.order = (self.state.epoch, order)
+        part = self.order[1][self.state.at]
+        self.state.at += 1
+        if self.state.at == len(self.order[1]):
+            self.state.epoch, self.state.at = self.state.epoch + 1, 0
+        return self.batch(self.pool, part)
+
+    @property
+    def share(self) -> float:
+        """Of the run that is done, 0..1."""
+        parts = [self.state.seconds / (3600 * self.recipe.hours)] if self.recipe.hours else []
+        parts += [self.state.step / self.recipe.steps] if self.recipe.steps else []
+        return min(1.0, max(parts))
+
+    def rate(self, share: float) -> float:
+        """The learning rate: a linear rise, then a cosine."""
+        peak, warm = self.recipe.learning_rate, self.recipe.warmup
+        if share < warm:
+            return peak * max(share / warm, 1e-3)
+        return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (share - warm) / max(1e-9, 1 - warm))))
+
+    def train(self, progress: Progress) -> None:
+        """Until time or steps are up, with evaluations on the way."""
+        self.state.cpu_seconds += self.clock.cpu_tick()
+        self.clock.skip()
+        if not self.state.evaluated:
+            self.evaluate()
+        saved, told, seen, losses = self.state.seconds, time.monotonic(), self.state.tokens, list[dict[int, float]]()
+        with progress.bar("training exits", 1.0) as bar:
+            while self.share < 1:
+                losses.append(self.step())
+                self.state.seconds += self.clock.tick()
+                bar.update(completed=self.share)
+                due = 1 + int(self.share * self.recipe.evaluations)
+                if due > self.state.evaluated or self.share >= 1:
+                    self.evaluate(losses)
+                    losses = []
+                    self.save()
+                    saved = self.state.seconds
+                elif self.state.seconds - saved > SAVE_EVERY:
+                    self.save()
+                    saved = self.state.seconds
+                if time.monotonic() - told > SAY_EVERY:
+                    spent = time.monotonic() - told
+                    self.tell((self.state.tokens - seen) / spent)
+                    told, seen = time.monotonic(), self.state.tokens
+
+    def tell(self, speed: float) -> None:
+        """A line on how far the run is."""
+        left = self.state.seconds * (1 / max(self.share, 1e-6) - 1)
+        say(
+            f"step {self.state.step}, {100 * self.share:.1f} %, {speed:.0f} tokens/s, "
+            f"{self.state.seconds / 60:.1f} min of training, about {left / 60:.0f} min left"
+        )
+
+    def step(self) -> dict[int, float]:
+        """One optimizer step; the losses by depth."""
+        self.model.train()
+        batch = self.next_batch()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(self.share)
+        losses = self.student.losses(batch)
+        loss = self.student.together(losses)
+        if not torch.isfinite(loss):
+            raise DataError(
+                f"step {self.state.step}: the loss is not a number; take a smaller --learning-rate, or --no-bf16"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.recipe.clip:
+            torch.nn.utils.clip_grad_norm_(self.weights.values(), self.recipe.clip)
+        self.optimizer.step()
+        self.state.step += 1
+        self.state.tokens += len(batch.labels)
+        self.follow()
+        return {depth: float(value.detach()) for depth, value in losses.items()}
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """The moving average, which at first forgets faster."""
+        if not self.recipe.average:
+            return
+        decay = min(self.recipe.average, (1 + self.state.step) / (10 + self.state.step))
+        for name, p in self.weights.items():
+            if name in self.average:
+                self.average[name].lerp_(p, 1 - decay)
+            else:
+                self.average[name] = p.detach().clone()
+
+    def judged(self) -> dict[str, torch.Tensor]:
+        """The weights that are evaluated: the average, where there is one."""
+        return self.average if self.average else {k: p.detach() for k, p in self.weights.items()}
+
+    def evaluate(self, losses: list[dict[int, float]] | None = None) -> None:
+        """Write a row of the log; keep the weights where they are the best so far."""
+        now = {k: p.detach().clone() for k, p in self.weights.items()}
+        states.put(self.weights, self.judged())
+        with evaluating(self.model):
+            found = summary(self.student.statistics(self.held_out)[0], costs_of(self.model))
+        self.state.evaluated = 1 + int(self.share * self.recipe.evaluations)
+        row: dict[str, Any] = {"step": self.state.step, "minutes": round(self.state.seconds / 60, 3)}
+        if losses:
+            row["loss"] = {str(d): sum(one[d] for one in losses) / len(losses) for d in losses[0]}
+        row |= {"tokens": self.state.tokens, "rate": self.rate(self.share), **found}
+        if not self.state.best or found["score"] < self.state.best["score"]:
+            self.state.best = row
+            states.save_best(self.output, self.weights)
+        states.put(self.weights, now)
+        states.log_row(self.output, row)
+        depth = ", ".join(f"{100 * d:.1f} % at {100 * float(b):g} %" for b, d in found["depth"].items())
+        agree = ", ".join(f"{d}: {100 * a:.1f} %" for d, a in found["agreement"].items())
+        loss = "".join(f", loss {d}: {v:.4f}" for d, v in row.get("loss", {}).items())
+        say(f"step {self.state.step}{loss}; agreement {agree}; depth {depth} changed")
+        self.clock.skip()
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self.state.cpu_seconds += self.clock.cpu_tick()
+        states.save(self.output, self.state, self.weights, self.average, self.optimizer)
+
+    def finish(self, processor: Any) -> dict[str, Any]:
+        """Publish the best weights, with thresholds chosen on one half of the held-out examples, and report."""
+        states.put(self.weights, states.load_best(self.output))
+        self.model.eval()
+        found, tokens = self.student.statistics(self.held_out)
+        budgets = tuple(sorted({*BUDGETS, self.recipe.budget}))
+        choices = choose(found, costs_of(self.model), budgets)
+        chosen = next(row for row in choices if row["budget"] == self.recipe.budget)
+        self.model.deed_config.threshold = chosen["thresholds"]
+        self.state.cpu_seconds += self.clock.cpu_tick()
+        publish(self.model, processor, self.output, self.recipe, states.log_of(self.output))
+        kinds = kinds_of(tokenizer_of(processor), tokens.tolist(), (found.position == 0).tolist())
+        report = {
+            "recipe": asdict(self.recipe),
+            "layers": found.exit_layers[-1],
+            "steps": self.state.step,
+            "seconds": self.state.seconds,
+            "cpu_hours": self.state.cpu_seconds / 3600,
+            "pool_examples": len(self.pool),
+            "pool_tokens": self.pool.tokens,
+            "trained_tokens": self.state.tokens,
+            "held_out_tokens": found.tokens,
+            "best": self.state.best,
+            "agreement": summary(found, costs_of(self.model))["agreement"],
+            "choices": choices,
+            "threshold": chosen["thresholds"],
+            "by_kind": by_kind(found, kinds, chosen["thresholds"]),
+        }
+        write(self.output, report)
+        self.save()
+        return report
