@@ -62,7 +62,13 @@ def encoded_rows(made):
 def test_a_page_asked_several_questions_is_encoded_once_and_answers_stay(pictures, mode, eager):
     made, batch = model(eager), rows(pictures=pictures)
     counts = encoded_rows(made)
-    options = {**mode, "max_new_tokens": 7, "min_new_tokens": 7, "exit_threshold": 0.5, "return_dict_in_generate": True}
+    options = {
+        **mode,
+        "max_new_tokens": 7,
+        "min_new_tokens": 7,
+        "exit_threshold": 0.5,
+        "return_dict_in_generate": True,
+    }
     together = made.generate(**batch, **options, output_logits=True)
     assert counts == [3]
     for i in range(5):

@@ -27,7 +27,7 @@ def packed_pages(
 
     Returns:
         `input_ids` and `inputs` of the packed rows, with `question_ids`, and of each row of the batch the packed one and the
-        number of its question there; None where there is nothing to share, or where rows are no page with a question behind it.
+        number of its question there; None where there is nothing to share, or a row is no page with a question behind it.
     """
     mask, boxes = inputs.get("attention_mask"), inputs.get("bbox")
     if mask is None or boxes is None or inputs.get("question_ids") is not None or len(input_ids) < 2:
@@ -35,7 +35,9 @@ def packed_pages(
     asks = (boxes == 0).all(-1)
     lengths, words = mask.sum(1), (~asks & mask.bool()).sum(1)
     at = torch.arange(input_ids.shape[1], device=mask.device)
-    in_order = ((at < lengths[:, None]) == mask.bool()).all() and ((at < words[:, None]) == (~asks & mask.bool())).all()
+    in_order = ((at < lengths[:, None]) == mask.bool()).all() and (
+        (at < words[:, None]) == (~asks & mask.bool())
+    ).all()
     if not in_order:
         return None
     pages: dict[tuple[bytes, ...], int] = {}
@@ -95,7 +97,9 @@ def unpacked(encoded: Any, places: list[tuple[int, int]]) -> Any:
 
 
 def _content(part: torch.Tensor) -> bytes:
-    return part.detach().to("cpu").contiguous().view(torch.uint8).numpy().tobytes() if part.ndim else bytes([int(part)])
+    return (
+        part.detach().to("cpu").contiguous().view(torch.uint8).numpy().tobytes() if part.ndim else bytes([int(part)])
+    )
 
 
 __all__ = ["packed_pages", "unpacked"]
