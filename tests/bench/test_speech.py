@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_whisper_ctranslate2 import arrays_of, small, tokens, write
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-from transformers import WhisperFeatureExtractor
+from test_whisper_ctranslate2 import whole
 from typer.testing import CliRunner
 
 import deed
@@ -19,7 +17,7 @@ from deed.bench.speech import Settings, asked_exits, measure_speech
 from deed.bench.speech_clips import Sound, batches_of, by_language, find_sounds
 from deed.bench.speech_goals import goal_rows
 from deed.bench.speech_scores import depths_of, tokens_changed, wer_change, wer_of, word_errors
-from deed.bench.speech_subjects import Heard, Listener, joined, stopwatch
+from deed.bench.speech_subjects import Heard, Listener, faster_whisper, joined, stopwatch
 from deed.bench.speech_turns import run_turns, takes
 from deed.cli import app
 from deed.cli.bench_speech import point_of
@@ -50,15 +48,7 @@ def sound(name="a", language="en", text="yes no", seconds=1.0):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny random Whisper that reads thirty seconds."""
-    folder = tmp_path_factory.mktemp("whisper")
-    words = tokens()
-    write(folder, arrays_of(small(max_source_positions=1500, num_mel_bins=80)), words)
-    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w0"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.add_special_tokens([AddedToken(word, special=True) for word in words if not word.startswith("w")])
-    inner.save(str(folder / "tokenizer.json"))
-    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
-    return folder
+    return whole(tmp_path_factory.mktemp("whisper"), seconds=30, num_mel_bins=80)
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +107,21 @@ def test_the_miniature(result):
     assert "short, batch 2" in output and "Goals" in output and (out / "speech.png").is_file()
 
 
-def test_faster_whisper_hears_the_same_folder(result):
+def test_a_peer_that_fails_is_in_the_record(result):
+    rows = [r for r in result[0]["rows"] if r["subject"].startswith("faster-whisper")]
+    assert len(rows) == 3 and not any(r["available"] for r in rows)  # this model is for 16 positions, and it wants 448
+    assert all("positions" in r["reason"] or "not installed" in r["reason"] for r in rows)
+
+
+def test_faster_whisper_alone_and_in_batches(tmp_path, data):
     pytest.importorskip("faster_whisper")
-    report = result[0]
-    found = [r for r in report["rows"] if r["subject"] == "faster-whisper fp32"]
-    assert [r["available"] for r in found] == [True, True, True], found
-    assert all(0 < r["share"]["encoder"] < 1 and r["share"]["features"] > 0 for r in found)
+    folder = whole(tmp_path, seconds=30, num_mel_bins=80, max_target_positions=448)
+    listener = faster_whisper(folder, "float32", 1)
+    short, long = find_sounds(data, "en")
+    alone, twice, more = listener.hear(short[:1]), listener.hear(short[:2]), listener.hear(long)
+    assert alone.texts == twice.texts[:1] == twice.texts[1:] and len(more.texts) == 1
+    for heard in (alone, twice, more):
+        assert 0 < heard.features < heard.seconds and 0 < heard.encoder < heard.seconds and heard.decoder > 0
 
 
 def test_without_exits_and_without_peers(folder, data, monkeypatch):

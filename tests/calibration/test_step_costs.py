@@ -18,9 +18,10 @@ from deed.utils import timing
 class Clockwork(torch.nn.Module):
     """`generate()` advances a clock by what a decoder with these costs (in seconds) would take."""
 
-    def __init__(self, exits, layer, ask, fixed, first, width, adapter="residual_linear"):
+    def __init__(self, exits, layer, ask, fixed, first, width, adapter="residual_linear", draft=None):
         super().__init__()
-        self.deed_config = SimpleNamespace(exit_layers=exits, adapter=adapter)
+        self.deed_config = SimpleNamespace(exit_layers=exits, adapter=adapter, draft_head=draft and {"rank": 8})
+        self.draft = draft
         self.generation_config = SimpleNamespace(max_new_tokens=None)
         self.device, self.encoder, self.time = torch.device("cpu"), torch.nn.Identity(), 0.0
         self.costs = (layer, ask, fixed, first, width)
@@ -36,39 +37,45 @@ class Clockwork(torch.nn.Module):
         for step in range(max_length - 1):
             schedule = exit_policy.to_dict()["depths"]
             depth = next(e for e in self.deed_config.exit_layers if e >= schedule[step % len(schedule)])
-            self.time += fixed + ask  # the exit left by
+            last, asked = self.deed_config.exit_layers[-1], ask if self.deed_config.draft_head is None else self.draft
+            self.time += fixed + (ask if depth == last else asked)  # the exit left by
             if self.deed_config.adapter == "layer":
                 run = [e for e in self.deed_config.exit_layers[:-1] if e == depth or (e < depth and exit_policy.ask)]
                 self.time += sum(layer + first * (-e not in filled) for e in run)
                 filled.update({-e: step + 1 for e in run})
-            self.time += ask * sum(e < depth for e in self.deed_config.exit_layers) * exit_policy.ask
+            self.time += asked * sum(e < depth for e in self.deed_config.exit_layers) * exit_policy.ask
             for at in range(1, depth + 1):
                 block = step + 1 - filled.get(at, 0)
                 self.time += layer * (1 + width * (block - 1)) + first * (at not in filled)
                 filled[at] = step + 1
 
 
+@pytest.mark.parametrize("draft", [None, 1e-3])
 @pytest.mark.parametrize("adapter", ["residual_linear", "layer"])
 @pytest.mark.parametrize("exits", [[1, 2, 3, 4, 5, 6], [2, 6]])
-def test_finds_the_costs_again(monkeypatch, exits, adapter):
-    model = Clockwork(exits, layer=2e-3, ask=5e-3, fixed=3e-3, first=7e-3, width=0.14, adapter=adapter)
+def test_finds_the_costs_again(monkeypatch, exits, adapter, draft):
+    model = Clockwork(exits, layer=2e-3, ask=5e-3, fixed=3e-3, first=7e-3, width=0.14, adapter=adapter, draft=draft)
+    spec = model.deed_config.draft_head
     for module in (step_costs, timing):
         monkeypatch.setattr(module, "now", lambda device: model.time)
     found = measure_costs(model, {"input_ids": torch.zeros(1, 3)}, repeats=1)
     assert found.layer_ms == pytest.approx(2.0)
-    assert found.exit_check == pytest.approx(2.5) and found.fixed == pytest.approx(1.5)
+    assert found.exit_check == pytest.approx(2.5 if draft is None else 0.5) and found.fixed == pytest.approx(1.5)
+    assert found.at_last == pytest.approx(2.5) and (found.last_check is None) == (draft is None)
+    assert model.deed_config.draft_head == spec
     assert found.first_use == pytest.approx(3.5) and found.extra_position == pytest.approx(0.14)
     assert found.exit_layer == (adapter == "layer")
     assert not model.encoder._forward_hooks and not model.encoder._forward_pre_hooks
 
 
 @pytest.mark.parametrize("exits", [None, [2]])
-def test_a_real_model(kind, exits):
-    model = deed_model(kind, DeedConfig(exit_layers=exits), dtype=torch.float32).train()
+@pytest.mark.parametrize("draft", [None, {"rank": 4, "refine": 2}])
+def test_a_real_model(kind, exits, draft):
+    model = deed_model(kind, DeedConfig(exit_layers=exits, draft_head=draft), dtype=torch.float32).train()
     found = measure_costs(model, steps=16, repeats=1)
     assert found.layer_ms > 0 and found.layer == 1.0 and 0 <= found.extra_position <= 1
     assert min(found.exit_check, found.fixed, found.first_use) >= 0 and model.training
-    assert set(model.deed_config.to_dict()) == set(DeedConfig(exit_layers=exits).resolve(5).to_dict())
+    assert model.deed_config == DeedConfig(exit_layers=exits, draft_head=draft).resolve(5)
 
 
 def test_refusals():
@@ -81,6 +88,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="layer is the unit"):
         Costs(exit_check=1.0, layer=0.0)
     assert Costs(layer=2.0, exit_check=5.0, fixed=3.0) == Costs(exit_check=2.5, fixed=1.5)
+    assert Costs(layer=2.0, exit_check=1.0, last_check=5.0) == Costs(exit_check=0.5, last_check=2.5)
 
 
 def test_costs_of_earlier_curves_are_still_read():

@@ -6,9 +6,7 @@ import wave
 
 import numpy as np
 import pytest
-from test_whisper_ctranslate2 import arrays_of, small, tokens, write
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-from transformers import WhisperFeatureExtractor
+from test_whisper_ctranslate2 import whole
 from typer.testing import CliRunner
 
 import deed
@@ -27,15 +25,7 @@ def greedy(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whisper")
-    words = tokens()
-    write(folder, arrays_of(small(max_source_positions=50)), words)
-    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w0"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.add_special_tokens([AddedToken(word, special=True) for word in words if not word.startswith("w")])
-    inner.save(str(folder / "tokenizer.json"))
-    WhisperFeatureExtractor(feature_size=8, chunk_length=1).save_pretrained(folder)
-    return folder
+    return whole(tmp_path_factory.mktemp("whisper"))
 
 
 def sound(path, seconds=0.8, loudness=0.3, seed=0):

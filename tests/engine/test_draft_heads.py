@@ -11,6 +11,7 @@ import oracle as ref
 from conftest import batch, deed_model
 from deed import DeedConfig, FixedSchedule, get_deed_model
 from deed.exits import draft_head as module
+from deed.exits.learned import Learned
 from test_decode import MODES, compare
 
 RANK, TOKENS = {"rank": 6, "refine": 5}, {"tokens": [2, 3, 4, 7, 9, 12, 20, 33, 39]}
@@ -174,6 +175,78 @@ def test_top_tokens_are_those_of_topk(vocab, k):
         logits[4, :k] += 9  # all in one block
         found = module.top_tokens(logits, k)
         assert torch.equal(found.sort(-1).values, logits.topk(k).indices.sort(-1).values)
+
+
+def counted(model, monkeypatch):
+    """`[rows]` for which the draft head was run, call by call."""
+    calls, head = [], type(model.deed_exits["draft_head"])
+    function = head.function
+
+    def counting(self, *args, **kwargs):
+        logits = function(self, *args, **kwargs)
+        return lambda features: calls.append(len(features)) or logits(features)
+
+    monkeypatch.setattr(head, "function", counting)
+    return calls
+
+
+def with_gates(adapter, spec):
+    config = DeedConfig(adapter=adapter, exit_layers=[1, 3], draft_head=spec, exit_check="gate")
+    model = randomized(deed_model("bart", config))
+    weight = torch.randn(2, 32, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 0.4
+    model.deed_exits["gate"] = Learned(weight=weight, bias=torch.zeros(2, dtype=torch.float64))
+    return model
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("spec", [RANK, TOKENS], ids=["rank", "tokens"])
+def test_a_gate_asks_no_draft_head_for_rows_that_stay(adapter, spec, monkeypatch):
+    """Neither it nor the exit's own layer, in early exit and in exact decoding; what leaves has the draft head's token."""
+    model = with_gates(adapter, spec)
+    calls = counted(model, monkeypatch)
+    got = model.generate(
+        **batch(), exit_threshold=0.5, max_new_tokens=9, min_new_tokens=9, return_dict_in_generate=True
+    )
+    left = int(((got.exit_layers > 0) & (got.exit_layers < 5)).sum())
+    assert 0 < left < got.exit_layers.numel() and sum(calls) == left
+    del calls[:]
+    full = model.generate(**batch(), exit_threshold=2.0, max_new_tokens=12)
+    assert not calls
+    z = model.exit_logits(**batch(), decoder_input_ids=got.sequences[:, :-1])
+    exits = {d: i for i, d in enumerate(model.deed_config.exit_layers)}
+    for r, depths in enumerate(got.exit_layers.tolist()):
+        for t, depth in enumerate(depths):
+            logits = z[exits[depth], r, t].clone()
+            logits[2] = -torch.inf  # no end before nine tokens
+            assert t == 8 or int(logits.argmax()) == got.sequences[r, t + 1]
+    for warm in (False, True):
+        monkeypatch.setattr("deed.engine.exact_tuning.Tuner.warm", warm)
+        del calls[:]
+        exact = model.generate(
+            **batch(), exit_threshold=0.5, exact=True, max_new_tokens=12, return_dict_in_generate=True
+        )
+        stats = exact.past_key_values.stats()
+        assert torch.equal(exact.sequences, full)
+        assert warm or 0 < stats["drafted_tokens"] == sum(calls)
+
+
+def test_what_was_learned_behind_gates_is_kept(monkeypatch):
+    kept = WeakKeyDictionary()
+    monkeypatch.setattr("deed.engine.exact_tuning._learned", kept)
+    model = with_gates("residual_linear", RANK)
+    for _ in range(3):
+        model.generate(**batch(), exit_threshold=0.5, exact=True, max_new_tokens=6)
+    assert len(kept[model]) == 1
+
+
+def test_drafts_are_paced_by_what_they_cost():
+    from deed.engine.drafting import Pace
+
+    for adapter, own in (("residual_linear", 0), ("layer", 1)):
+        plain = Pace(deed_model("bart", DeedConfig(adapter=adapter)))
+        assert plain.ask == plain.head + own
+        drafted = Pace(deed_model("bart", DeedConfig(adapter=adapter, draft_head={"tokens": [3, 4]})))
+        assert drafted.head == plain.head and own < drafted.ask < own + plain.head / 4
 
 
 def heads_are_mixed_up(patch):

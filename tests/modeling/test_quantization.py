@@ -482,3 +482,39 @@ def test_the_vocabulary_size_of_a_head_that_torch_quantized():
     model = get_deed_model(model)
     assert model.deed_family.vocab_size(model) == size
     assert model.generate(**batch(), max_new_tokens=4, exit_threshold=0.5).shape[0] == 4
+
+
+@pytest.mark.parametrize("kind", ["t5_tied", "bart"])
+@pytest.mark.parametrize("adapter", ["residual_linear", "layer"])
+@pytest.mark.parametrize("spec", [{"rank": 8, "refine": 6}, {"tokens": [2, 3, 5, 9, 17, 30]}], ids=["rank", "tokens"])
+def test_draft_heads(kind, adapter, spec):
+    """The rough logits in int8, single rows of the head as they were; decoding as the reference."""
+    model = deed_model(kind, DeedConfig(adapter=adapter, draft_head=spec), dtype=torch.float32)
+    inputs = {**batch(), "decoder_input_ids": torch.tensor([[0, 5, 6, 7]] * 4)}
+    before, weight = model.exit_logits(**inputs).detach(), model.get_output_embeddings().weight.detach().clone()
+    quantize(model, parts=("head",), min_weights=0)
+    head = model.deed_exits["draft_head"]
+    assert type(model.get_output_embeddings()) is Int8Linear
+    assert torch.equal(model.get_output_embeddings().original, weight)
+    if "rank" in spec:
+        assert type(head.up) is Int8Linear
+    after = model.exit_logits(**inputs)
+    assert not torch.equal(after, before)
+    assert float((after - before).abs().median()) < 0.03 * float(before.abs().median())
+    for threshold in (0.4, 0.7):
+        compare(model, batch(), threshold)
+
+
+def test_a_shortlist_that_is_large_is_read_in_int8(monkeypatch):
+    from deed.exits import draft_head
+
+    monkeypatch.setattr(draft_head, "INT8_FROM", 0)
+    model = deed_model("bart", DeedConfig(draft_head={"tokens": 20}), dtype=torch.float32)
+    monkeypatch.setattr(draft_head, "faster_than_float32", lambda *shape: KERNELS[0])
+    inputs = {**batch(), "decoder_input_ids": torch.tensor([[0, 5, 6, 7]] * 4)}
+    before = model.exit_logits(**inputs).detach()
+    quantize(model, parts=("head",), min_weights=0)
+    copies = model.deed_head_copies
+    after = model.exit_logits(**inputs)
+    assert any(type(kept[1]) is Int8Linear for kept in copies._kept.values())
+    assert 0 < float((after - before).abs().max()) < 0.2 * float(before.abs().max())

@@ -6,7 +6,8 @@ import struct
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from deed.errors import DeedLoadError
 from deed.models.whisper import is_ctranslate2_whisper, read_ctranslate2_whisper
@@ -116,6 +117,21 @@ def write(folder, arrays, words, name="WhisperSpec", version=6, about=None):
         **(about or {}),
     }
     (folder / "config.json").write_text(json.dumps(about))
+    return folder
+
+
+def whole(folder, seconds=1, **sizes):
+    """A tiny random multilingual Whisper that reads so many seconds, with its tokenizer, as faster-whisper takes it."""
+    sizes = {"max_source_positions": 50 * seconds, **sizes}
+    words = tokens()
+    words[WORDS - 1] = "<|startoflm|>"
+    write(folder, arrays_of(small(**sizes)), words)
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w0"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.add_special_tokens([AddedToken(word, special=True) for word in words if not word.startswith("w")])
+    inner.save(str(folder / "tokenizer.json"))
+    mels = sizes.get("num_mel_bins", 8)
+    WhisperFeatureExtractor(feature_size=mels, chunk_length=seconds).save_pretrained(folder)
     return folder
 
 

@@ -86,6 +86,7 @@ def recipe(folder):
         d_ff=32,
         d_vision=32,
         bf16=False,
+        copy_steps=0,
         validate_every=3,
         save_every=2,
         log_every=2,
@@ -200,12 +201,28 @@ def test_a_batch_is_packed_pages_and_depends_on_seed_index_and_level_alone(batch
 
 def test_pages_grow_with_the_level(batches):
     lengths = []
+    batches.recipe = replace(batches.recipe, copy_share=0.0)  # which have up to 300 words, the real ones here 60
     for level in (1, 4, len(WINDOWS)):
         batches.level.fill_(level)
         batches.pooled = (None, [])
-        made = [batches[i] for i in range(2 * POOL)]
+        made = [batches[i] for i in range(6 * POOL)]
         lengths.append(np.mean([b["bbox"].any(-1).sum(1).float().mean() for b in made if b["source"] == "pages"]))
     assert lengths[0] < lengths[1] < lengths[2]
+
+
+def test_first_come_pages_to_copy_from_alone(batches):
+    def sources(first, steps):
+        made = [batches[i] for i in range(first, first + steps)]
+        return {
+            kind.partition("/")[0] for b in made if b["source"] == "pages" for kinds in b["kinds"] for kind in kinds
+        }
+
+    batches.recipe = replace(batches.recipe, copy_steps=2 * POOL)
+    batches.level.fill_(4)
+    assert sources(0, 2 * POOL) == {"copy"}
+    assert sources(2 * POOL, 4 * POOL) == {"copy", "real", "form", "drawn"}
+    batches.recipe, batches.pooled = replace(batches.recipe, copy_steps=0, copy_share=0.0), (None, [])
+    assert "copy" not in sources(0, 4 * POOL)
 
 
 def test_every_page_drawn_is_in_one_batch_of_its_pool(batches):
@@ -243,7 +260,7 @@ def test_a_run_writes_a_model_that_answers_and_a_learning_curve(tmp_path, recipe
     assert any(name.startswith("answer_loss_real/") for row in rows for name in row)
     curve = [json.loads(line) for line in (tmp_path / CURVE).read_text().splitlines()]
     assert [row["step"] for row in curve] == [3, 6] and all(len(row["by_exit"]) == 2 for row in curve)
-    assert set(curve[0]["by_source"]) == {"real", "form", "drawn", "picture"}
+    assert set(curve[0]["by_source"]) == {"real", "form", "drawn", "copy", "picture"}
 
 
 def _examples(page: AskedPage):

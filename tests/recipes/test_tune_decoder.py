@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 import deed
 from conftest import plain_model
+from deed.cli.tune import draft_head_of
 from deed.constants import NEVER_EXIT
 from deed.errors import DeedConfigError
 from deed.recipes import tune as recipes
@@ -54,12 +55,13 @@ def test_the_decoder_learns_and_its_tables_do_not(speller, cache, tmp_path):
     assert report["agreement"].get("4", 1.0) > 0.5
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers")  # of what peft reads
 @pytest.mark.parametrize("keep", [False, True])
 def test_lora_merged_or_kept(speller, cache, tmp_path, keep):
     from peft import PeftModel
     from transformers import T5ForConditionalGeneration
 
-    options = {"method": "lora", "rank": 4, "decoder_rate": 1e-2, "keep_adapter": keep, "last_weight": 0.0}
+    options = {"method": "lora", "rank": 4, "decoder_rate": 1e-2, "keep_adapter": keep}
     report = tune_with(tmp_path / "run", recipe(speller, **options, **STEPS), cache)
     folder = tmp_path / "run" / "model"
     before, after = weights(speller), weights(folder)
@@ -68,8 +70,8 @@ def test_lora_merged_or_kept(speller, cache, tmp_path, keep):
     assert bool(changed) != keep and all(name.startswith("decoder.block.") for name in changed)
     assert (folder / "adapter").exists() == keep
     best = load_file(tmp_path / "run" / "best.safetensors")
-    additions = {name: value for name, value in best.items() if "lora_B" in name}
-    assert additions and all(value.abs().sum() > 0 for value in additions.values())
+    additions = {name: value for name, value in best.items() if "lora_B" in name and value.abs().sum() > 0}
+    assert len(additions) > 10
     plain = T5ForConditionalGeneration.from_pretrained(folder)
     if keep:
         plain = PeftModel.from_pretrained(plain, folder / "adapter").merge_and_unload()
@@ -180,3 +182,25 @@ def test_free_running_is_what_generate_gives(speller, cache, tmp_path):
 )
 def test_edit_distance(one, other, edits):
     assert edit_distance(one, other) == edit_distance(other, one) == edits
+
+
+def test_a_draft_head_is_fitted_to_the_trained_exits(speller, cache, tmp_path):
+    options = {"draft_head": {"rank": 4, "refine": 4, "max_layers": 1}, **STEPS}
+    report = tune_with(tmp_path / "run", recipe(speller, **options), cache)
+    model = deed.from_pretrained(tmp_path / "run" / "model")
+    assert model.deed_config.draft_head == options["draft_head"]
+    assert 0 < report["draft_head"]["recall"] <= 1 and report["draft_head"]["positions"] > 50
+    plain = tune_with(tmp_path / "plain", recipe(speller, **STEPS), cache)
+    assert plain["draft_head"] is None
+    one, other = (load_file(tmp_path / run / "best.safetensors") for run in ("run", "plain"))
+    assert all(torch.equal(one[k], other[k]) for k in one), "training does not see it"
+    # Agreement is that of the exits as they answer now.
+    assert report["agreement"]["1"] != plain["agreement"]["1"]
+    assert "draft head worth" in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("text", "options"), [("32,16", {"rank": 32, "refine": 16}), ("4096", {"tokens": 4096})])
+def test_a_draft_head_on_the_command_line(text, options):
+    assert draft_head_of(text) == options
+    with pytest.raises(ValueError, match="--draft-head must be RANK,REFINED"):
+        draft_head_of("small")

@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-from test_whisper_ctranslate2 import arrays_of, small, tokens, write
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-from transformers import WhisperFeatureExtractor
+from test_whisper_ctranslate2 import whole
 
 import deed
 from deed.cli.serve import exits_of
@@ -19,14 +17,7 @@ from deed.serving.settings import ServeSettings
 def whisper(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served") / "whisper"
     folder.mkdir()
-    words = tokens()
-    write(folder, arrays_of(small(max_source_positions=50)), words)
-    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w0"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.add_special_tokens([AddedToken(word, special=True) for word in words if not word.startswith("w")])
-    inner.save(str(folder / "tokenizer.json"))
-    WhisperFeatureExtractor(feature_size=8, chunk_length=1).save_pretrained(folder)
-    return folder
+    return whole(folder)
 
 
 @pytest.fixture(scope="module")

@@ -68,17 +68,54 @@ def fit_draft_head(
         found["recall"]  # how often it says what the model's own head says
         ```
     """
+    options = _options(model, draft_head)
+    new_draft_head(model, model.deed_family, options, start=False)  # refuses before anything is read
+    found = collect(model, dataset, positions, batch_size, ask=False)
+    return fit_draft_head_to(model, found, options, steps=steps, seed=seed, progress=progress)
+
+
+def _options(model: Any, draft_head: dict[str, Any] | None) -> dict[str, Any]:
+    """What is to be fitted.
+
+    Raises:
+        DeedConfigError, ValueError: nothing can be.
+    """
     config = model.deed_config
     options = dict(draft_head or config.draft_head or DEFAULT)
     if getattr(model, "deed_quantized", None) is not None:
         raise ValueError("a draft head is fitted before the model is quantized: fit, save, load, quantize")
-    depths = config.exit_layers[:-1]
-    if not depths:
+    if len(config.exit_layers) < 2:
         raise ValueError("fit_draft_head needs an exit before the last layer; this model has none")
     dataclasses.replace(config, draft_head=options)  # refuses what does not go together
+    return options
+
+
+def fit_draft_head_to(
+    model: Any,
+    found: Found,
+    draft_head: dict[str, Any] | None = None,
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """`fit_draft_head` on positions that are known already.
+
+    Args:
+        model: a deed model, not quantized.
+        found: of it `states`, `example` and `usage` count.
+        draft_head, steps, seed, progress: as for `fit_draft_head`.
+
+    Returns:
+        As `fit_draft_head`.
+
+    Raises:
+        DeedConfigError, ValueError: as `fit_draft_head`.
+    """
+    options, config = _options(model, draft_head), model.deed_config
+    depths = config.exit_layers[:-1]
     head = new_draft_head(model, model.deed_family, options)
     say = progress or SILENT.note
-    found = collect(model, dataset, positions, batch_size, ask=False)
     held = found.example % 5 == 4
     if bool(held.all()) or not bool(held.any()):
         raise ValueError("fit_draft_head needs five examples or more: every fifth is held out")
@@ -200,7 +237,7 @@ def _descend(model: Any, head: LowRankDraft, features: torch.Tensor, steps: int,
             with torch.no_grad():
                 tokens, probabilities = teach(_own_logits(model, some))
             optimizer.zero_grad()
-            draft_loss(work.rough(some.float()), tokens, probabilities).backward()
+            draft_loss(work, some.float(), tokens, probabilities, generator=order).backward()
             optimizer.step()
             schedule.step()
     head.load_state_dict(work.state_dict())

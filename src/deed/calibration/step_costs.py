@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +25,15 @@ class Costs:
     """What a decoding step costs, in units of one decoder layer on one position.
 
     Attributes:
-        exit_check: one exit's adaptation module, head, measure and decision.
+        exit_check: one exit's adaptation module, head (the draft head, where exits have one), measure and decision.
         fixed: the rest of a step, whatever the depth.
         first_use: a layer's first use in an answer (its cross-attention keys and values).
         extra_position: what each further position of a block costs of a layer.
-        layer: the unit; another value than 1 divides `exit_check`, `fixed`, `first_use` and `exit_layer`.
+        layer: the unit; another value than 1 divides the other costs but `extra_position`.
         layer_ms: a layer's time, for reports; None where nothing was timed.
         exit_layer: the layer that every exit but the last has of its own (`adapter="layer"`), run where it is checked or left
             by; 0 where exits have none.
+        last_check: the last exit's head, where the others have a draft head; None: it costs an `exit_check`, too.
     """
 
     exit_check: float
@@ -41,17 +43,24 @@ class Costs:
     layer: float = 1.0
     layer_ms: float | None = None
     exit_layer: float = 0.0
+    last_check: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("exit_check", "fixed", "first_use", "extra_position", "layer", "exit_layer"):
-            if not getattr(self, name) >= 0:
+        for name in ("exit_check", "fixed", "first_use", "extra_position", "layer", "exit_layer", "last_check"):
+            if not (getattr(self, name) is None or getattr(self, name) >= 0):
                 raise ValueError(f"costs: {name} must be a number of at least 0, got {getattr(self, name)!r}")
         if self.layer != 1:  # {"layer": 2.0, "exit_check": 5.0}, in ms, is {"layer": 1, "exit_check": 2.5}
             if self.layer == 0:
                 raise ValueError("costs: layer is the unit, it cannot be 0")
-            for name in ("exit_check", "fixed", "first_use", "exit_layer"):
-                object.__setattr__(self, name, getattr(self, name) / self.layer)
+            for name in ("exit_check", "fixed", "first_use", "exit_layer", "last_check"):
+                if getattr(self, name) is not None:
+                    object.__setattr__(self, name, getattr(self, name) / self.layer)
             object.__setattr__(self, "layer", 1.0)
+
+    @property
+    def at_last(self) -> float:
+        """What the last exit's head costs."""
+        return self.exit_check if self.last_check is None else self.last_check
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Costs:
@@ -73,7 +82,8 @@ def measure_costs(
     Five schedules in turns, warm, medians: all tokens at the first exit; all at the last, without and with every exit
     checked on the way; seven at the first and then one at the last (a catch-up block of 8); the first two also a quarter as
     long, so that what an answer pays once is told apart from what a step does. A layer that exits have of their own is one of
-    the decoder's build, so it counts as much.
+    the decoder's build, so it counts as much. With a draft head all this is timed by the model's own head, and a sixth
+    schedule asks every exit's draft head.
 
     Args:
         model: a deed model with an exit before the last.
@@ -113,12 +123,16 @@ def measure_costs(
         "first short": ([first], False, short),
         "last short": ([last], False, short),
     }
+    draft_head = model.deed_config.draft_head
+    if draft_head is not None:
+        runs["drafted"] = ([last], True, steps)
     times: dict[str, list[float]] = {name: [] for name in runs}
-    with evaluating(model), timed_encoder(model) as clock:
+    with evaluating(model), timed_encoder(model) as clock, _restored(model.deed_config):
         for turn in range(repeats + 1):
             for name, (depths, checked, length) in runs.items():
                 clock.take()
                 start = now(model.device)
+                model.deed_config.draft_head = draft_head if name == "drafted" else None
                 options = {**SEARCH, **_exactly(model, length), **generate_kwargs}
                 model.generate(**inputs, **options, exit_policy=FixedSchedule(depths, ask=checked))
                 if turn:  # the first round warms up
@@ -128,18 +142,33 @@ def measure_costs(
     saved = last - first - own
     layer = max((step_last - step_first) / saved, 1e-6)
     once = ((ms["last"] - steps * step_last) - (ms["first"] - steps * step_first)) / saved
-    check = max(0.0, (ms["checked"] - ms["last"]) / steps / (len(exits) - 1) - own * (layer + once / steps))
+
+    def check_in(run: str) -> float:
+        return max(0.0, (ms[run] - ms["last"]) / steps / (len(exits) - 1) - own * (layer + once / steps))
+
+    check = check_in("checked")
     # Of eight steps in "late", one runs the layers past the first exit, on a block of eight, instead of the exit's own.
     more = ms["late"] - ms["first"] - once * (last - first) + steps // 8 * own * layer
     block = more / (steps // 8) / (last - first) / layer
     return Costs(
-        exit_check=check / layer,
+        exit_check=(check if draft_head is None else check_in("drafted")) / layer,
         fixed=max(0.0, step_first / layer - first - own - check / layer),
         first_use=max(0.0, once / layer),
         extra_position=min(1.0, max(0.0, (block - 1) / 7)),
         layer_ms=layer,
         exit_layer=float(own),
+        last_check=None if draft_head is None else check / layer,
     )
+
+
+@contextmanager
+def _restored(config: Any) -> Iterator[None]:
+    """Put the draft head back whatever happens."""
+    draft_head = config.draft_head
+    try:
+        yield
+    finally:
+        config.draft_head = draft_head
 
 
 def _exactly(model: Any, tokens: int) -> dict[str, int]:

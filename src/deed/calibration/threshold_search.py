@@ -117,7 +117,7 @@ def _checks_up_to(checked: np.ndarray) -> np.ndarray:
 def _check_costs(checked: np.ndarray, costs: Costs) -> np.ndarray:
     """What they cost in layers: of all exits but the last also the layer that an exit may have of its own."""
     early = costs.exit_check + costs.exit_layer
-    return np.cumsum([*(checked * early), costs.exit_check])
+    return np.cumsum([*(checked * early), costs.at_last])
 
 
 def _total_cost(statistics: ExitStatistics, exited_at: np.ndarray, checked: np.ndarray, costs: Costs) -> float:
@@ -159,8 +159,9 @@ def cost_of_perfect_gate(statistics: ExitStatistics, costs: Costs) -> np.ndarray
     """The same where every token leaves at the first exit that agrees with full depth, and only that exit's head costs."""
     agrees = np.concatenate([statistics.agrees, np.ones((1, statistics.tokens), dtype=bool)])
     first = agrees.argmax(0)
-    own = np.where(first < len(statistics.exit_layers) - 1, costs.exit_layer, 0.0)
-    return _cost_of_examples(statistics, first, costs.exit_check + own, costs) + costs.fixed * statistics.lengths
+    early = first < len(statistics.exit_layers) - 1
+    checks = np.where(early, costs.exit_check + costs.exit_layer, costs.at_last)
+    return _cost_of_examples(statistics, first, checks, costs) + costs.fixed * statistics.lengths
 
 
 def _exited_at(statistics: ExitStatistics, thresholds: float | Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

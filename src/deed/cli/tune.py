@@ -22,7 +22,7 @@ EXAMPLE = "Example: deed tune runs/g2p_conv/model --output runs/tuned --recipe f
 PLAIN_ONLY = ("save_every", "eval_count", "limit", "minutes")
 RECIPE_ONLY = (
     "hours exits pool train_on own_share label_share dropout average warmup held_out free_running budget evaluations cache "
-    "cache_gb max_new_tokens decoder_rate last_weight rank keep_adapter"
+    "draft_head cache_gb max_new_tokens decoder_rate last_weight rank keep_adapter"
 ).split()
 
 
@@ -129,6 +129,10 @@ def tune(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="By a recipe: longest answer.", show_default="the task's")
     ] = None,
+    draft_head: Annotated[
+        str | None,
+        typer.Option(help="By a recipe: fit a draft head to the exits, RANK,REFINED or TOKENS.", show_default="none"),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="By a recipe: folder of what is computed once.", show_default="the user's cache"),
@@ -147,7 +151,8 @@ def tune(
         save_every, eval_count, skip_missing: of `FineTuneRecipe`.
         limit, minutes: of `fine_tune`.
         hours, exits, pool, train_on, own_share, label_share, dropout, average, warmup, last_weight, rank: of `TuneRecipe`.
-        decoder_rate, keep_adapter, held_out, free_running, budget, evaluations, max_new_tokens, cache, cache_gb: likewise.
+        decoder_rate, draft_head, keep_adapter, held_out, free_running, budget, evaluations: likewise.
+        max_new_tokens, cache, cache_gb: likewise.
         as_json: print the result as JSON.
     """
     given = dict(locals())
@@ -232,6 +237,8 @@ def by_recipe(output: Path, method: str, tasks: list[str], values: dict[str, Any
         if not all(word.strip().isdigit() for word in words):
             raise ValueError(f"--exits must be layers, as 1 or 1,2, got {values['exits']!r}")
         values["exits"] = [int(word) for word in words]
+    if "draft_head" in values:
+        values["draft_head"] = draft_head_of(str(values["draft_head"]))
     name = tasks[0] if tasks else task_for(Path(values["start"])).name
     recipe = checked(TuneRecipe, {**values, "method": method, "task": name}, "deed tune")
     with contextlib.redirect_stdout(sys.stderr), quiet():
@@ -241,6 +248,19 @@ def by_recipe(output: Path, method: str, tasks: list[str], values: dict[str, Any
         return
     typer.echo((output / "report.md").read_text(encoding="utf-8"))
     typer.echo(f"{result['steps']} steps; model in {output / 'model'}, report in {output / 'report.md'}")
+
+
+def draft_head_of(text: str) -> dict[str, int]:
+    """`32,64`: rank and refined tokens; `4096`: a shortlist of so many.
+
+    Raises:
+        ValueError: anything else.
+    """
+    words = text.split(",")
+    if not all(word.strip().isdigit() for word in words) or len(words) > 2:
+        raise ValueError(f"--draft-head must be RANK,REFINED as in 32,32, or a number of TOKENS, got {text!r}")
+    numbers = [int(word) for word in words]
+    return {"tokens": numbers[0]} if len(numbers) == 1 else {"rank": numbers[0], "refine": numbers[1]}
 
 
 def register(app: typer.Typer) -> None:

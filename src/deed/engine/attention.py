@@ -79,9 +79,11 @@ class BlockAttention:
 
 
 # Where two matrix products take less time than sdpa on a CPU (heads of 64, two Zen 5 cores, microseconds): one query only
-# for several rows (12 heads: 12 against 9 for 1 row and 64 keys, 38 against 44 for 8 rows), several queries for all but a few
-# heads (4 queries, 16 keys: 12 heads 11 against 21, 8 rows of them 33 against 138; 2 heads 13 against 10).
+# for several rows (12 heads: 12 against 9 for 1 row and 64 keys, 38 against 44 for 8 rows) or a source as long as Whisper's
+# (8 heads, 1,500 keys: 200 against 229), several queries for all but a few heads (4 queries, 16 keys: 12 heads 11 against 21,
+# 8 rows of them 33 against 138; 2 heads 13 against 10).
 ONE_QUERY = (48, 32)  # heads of all rows, keys
+LONG_SOURCE = 1024  # keys
 QUERIES, LONG, SCORES = 8, 32, 2**18  # heads of all rows; at most so many queries and scores
 
 
@@ -106,7 +108,7 @@ def _by_products(q: torch.Tensor, keys: int) -> bool:
     if q.device.type != "cpu" or q.dtype.itemsize < 4:
         return False
     if queries == 1:
-        return rows * heads >= ONE_QUERY[0] and keys >= ONE_QUERY[1]
+        return keys >= LONG_SOURCE or (rows * heads >= ONE_QUERY[0] and keys >= ONE_QUERY[1])
     return rows * heads >= QUERIES and queries <= LONG and rows * heads * queries * keys <= SCORES
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from deed.exits.draft_head import exit_head_cost
 from deed.policies.policy import ExitPolicy
 from deed.policies.query import ExitDecision, ExitQuery
 
@@ -39,6 +40,9 @@ class Pace:
         self.n_layers = len(family.layers(model))
         self.exits = [depth for depth in model.deed_config.exit_layers if depth < self.n_layers]
         self.head = family.vocab_size(model) / (HEAD * family.d_model(model))  # a run of it, in layers
+        # What an exit that is asked takes, in layers: its head, and the layer that it may have of its own.
+        draft = self.head if model.deed_config.draft_head is None else exit_head_cost(model)
+        self.ask = draft + (model.deed_config.adapter == "layer")
         self.tuner = Tuner(self.exits)
         self._tokens = self._cost = 0.0
         self._exits = 1.0  # of the steps that asked exits, lately, how many gave a draft
@@ -67,12 +71,12 @@ class Pace:
         self._exits = FADING * self._exits + (1 - FADING) * exited
 
     def asking_pays(self, chain: float) -> bool:
-        """Whether a row is to be asked at its exits at all, which takes the head.
+        """Whether a row is to be asked at its exits at all, which takes their heads.
 
         Args:
             chain: the chance that all its drafts stand.
         """
-        return self._exits * (chain * self.tuner.share - self.rate * self.exits[0]) >= self.rate * self.head
+        return self._exits * (chain * self.tuner.share - self.rate * self.exits[0]) >= self.rate * self.ask
 
     def pays(self, chance: float, exit_index: int, asked: int) -> bool:
         """Whether a draft is worth its layers.
@@ -82,7 +86,7 @@ class Pace:
             exit_index: where it exits.
             asked: exits that computed logits for it.
         """
-        return chance >= self.rate * (self.exits[exit_index] + asked * self.head)
+        return chance >= self.rate * (self.exits[exit_index] + asked * self.ask)
 
 
 @dataclass
@@ -132,7 +136,7 @@ class Drafts:
         self.tokens.append(token)
         self.depths.append(depth)
         self.chain *= self._chance
-        self.cost += depth + len(self.asked[-1]) * self.pace.head
+        self.cost += depth + len(self.asked[-1]) * self.pace.ask
         self.pace.asked(True)
         self.plain = 0
 
@@ -148,7 +152,7 @@ class Drafts:
             if j < len(self.tokens):
                 tuner.judge(self.tokens[j] == token)
                 self.accepted += self.tokens[j] == token
-        cost = self.cost + self.pace.n_layers + (1 + len(self.asked[-1])) * self.pace.head
+        cost = self.cost + self.pace.n_layers + self.pace.head + len(self.asked[-1]) * self.pace.ask
         self.pace.verified(len(verdicts), cost)
         self.plain += not self.tokens
         if self.asked[-1]:

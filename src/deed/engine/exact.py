@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from deed.policies import policy as policies
+from deed.policies.exit_checks.gate import Gate
 from deed.policies.measures import needs_history
 from deed.policies.policy import ThresholdPolicy
 from deed.policies.query import ExitQuery
@@ -146,6 +147,8 @@ class Decoding:
         exits = [d for d in self.plan.exit_of if d < self.n_layers]
         self.asked = frozenset(exits if getattr(policy, "exits_early", True) else [])
         self.tuned = type(policy) is ThresholdPolicy and not isinstance(policy.threshold, torch.Tensor)
+        self.gate = getattr(policy, "confidence", None)
+        self.gate = self.gate if self.tuned and isinstance(self.gate, Gate) else None
         measure = repr(policy.confidence) if isinstance(policy, ThresholdPolicy) else type(policy).__name__
         self.key = (len(self.rows), measure, bool(self.replay), config.do_sample)
         self.tuner: Tuner = borrow(model, self.key, exits)
@@ -235,22 +238,29 @@ class Decoding:
 
     def ask(self, query: ExitQuery, rows: list[int]) -> tuple[list[bool], bool]:
         """See `exact_pass.Ask`."""
-        self.deepest, policy, go_on = query.depth, self.state.policy, True
+        self.deepest, policy, go_on, best = query.depth, self.state.policy, True, None
         known = [self.rows[r] for r in rows]
         if self.tuned:
-            # Whatever the policy's measure: the largest probability tells best whether the last layer will agree.
-            probability, best = query.masked_logits.softmax(-1).max(-1)
-            values = probability.tolist()
+            if self.gate is not None:  # no head, nor the exit's own layer, for rows that do not exit
+                values, best = self.gate(query).tolist(), None
+            else:
+                # Whatever the policy's measure: the largest probability tells best whether the last layer will agree.
+                probability, best = query.masked_logits.softmax(-1).max(-1)
+                values = probability.tolist()
             chances = [self.tuner.chance(query.exit_index, c) for c in values]
             if self.tuner.warm:
                 pairs = [(row.chain * row.trust, p) for row, p in zip(known, chances, strict=True)]
                 exits, go_on = self.tuner.goes_up(query.exit_index, pairs, self.decoding)
             else:
                 exits = policy.leaves(query).tolist()
-            logits, exiting = query.logits, list(range(len(rows)))
-            if self.replay:  # takes too long to learn from what is not drafted
+            exiting = list(range(len(rows)))
+            if self.replay or self.gate is not None:  # takes too long to learn from what is not drafted
                 exiting = [i for i, leaves in enumerate(exits) if leaves]
-                logits = logits[exiting]
+            if self.gate is None:
+                logits = query.logits if len(exiting) == len(rows) else query.logits[exiting]
+            elif exiting:
+                logits = query.logits_at(torch.tensor(exiting, device=query.hidden.device))
+                self.state.checked_rows += len(exiting)
             bins = [bin_of(c) for c in values]
         else:
             decision = policies.decide(policy, query)
@@ -263,7 +273,7 @@ class Decoding:
         self.state.checked_rows += query.computed * len(rows)
         if not exiting:
             return exits, go_on
-        if self.tuned and self.noise is None and not self.replay and query.allowed is None:
+        if best is not None and self.noise is None and not self.replay and query.allowed is None:
             tokens = best
         else:
             tokens = self.choose(logits, [known[i].tokens for i in exiting], [rows[i] for i in exiting])

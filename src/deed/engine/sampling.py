@@ -81,7 +81,7 @@ def sample(
             all_scores.append(scores)
         if generation_config.do_sample:
             return torch.multinomial(torch.nn.functional.softmax(scores, dim=-1), num_samples=1)
-        return scores.argmax(-1, keepdim=True)
+        return best_token(scores)
 
     # Transformers prepares the first step: it knows which prompt tokens a continued cache has not seen yet.
     tokens = choose(model._prefill(input_ids, generation_config, model_kwargs).logits)
@@ -104,6 +104,14 @@ def sample(
     if streamer is not None:
         streamer.end()
     return Sampled(input_ids, tuple(all_scores) if keeps_scores else None, tuple(all_logits) if keeps_logits else None)
+
+
+def best_token(scores: torch.Tensor) -> torch.Tensor:
+    """The id of the largest score, the first of several: `[rows, vocab]` to `[rows, 1]`. On a CPU by NumPy, which takes 4 us
+    for 50,000 scores where PyTorch takes 100 (a step of Whisper base: 5 ms)."""
+    if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(scores.detach().numpy().argmax(-1, keepdims=True))
+    return scores.argmax(-1, keepdim=True)
 
 
 def _untouched(processors: Any, length: int) -> bool:

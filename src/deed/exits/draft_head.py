@@ -23,11 +23,14 @@ from torch import nn
 from deed.errors import DeedConfigError
 from deed.families import DecoderFamily
 from deed.families.parts import direct
+from deed.kernels.int8 import faster_than_float32
+from deed.kernels.int8_linear import Int8Linear
 
 from .draft_spec import DraftSpec, parse_draft_head
 from .head_rows import copies_of, gathered_logits, head_parts, principal_directions
 
 NAME = "draft_head"  # in `model.deed_exits`
+INT8_FROM = 2**18  # weights of a linear, as in `modeling.quantization`
 BLOCK = 64  # tokens of which `top_tokens` looks at the best first
 HeadParts = tuple[torch.Tensor, torch.Tensor | None, float]  # of `head_parts`
 Logits = Callable[[torch.Tensor], torch.Tensor]
@@ -139,7 +142,10 @@ class ShortlistDraft(nn.Module):
         level, ids, prior = direct(self.level) if bare else self.level, self.ids, self.prior
         weight, bias, scale, _ = head_parts(model)
         sources = [weight, ids] if bias is None else [weight, ids, bias]
-        own: nn.Linear = copies_of(model).get((NAME, scale), sources, lambda: _some_rows(weight, bias, scale, ids))
+        small = (
+            "head" in (getattr(model, "deed_quantized", None) or {}).get("parts", ()) and weight.dtype == torch.float32
+        )
+        own = copies_of(model).get((NAME, scale, small), sources, lambda: _some_rows(weight, bias, scale, ids, small))
         rows = direct(own) if bare else own
 
         def logits(features: torch.Tensor) -> torch.Tensor:
@@ -149,13 +155,16 @@ class ShortlistDraft(nn.Module):
         return logits
 
 
-def _some_rows(weight: torch.Tensor, bias: torch.Tensor | None, scale: float, ids: torch.Tensor) -> nn.Linear:
-    """The head of some tokens alone."""
+def _some_rows(
+    weight: torch.Tensor, bias: torch.Tensor | None, scale: float, ids: torch.Tensor, small: bool
+) -> nn.Linear | Int8Linear:
+    """The head of some tokens alone; `small`: in int8 where that is faster."""
     made = nn.utils.skip_init(nn.Linear, weight.shape[1], len(ids), bias=bias is not None)
     made.weight = nn.Parameter(weight[ids] * scale, requires_grad=False)
     if bias is not None:
         made.bias = nn.Parameter(bias.detach()[ids].to(weight.dtype), requires_grad=False)
-    return made.eval()
+    product = faster_than_float32(*made.weight.shape) if small and made.weight.numel() >= INT8_FROM else None
+    return made.eval() if product is None else Int8Linear(made, product=product)
 
 
 DraftHead = LowRankDraft | ShortlistDraft

@@ -59,6 +59,8 @@ def head_parts(model: Any) -> tuple[torch.Tensor, torch.Tensor | None, float, bo
     if not weight.is_meta:
         return weight.detach(), bias, scale, False
     head = model.get_output_embeddings()
+    if getattr(head, "original", None) is not None:
+        return head.original, bias, scale, True
     return copies_of(model).get("written out", [weight], head.dequantize), bias, scale, True
 
 

@@ -24,7 +24,10 @@ class Int8Linear(nn.Module):
         weight: shape and dtype only (`meta` device), for code that asks a head for its size; `dequantize()` has values.
         scale: `[out]` float32, one step of each output's weights.
         levels: of activations to either side of zero.
+        original: the weights as they were, where somebody reads single rows of them; usually None.
     """
+
+    original: torch.Tensor | None = None
 
     def __init__(
         self, linear: nn.Linear, scale: torch.Tensor | None = None, product: tuple[Any, int] | None = None

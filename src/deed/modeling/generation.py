@@ -18,6 +18,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from deed.config import DeedConfig
 from deed.engine.cache import StaircaseCache
 from deed.engine.exact import decode_exactly
+from deed.engine.lean_processors import lean_processors
 from deed.engine.sampling import sample
 from deed.engine.state import GenerationState
 from deed.families import DecoderFamily
@@ -131,11 +132,14 @@ class EarlyExitGeneration:
             return
         now = {"measure": config.confidence, "confidence_over": over, "exit_check": exit_check}
         then = {"exit_check": report.get("asking"), **report}  # its former name
-        others = {
+        others: dict[str, Any] = {
             name: value
             for name, value in now.items()
             if then.get(name) is not None and _with_name(then[name]) != _with_name(value)
         }
+        if report.get("draft_head") != config.draft_head:
+            then.setdefault("draft_head", None)
+            others["draft_head"] = config.draft_head
         warned = _broken_promises.setdefault(self, set())
         if not others or repr(others) in warned:
             return
@@ -270,6 +274,8 @@ class EarlyExitGeneration:
         **kwargs: Any,
     ) -> Any:
         cache, request = kwargs.get("past_key_values"), current(self)
+        if isinstance(cache, StaircaseCache):
+            logits_processor = lean_processors(logits_processor)
         if request is not None and request.taker is not None:
             call = {
                 "input_ids": input_ids,

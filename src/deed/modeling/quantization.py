@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from deed.exits.draft_head import NAME as DRAFT_HEAD
 from deed.families import family_of
 from deed.kernels.int8 import faster_than_float32, kernel
 from deed.kernels.int8_linear import Int8Linear
@@ -50,8 +51,8 @@ def quantize(
             bfloat16, what `from_pretrained(dtype=torch.bfloat16)` gives (T5's `wo` too: Transformers keeps it in float32
             for float16 only); it may be saved as such.
         parts: for int8, of "decoder" (every linear in the decoder layers, those for cross-attention keys and values
-            and those of exits' own layers among them), "head" (the LM head and the exits' other adaptation modules; a
-            tied embedding table stays as it is)
+            and those of exits' own layers among them), "head" (the LM head, the draft head and the exits' other adaptation
+            modules; a tied embedding table stays as it is)
             and "encoder" (vision included).
         min_weights: smaller linears stay as they are, because int8 would be slower there; 0: none stays for its size.
 
@@ -85,12 +86,14 @@ def quantize(
         return _to_bf16(model)
 
     head = model.get_output_embeddings()
-    exits: nn.Module = getattr(model, "deed_exits", nn.ModuleList())
-    has_layers = bool(exits) and model.deed_config.adapter == "layer"
+    exits: Any = getattr(model, "deed_exits", {})
+    own = [module for name, module in exits.items() if name != DRAFT_HEAD]
+    draft = [module for name, module in exits.items() if name == DRAFT_HEAD]
+    has_layers = bool(own) and model.deed_config.adapter == "layer"
     roots: dict[str, list[nn.Module]] = {
-        "decoder": [family.layers(model), *([exits] if has_layers else [])],
+        "decoder": [family.layers(model), *(own if has_layers else [])],
         "encoder": [model.get_encoder()],
-        "head": [nn.ModuleList([head]), *([] if has_layers else [exits])],
+        "head": [nn.ModuleList([head]), *draft, *([] if has_layers else own)],
     }
     found = {id(m): m for part in parts for root in roots[part] for m in root.modules() if type(m) is nn.Linear}
     elsewhere = {str(m.weight.device) for m in found.values() if m.weight.device.type != "cpu"}
@@ -101,6 +104,8 @@ def quantize(
     large = {i: m for i, m in found.items() if m.weight.numel() >= min_weights}
     kernels = {i: _kernel_for(m) for i, m in large.items()}
     chosen = {i: Int8Linear(m, product=kernels[i]) for i, m in large.items() if kernels[i] is not None}
+    if id(head) in chosen and draft:
+        chosen[id(head)].original = head.weight.detach()  # single rows of it are read, as they are
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if id(child) in chosen:

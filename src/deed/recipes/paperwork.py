@@ -1,9 +1,10 @@
 """`deed train --task paperwork`: a LaTr++ from scratch on real pages, forms, generated pages and easy-vqa.
 
 The question is late, so that a page is encoded once for several questions; attention knows how boxes lie to each other; the
-tokenizer is learnt from the pages. Real pages are PDFs of Debian's packages (`deed.data.debian`), forms are drawn by
-WeasyPrint; both are made on first use and kept in `--data`. Pages grow with a loss-gated curriculum. A batch is a function of
-seed, index and level, so a resumed run sees what an unbroken one would have seen.
+tokenizer is learnt from the pages. A fresh model is wired to look up and copy (`deed.models.latr.wiring`), and first trained
+on pages of strings that take that and nothing else. Real pages are PDFs of Debian's packages (`deed.data.debian`), forms are
+drawn by WeasyPrint; both are made on first use and kept in `--data`. Pages grow with a loss-gated curriculum. A batch is a
+function of seed, index and level, so a resumed run sees what an unbroken one would have seen.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from deed.training.curriculum import LossGatedCurriculum
 from . import easy_vqa
 from .pages import PagesTrainer
 from .paperwork_batches import WINDOWS, PaperworkBatches, PaperworkRecipe
-from .paperwork_pages import AskedPage, FormPicker, PicturePicker, drawn_page, real_page
+from .paperwork_pages import AskedPage, FormPicker, PicturePicker, drawn_page, page_to_copy, real_page
 from .recipe import check_start, prepared, started
 from .run import Parts, only_item, run_recipe, say, whole_batches
 
 CURVE = "learning_curve.jsonl"
-VALIDATION = {"real": 40, "form": 30, "drawn": 20, "picture": 20}  # pages
+VALIDATION = {"real": 40, "form": 30, "drawn": 20, "copy": 20, "picture": 20}  # pages
 PIECES_FROM = 3000  # pages that the tokenizer is learnt from
 
 
@@ -220,6 +221,7 @@ class Sources:
             *(real_page(store, rng, rng.choice((60, 120, 250, WINDOWS[-1])), 0.3) for _ in range(VALIDATION["real"])),
             *(forms.page(rng, 400) for _ in range(VALIDATION["form"])),
             *(drawn_page(rng, None) for _ in range(VALIDATION["drawn"])),
+            *(page_to_copy(store, rng, rng.choice(WINDOWS[1:6])) for _ in range(VALIDATION["copy"])),
             *(self.pictures.page(rng) for _ in range(VALIDATION["picture"])),
         ]
 

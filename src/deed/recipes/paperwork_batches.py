@@ -23,6 +23,7 @@ from .paperwork_pages import (
     PicturePicker,
     choose,
     drawn_page,
+    page_to_copy,
     readings,
     real_page,
     thumbnail,
@@ -42,8 +43,10 @@ class PaperworkRecipe(Recipe):
         decay_steps: last steps, over which the learning rate falls to zero; until then it stays at its peak.
         questions: per page, at most.
         picture_share: share of batches from easy-vqa.
-        form_share: share of pages that are forms.
-        drawn_share: share of pages of the generator of `--task pages`.
+        form_share: share of pages that are forms, of those that are not to copy from.
+        drawn_share: share of pages of the generator of `--task pages`, likewise.
+        copy_share: share of pages of strings that nobody can guess, whose questions take copying and nothing else.
+        copy_steps: first steps, in which all pages are of that kind.
         seen_share: share of page batches that have (a stand-in for) the pages' pictures.
         noise: share of pages read as an OCR engine reads them.
         forms: how many forms are drawn and kept.
@@ -77,6 +80,8 @@ class PaperworkRecipe(Recipe):
     picture_share: Share = 0.15
     form_share: Share = 0.3
     drawn_share: Share = 0.15
+    copy_share: Share = 0.15
+    copy_steps: Natural = 1500
     seen_share: Share = 0.1
     noise: Share = 0.4
     forms: Count = 6000
@@ -151,7 +156,7 @@ class PaperworkBatches(Dataset):
         rows: list[dict[str, Any]] = []
         tokens = 0
         while tokens < POOL * self.recipe.batch_size or len(rows) < POOL:
-            rows.append(self.encode(self.page(rng), rng))
+            rows.append(self.encode(self.page(rng, copying=pool * POOL < self.recipe.copy_steps), rng))
             tokens += rows[-1]["length"]
         rows.sort(key=lambda row: row["length"])
         batches: list[list[dict[str, Any]]] = [[] for _ in range(POOL)]
@@ -165,17 +170,20 @@ class PaperworkBatches(Dataset):
         random.Random(f"{self.recipe.seed}/order/{pool}").shuffle(batches)
         return batches
 
-    def page(self, rng: random.Random, level: int | None = None) -> AskedPage:
+    def page(self, rng: random.Random, level: int | None = None, copying: bool = False) -> AskedPage:
         """A page of the mix.
 
         Args:
             rng: where it is drawn from.
             level: of the curriculum; None: the present one.
+            copying: one to copy from.
         """
         recipe, now = self.recipe, int(self.level) if level is None else level
         # Some shorter ones stay in, so that nothing learned is lost.
         level = now if rng.random() < 0.6 else rng.randint(1, now)
         longest = rng.randint(WINDOWS[level - 2] if level > 1 else 4, WINDOWS[level - 1])
+        if copying or rng.random() < recipe.copy_share:
+            return page_to_copy(self.store, rng, longest, recipe.noise * (not copying))
         sort = rng.random()
         # Forms are no runs of words: the shortest have twenty.
         if sort < recipe.form_share and longest >= WINDOWS[1]:

@@ -19,6 +19,7 @@ import numpy as np
 from deed.data.debian.questions import questions_of
 from deed.data.debian.store import PageStore
 from deed.data.synthetic import pages
+from deed.data.synthetic.copying import copying_page
 from deed.data.synthetic.forms.kept import KeptForm
 from deed.data.synthetic.pages.questions import ask
 from deed.data.synthetic.pages.simulate import PAPER, misread
@@ -30,6 +31,7 @@ SIDE = 64  # pixels of a picture
 LINE = 8  # thousandths of the page's height: words whose middles are within are of one line to an OCR engine
 COMMON = {"reading": 2, "next word": 2, "presence": 2, "unanswerable": 1}  # at most, of kinds that any page has
 LONGEST_READING = 8  # words
+KNOWN = 60  # words of a real page, to choose from for one to copy from
 
 Question = tuple[str, str, str]  # kind, question, answer
 
@@ -39,7 +41,7 @@ class AskedPage:
     """A page and what is asked about it.
 
     Attributes:
-        source: where it is from: `"real"`, `"form"`, `"drawn"` or `"picture"`.
+        source: where it is from: `"real"`, `"form"`, `"drawn"`, `"copy"` or `"picture"`.
         words: with boxes, in the order in which they are read.
         asked: questions.
         image: `[64, 64, 3]` uint8, or None.
@@ -109,6 +111,21 @@ def drawn_page(rng: random.Random, fields: int | None) -> AskedPage:
     page = pages.make_page(rng.choice(tuple(pages.KNOWN)), rng, fields)
     asked = [(question.kind, question.question, question.answers[0]) for question in ask(page, rng)]
     return AskedPage("drawn", pages.ocr_words(page, rng), asked, pages.sketch(page))
+
+
+def page_to_copy(store: PageStore, rng: random.Random, longest: int, noise: float = 0.0) -> AskedPage:
+    """Strings that nobody can guess, half of them words of a real page in random order.
+
+    Args:
+        store: of the real pages.
+        rng: decides everything.
+        longest: words.
+        noise: see `real_page`.
+    """
+    index = rng.randrange(len(store))
+    known = [word.text for word in store.page(index, 0, KNOWN).all_words]
+    words, asked = copying_page(rng, longest, known)
+    return AskedPage("copy", _read(words, rng, noise), asked)
 
 
 class PicturePicker:
@@ -220,6 +237,7 @@ __all__ = [
     "by_line",
     "choose",
     "drawn_page",
+    "page_to_copy",
     "readings",
     "real_page",
     "thumbnail",

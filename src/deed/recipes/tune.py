@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from deed.calibration.exit_features import Found as Positions
+from deed.calibration.fit_draft_head import fit_draft_head_to
 from deed.calibration.teacher_forcing import evaluating
 from deed.constants import NEVER_EXIT
 from deed.errors import DataError
@@ -39,6 +41,7 @@ KEPT_IN_MEMORY = 10_000  # examples drawn from at once, for their order
 FORMAT = 1
 SAVE_EVERY = 300.0  # active seconds between checkpoints
 SAY_EVERY = 30.0
+DRAFT_POSITIONS = 8000  # tokens that a draft head is fitted to
 KINDS = {"both": None, "answers": ("answer",), "labels": ("label",)}
 
 
@@ -313,9 +316,10 @@ class Run:
         """Publish the best weights, with thresholds chosen on one half of the held-out examples, and report."""
         states.put(self.weights, states.load_best(self.output))
         self.model.eval()
+        draft = self.fit_draft_head(progress) if self.recipe.draft_head else None
         chosen_on, counted_on = (self.judge(half) for half in self.halves)
         budgets = sorted({*BUDGETS, self.recipe.budget})
-        choices = choose(chosen_on, counted_on, costs_of(self.model), budgets)
+        choices = choose(self.model, chosen_on, counted_on, budgets)
         threshold = next(row for row in choices if row["budget"] == self.recipe.budget)["thresholds"]
         self.model.deed_config.threshold = threshold
         self.state.cpu_seconds += self.clock.cpu_tick()
@@ -337,6 +341,7 @@ class Run:
             "agreement": found.agreement(),
             "choices": choices,
             "threshold": threshold,
+            "draft_head": draft,
             "by_kind": by_kind(found.statistics, kinds, threshold),
         }
         write(self.output, report)
@@ -346,6 +351,28 @@ class Run:
         report["cpu_hours"] = (self.state.cpu_seconds + self.clock.cpu_tick()) / 3600
         write(self.output, report)
         return report
+
+    @torch.no_grad()
+    def fit_draft_head(self, progress: Progress) -> dict[str, Any]:
+        """Fit the recipe's draft head to the exits as they are, on examples of the pool."""
+        depths, count = self.student.depths, 0
+        parts: dict[int, list[torch.Tensor]] = {depth: [] for depth in depths}
+        examples: list[torch.Tensor] = []
+        usage = torch.zeros(self.model.deed_family.vocab_size(self.model))
+        for part in epoch(self.pool.entries, self.recipe.batch_size, self.recipe.seed, 0):
+            batch = self.batch(self.pool, part)
+            for depth, given in self.student.states(batch).items():
+                if depth in parts:
+                    parts[depth].append(given.float())
+            usage.index_add_(0, batch.teacher.ids.flatten(), batch.teacher.logs.exp().flatten())
+            examples.append(batch.sequence + 1000 * len(examples))
+            count += len(batch.labels)
+            if count >= DRAFT_POSITIONS:
+                break
+        numbers = torch.unique(torch.cat(examples), return_inverse=True)[1]
+        found = Positions({}, {d: torch.cat(x) for d, x in parts.items()}, {}, numbers, usage)
+        with torch.enable_grad():
+            return fit_draft_head_to(self.model, found, self.recipe.draft_head, progress=progress.note)
 
     def publish(self, processor: Any) -> None:
         """Write the model, LoRA merged or beside it."""

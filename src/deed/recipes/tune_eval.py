@@ -12,6 +12,7 @@ import torch
 from deed.calibration.exit_statistics import ExitStatistics
 from deed.calibration.step_costs import Costs
 from deed.calibration.threshold_search import evaluate, search_thresholds
+from deed.exits.draft_head import draft_logits, exit_head_cost, layer_products
 
 from .tune_batch import Batch
 from .tune_recipe import BUDGETS
@@ -83,7 +84,7 @@ def statistics_of(
         features = features_of(batch)
         agrees[deepest].append(np.ones(len(batch.labels), dtype=bool))
         for depth, values in features.items():
-            sure, best = likeliest(model, values)
+            sure, best = likeliest(model, depth, values)
             same = (best == batch.teacher.ids[:, 0]).numpy()
             if depth == deepest:
                 agrees[depth][-1] = same
@@ -101,13 +102,20 @@ def statistics_of(
     return Found(found, np.concatenate(tokens), np.concatenate(agrees[deepest]))
 
 
-def likeliest(model: Any, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The largest probability and its token, `[n]` each, of what the head gets, `[n, d_model]`."""
+def likeliest(model: Any, depth: int, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest probability of an exit and its token, `[n]` each: by the draft head, where there is one.
+
+    Args:
+        model: a deed model.
+        depth: of the exit.
+        features: what the head gets, `[n, d_model]`.
+    """
     family = model.deed_family
+    draft = None if depth == model.deed_config.exit_layers[-1] else draft_logits(model)
     size = max(1, LOGITS_AT_ONCE // family.vocab_size(model))
     sure, best = [], []
     for part in features.split(size):
-        logits = family.head(model, part).float()
+        logits = (family.head(model, part) if draft is None else draft(part)).float()
         top, at = logits.max(-1)
         sure.append((top - logits.logsumexp(-1)).exp())
         best.append(at)
@@ -149,15 +157,36 @@ def summary(found: Found, costs: Costs) -> dict[str, Any]:
     return {"agreement": agreement, "depth": depth, "score": score}
 
 
-def choose(chosen_on: Found, counted_on: Found, costs: Costs, budgets: Sequence[float]) -> list[dict[str, Any]]:
+def share_of_products(found: Found, thresholds: Sequence[float], model: Any) -> float:
+    """What decoding takes at thresholds, heads included, in shares of full depth's: counted in a layer's products of one
+    position, catching up left out.
+
+    Args:
+        found: teacher-forced.
+        thresholds: one per exit before the last.
+        model: says what its heads and exits' layers are worth.
+    """
+    statistics, family = found.statistics, model.deed_family
+    left, depths = leaving(statistics, thresholds), np.array(statistics.exit_layers)
+    checked = np.cumsum([t <= 1 for t in thresholds])
+    asked = np.array([*checked, checked[-1]])[left]  # exits before the last that a token is asked at
+    own = 1.0 if model.deed_config.adapter == "layer" else 0.0
+    layer = layer_products(family.layers(model)[-1])
+    head = family.d_model(model) * family.vocab_size(model) / layer
+    last = left == len(depths) - 1
+    taken = depths[left].mean() + asked.mean() * (own + exit_head_cost(model)) + last.mean() * head
+    return float(taken / (depths[-1] + head))
+
+
+def choose(model: Any, chosen_on: Found, counted_on: Found, budgets: Sequence[float]) -> list[dict[str, Any]]:
     """Thresholds chosen on some examples, and what they do on others.
 
     Args:
+        model: whose exits they are.
         chosen_on, counted_on: of different examples.
-        costs: of `costs_of`.
         budgets: shares of tokens that may change.
     """
-    layers, rows = chosen_on.statistics.exit_layers[-1], []
+    layers, costs, rows = chosen_on.statistics.exit_layers[-1], costs_of(model), list[dict[str, Any]]()
     left = [max(0.0, budget - chosen_on.drift) for budget in budgets]
     for budget, choice in zip(
         budgets, search_thresholds(chosen_on.statistics, costs, left, hold_out=False), strict=True
@@ -170,6 +199,7 @@ def choose(chosen_on: Found, counted_on: Found, costs: Costs, budgets: Sequence[
                 "changed": float(changed(counted_on, choice.thresholds).mean()),
                 "depth": counted["cost"] / layers,
                 "exit_depth": counted["mean_depth"] / layers,
+                "with_heads": share_of_products(counted_on, choice.thresholds, model),
             }
         )
     return rows

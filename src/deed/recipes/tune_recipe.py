@@ -48,6 +48,7 @@ class TuneRecipe(Recipe):
         free_running: of the latter, how many are also answered freely at the end.
         budget: share of tokens that may change at the threshold chosen for the model.
         evaluations: along the run.
+        draft_head: fitted to the exits once they are trained, and used from then on (`DeedConfig.draft_head`); None: none.
         cache_gb: largest size of the cache.
         max_new_tokens: longest answer; 0: as the task has it.
     """
@@ -79,6 +80,7 @@ class TuneRecipe(Recipe):
     free_running: Natural = 100
     budget: Share = 0.02
     evaluations: Count = EVALUATIONS
+    draft_head: dict[str, int] | None = None
     cache_gb: Hours = 8.0
     max_new_tokens: Natural = 0
     bf16: bool = True

@@ -125,22 +125,27 @@ def as_text(report: Mapping[str, Any]) -> str:
         "",
         "## Depth over changed tokens",
         "",
-        "Depth in shares of full depth; exits' own layers count, also where an exit is refused. Thresholds were chosen on one "
-        "half of the held-out examples, and are counted on the other.",
+        "Depth in shares of full depth; exits' own layers count, also where an exit is refused. Thresholds were chosen on one",
+        "half of the held-out examples, and are counted on the other. With heads: the same in products, where an exit that is",
+        "asked also takes its head; catching up is left out.",
         "",
         *_table(
-            ("allowed", "changed", "depth", "thresholds"),
+            ("allowed", "changed", "depth", "with heads", "thresholds"),
             [
                 (
-                    percent(row["budget"]),
-                    percent(row["changed"]),
-                    percent(row["depth"]),
+                    *(percent(row[name]) for name in ("budget", "changed", "depth", "with_heads")),
                     _thresholds(row["thresholds"]),
                 )
                 for row in report["choices"]
             ],
         ),
     ]
+    if draft := report.get("draft_head"):
+        lines += [
+            "",
+            f"Exits answer by a draft head worth {draft['layers']:.2f} layers; it says what the whole head says of "
+            f"{percent(draft['recall'])} of the tokens.",
+        ]
     if free := report.get("free_running"):
         lines += [
             "",

@@ -97,9 +97,9 @@ class Student:
             found.setdefault((rate, recipe.weight_decay if p.ndim > 1 else 0.0), []).append(p)
         return [{"params": ps, "lr": rate, "peak": rate, "weight_decay": d} for (rate, d), ps in found.items()]
 
-    def features(self, batch: Batch) -> dict[int, torch.Tensor]:
-        """What the head gets of each exit at the chosen positions, `[chosen, d_model]`; where the decoder learns, of the last
-        layer too.
+    def states(self, batch: Batch) -> dict[int, torch.Tensor]:
+        """What the final norm gets of each exit at the chosen positions, `[chosen, d_model]`; where the decoder learns, of the
+        last layer too.
 
         Args:
             batch: with the states of the exits' depths, or where the decoder learns one sequence a row.
@@ -109,7 +109,11 @@ class Student:
             states = exit_states_from(model, batch.source(model), batch.packed, batch.states)
         else:
             states = live_states(model, batch.encoder_outputs, batch.mask, batch.ids)
-        return {depth: exit_features(model, depth, hidden[batch.chosen]) for depth, hidden in states.items()}
+        return {depth: hidden[batch.chosen] for depth, hidden in states.items()}
+
+    def features(self, batch: Batch) -> dict[int, torch.Tensor]:
+        """The same of what the head gets."""
+        return {depth: exit_features(self.model, depth, hidden) for depth, hidden in self.states(batch).items()}
 
     def losses(self, batch: Batch) -> dict[int, torch.Tensor]:
         """The loss of each exit on a batch, per token."""

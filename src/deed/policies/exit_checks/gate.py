@@ -41,6 +41,9 @@ class Gate:
                 "run deed.fit_gate(model, dataset) again"
             )
 
+    def __repr__(self) -> str:
+        return "Gate"  # what was learned of drafts is kept by the measure's name
+
     def __call__(self, query: ExitQuery) -> torch.Tensor:
         i = query.exit_index
         gate = self._of_exit.get(i)
