@@ -207,6 +207,8 @@ def test_turns_rotate_end_in_time_and_go_on_without_who_fails(monkeypatch):
     results = run_turns(listeners, [[sound()] for _ in range(9)], 3.5, SILENT_BAR.update)
     assert order[:3] == ["a", "b", "c"] and "b" not in order[3:] and order.count("c") == 1
     assert 1 <= len(results.inputs) < 9 and results.failed == {"b": "RuntimeError: broken"}
+    late = run_turns({"a": listener("a")}, [[sound()] for _ in range(9)], 0.0, SILENT_BAR.update)
+    assert len(late.inputs) == 1  # what came before took all the time
     with pytest.raises(RuntimeError):
         run_turns({"b": listener("b", fails=True)}, [[sound()]], 1.0, SILENT_BAR.update)
 

@@ -165,7 +165,7 @@ def deed(model: Any, processor: Any, precision: str, threshold: Any = None, exac
             texts = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
             heard = Heard(texts, time.perf_counter() - start, features, clock.take(), tokens)
         heard.depths = [
-            [depth for segment in segments for depth in segment["exit_layers"].tolist()]
+            [depth for segment in segments if "exit_layers" in segment for depth in segment["exit_layers"].tolist()]
             for segments in found["segments"]
         ]
         return heard

@@ -80,7 +80,7 @@ def run_turns(listeners: dict[str, Listener], inputs: Iterable[list[Sound]], sec
         spent = time.perf_counter() - start
         if i >= LEAST and spent * (i + 1) / i > seconds:
             break
-        tell(f"batch {i + 1}", min(1.0, spent / seconds))
+        tell(f"batch {i + 1}", min(1.0, spent / seconds) if seconds else 1.0)
         for sound in sounds:
             _ = sound.samples  # read before time counts
         first = i % len(names)
