@@ -99,6 +99,7 @@ def done(speller, cache, tmp_path_factory):
 
 def test_exits_learn_and_the_model_stays_as_it_was(done, speller):
     run, report = done
+    assert report["pool_cpu_hours"] > 0 and report["cpu_hours"] > 0
     before, after = (load_file(folder / "model.safetensors") for folder in (speller, run / "model"))
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
     rows = rows_of(run)

@@ -72,12 +72,11 @@ def tune_with(
     with locked(output), shown(progress) as bars:
         check_recipe(output, recipe)
         set_seed(recipe.seed)
-        clock = states.Clock()
         model, processor = start(recipe, task)
         pools = pools_of(recipe, task, model, processor, cache or user_cache() / "tune", bars)
         write_recipe(output, recipe)
         processor = same_processor(output, processor)
-        run = Run(output, recipe, model, *pools, clock)
+        run = Run(output, recipe, model, *pools)
         run.train(bars)
         return run.finish(task, processor, bars)
 
@@ -90,13 +89,10 @@ class Run:
         recipe: checked.
         model: of `start`.
         pool, held_out: to train on, and to evaluate on.
-        clock: started when the run was.
     """
 
-    def __init__(
-        self, output: Path, recipe: TuneRecipe, model: Any, pool: Pool, held_out: Pool, clock: states.Clock
-    ) -> None:
-        self.output, self.recipe, self.model, self.pool, self.clock = output, recipe, model, pool, clock
+    def __init__(self, output: Path, recipe: TuneRecipe, model: Any, pool: Pool, held_out: Pool) -> None:
+        self.output, self.recipe, self.model, self.pool, self.clock = output, recipe, model, pool, states.Clock()
         self.student = Student(model, recipe)
         self.weights = self.student.parameters
         self.optimizer = torch.optim.AdamW(self.student.groups())
@@ -267,6 +263,7 @@ class Run:
             "steps": self.state.step,
             "seconds": self.state.seconds,
             "cpu_hours": self.state.cpu_seconds / 3600,
+            "pool_cpu_hours": (self.pool.cpu_seconds + self.held_out.cpu_seconds) / 3600,
             "pool_examples": len(self.pool),
             "pool_tokens": self.pool.tokens,
             "trained_tokens": self.state.tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def pools_of(
         folder = cache / fingerprint(facts)
         writer = PoolWriter(folder, facts)
         if writer.examples < count:
+            before = time.process_time()
             wanted = recipe.cache_gb * 1e9 - spent
             with evaluating(model), progress.bar(f"teacher's answers, {split}", count) as bar:
                 examples = drawn(task.examples(split, None, data), recipe.seed)
@@ -66,7 +68,7 @@ def pools_of(
                     writer, task, model, processor, examples, count=count, depths=depths, options=options,
                     seed=recipe.seed, most_bytes=wanted, bar=bar, half=half, own_share=own_share,
                 )  # fmt: skip
-            writer.close()
+            writer.close(time.process_time() - before)
             if have < count:
                 say(f"{split}: {have} of {count} examples (all there are, or all that --cache-gb has room for)")
         found.append(Pool(folder, count))
