@@ -79,7 +79,7 @@ def view(module: nn.Module, number: int) -> nn.Module:
     made = copy.copy(module)
     made._modules = {name: child if child is None else view(child, number) for name, child in module._modules.items()}
     if hasattr(made, "layer_idx"):
-        made.layer_idx = number
+        made.layer_idx = number  # type: ignore[assignment]
     return made
 
 
