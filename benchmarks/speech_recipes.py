@@ -29,7 +29,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from deed.calibration.threshold_search import evaluate
 from deed.exits.heads import exit_features
 from deed.modeling.answering import exit_depths
-from deed.modeling.loading import from_pretrained
+from deed.modeling.loading import from_pretrained, load_exits
 from deed.recipes.tune_batch import join
 from deed.recipes.tune_eval import costs_of, statistics_of
 from deed.recipes.tune_pool import Pool, epoch
@@ -191,7 +191,8 @@ def scores(task: Task, processor: Any, one: Set, tokens: Sequence[Sequence[int]]
 def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], options: argparse.Namespace) -> dict[str, Any]:
     """A run: what it was told, its cost, both curves, and thresholds for the budgets."""
     report = json.loads((run / "report.json").read_text())
-    model = from_pretrained(run / "model")
+    exits = run / "exits"  # saved alone, as they ship: `model.save_exits(run / "exits", dtype="float16")`
+    model = load_exits(options.base, exits) if exits.is_dir() else from_pretrained(run / "model")
     at: dict[str, dict[float, Decoded]] = {split: {} for split in sets}
 
     def curve(split: str) -> list[dict[str, Any]]:
