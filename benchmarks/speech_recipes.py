@@ -80,6 +80,9 @@ def main() -> None:
         "--cache", type=Path, required=True, help="of the runs: the validation recordings' pool is in it"
     )
     parser.add_argument("--runs", type=Path, nargs="*", default=[], help="none: only hear the recordings")
+    parser.add_argument(
+        "--forced", type=Path, nargs="*", default=[], help="runs of which only the forced curve is drawn"
+    )
     parser.add_argument("--grid", type=float, nargs="+", default=GRID, help="thresholds")
     parser.add_argument("--count", type=int, default=None, help="recordings of each split; default: all")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/speech_recipes.json"))
@@ -111,6 +114,10 @@ def main() -> None:
         print(run.name, json.dumps(found["runs"][run.name]["choices"], indent=1), flush=True)
         with atomic_write(options.output) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
+    for run in options.forced:
+        found["runs"][run.name] = told_of(run, from_pretrained(run / "model"), options.cache)
+    with atomic_write(options.output) as temporary:
+        temporary.write_text(json.dumps(found, indent=1) + "\n")
     if found["runs"]:
         draw(found["runs"], options.figure)
 
@@ -190,7 +197,6 @@ def scores(task: Task, processor: Any, one: Set, tokens: Sequence[Sequence[int]]
 
 def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], options: argparse.Namespace) -> dict[str, Any]:
     """A run: what it was told, its cost, both curves, and thresholds for the budgets."""
-    report = json.loads((run / "report.json").read_text())
     exits = run / "exits"  # saved alone, as they ship: `model.save_exits(run / "exits", dtype="float16")`
     model = load_exits(options.base, exits) if exits.is_dir() else from_pretrained(run / "model")
     at: dict[str, dict[float, Decoded]] = {split: {} for split in sets}
@@ -219,11 +225,16 @@ def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], options:
             if threshold in at[split]
         }
         choices.append({"budget": budget, "threshold": threshold, **told})
+    return {**told_of(run, model, options.cache), "free_running": curves, "choices": choices}
+
+
+def told_of(run: Path, model: Any, cache: Path) -> dict[str, Any]:
+    """What a run was told, its cost, and its teacher-forced curve."""
+    report = json.loads((run / "report.json").read_text())
     frozen = report["recipe"]["method"] == "frozen"  # else the decoder's states are not those of the pool
     kept = ("recipe", "steps", "cpu_hours", "pool_examples", "pool_tokens", "trained_tokens", "agreement", "best")
     told = {key: report[key] for key in kept if key in report}
-    told |= {"teacher_forced": report["choices"], "forced_curve": forced(model, options.cache) if frozen else []}
-    return {**told, "free_running": curves, "choices": choices}
+    return told | {"teacher_forced": report["choices"], "forced_curve": forced(model, cache) if frozen else []}
 
 
 def forced(model: Any, cache: Path) -> list[dict[str, Any]]:
@@ -260,12 +271,13 @@ def draw(runs: dict[str, Any], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for number, (name, run) in enumerate(runs.items()):
-        free = sorted((100 * r["changed"], 100 * r["depth"]) for r in run["free_running"]["validation"])
-        axes.plot(*zip(*free, strict=True), "o-", ms=3, color=f"C{number}", label=name)
-        if not run["forced_curve"]:
-            continue
-        told = sorted((100 * r["changed"], 100 * r["depth"]) for r in run["forced_curve"])
-        axes.plot(*zip(*told, strict=True), "--", color=f"C{number}", lw=0.8)
+        for key, style in (("free_running", "o-"), ("forced_curve", "--")):
+            rows = run.get(key) or []
+            rows = rows["validation"] if isinstance(rows, dict) else rows
+            points = sorted((100 * row["changed"], 100 * row["depth"]) for row in rows)
+            if points:
+                told = name.replace("_", " ") + (", free-running" if key == "free_running" else "")
+                axes.plot(*zip(*points, strict=True), style, ms=3, lw=1, color=f"C{number}", label=told)
     axes.plot(2, 70, "k*", ms=10)
     axes.set(xlabel="changed tokens, %", ylabel="mean depth, % of six layers, exits' own layers counted", xlim=(0, 10))
     axes.legend(fontsize=7)
