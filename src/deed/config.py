@@ -26,6 +26,7 @@ class DeedConfig:
             identity), `"linear"`, `"bottleneck"` (residual, down-GELU-up), `"layer"` (a whole decoder layer, started as
             the base model's last one; docs/method.md) or `"none"`. The paper does not publish its module; these are ours.
         adapter_dim (`int`): inner width of `"bottleneck"`.
+        adapter_shared (`bool`): with `"layer"`, one layer for all exits: a file as small as that of one exit.
         confidence (`str` or `dict`): measure taken at an exit: `"max_prob"`, `"margin"`, `"entropy"`,
             `"state_similarity"`, `"patience"`; with options as `{"name": "patience", "patience": 3}`; for tokens on a
             scale `{"name": "ordered_prob", "first": 4, "count": 1000}`.
@@ -61,6 +62,7 @@ class DeedConfig:
     exit_layers: list[int] | None = None
     adapter: str = "residual_linear"
     adapter_dim: int = 64
+    adapter_shared: bool = False
     confidence: str | dict[str, Any] = "max_prob"
     confidence_over: str = "all"
     threshold: float | list[float] = 0.9
@@ -90,6 +92,11 @@ class DeedConfig:
                 )
             self.exit_layers = sorted({int(x) for x in self.exit_layers})
         _one_of("adapter", self.adapter, ADAPTERS)
+        if not isinstance(self.adapter_shared, bool) or (self.adapter_shared and self.adapter != "layer"):
+            raise DeedConfigError(
+                f'adapter_shared is true or false, and true for adapter="layer" only; got {self.adapter_shared!r} with '
+                f"{self.adapter!r}"
+            )
         if not _is_int(self.adapter_dim) or self.adapter_dim < 1:
             raise DeedConfigError(f"adapter_dim must be a positive integer, got {self.adapter_dim!r}")
         build_confidence(self.confidence)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import deed
-from conftest import batch, deed_model
+from conftest import batch, deed_model, plain_model
 from deed import DeedConfig, DeedConfigError, DeedLoadError
 from deed.cli.demo import CHECKPOINT
 from deed.data.readers import cmudict
@@ -83,6 +83,23 @@ def test_saved_and_loaded_it_is_the_same(kind, spec, adapter, tmp_path):
     assert not any("draft" in name for name in load_file(tmp_path / "without" / "deed_exits.safetensors"))
     assert deed.from_pretrained(tmp_path / "without").deed_config.draft_head is None
     assert type(deed.unwrap(model)).__name__ == type(model).__name__
+
+
+@pytest.mark.parametrize("spec", [SPEC, {"tokens": 12}], ids=["rank", "tokens"])
+def test_exits_saved_alone_bring_it_along(spec, tmp_path):
+    model = deed_model("bart", DeedConfig(threshold=0.4), dtype=torch.float32)
+    deed.fit_draft_head(model, examples(), spec, steps=5)
+    model.save_exits(tmp_path)
+    loaded = deed.load_exits(plain_model("bart", dtype=torch.float32), tmp_path)
+    given = {**batch(), "decoder_input_ids": IDS}
+    assert loaded.deed_config.draft_head == spec
+    torch.testing.assert_close(loaded.exit_logits(**given), model.exit_logits(**given))
+    model.save_exits(tmp_path / "half", dtype="float16")
+    half = deed.load_exits(plain_model("bart", dtype=torch.float32), tmp_path / "half")
+    assert torch.equal(half.generate(**batch(), exact=True), model.generate(**batch(), exit_threshold=2.0))
+    model.deed_config.draft_head = None
+    model.save_exits(tmp_path / "without")
+    assert not any("draft" in name for name in load_file(tmp_path / "without" / "deed_exits.safetensors"))
 
 
 def test_ids_that_are_none_are_named(tmp_path):

@@ -69,3 +69,21 @@ def test_a_copy_is_made_once_and_again_after_the_weight_changed(name, monkeypatc
     before = len(float32._copies)
     del weight, first, second
     assert len(float32._copies) == before - 1
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+def test_gradients_are_those_of_the_plain_product(kernel):
+    """oneDNN's own has none: a model must be trainable whichever kernel is the fastest here."""
+    torch.manual_seed(0)
+    weight, bias = torch.randn(64, 96, requires_grad=True), torch.randn(64, requires_grad=True)
+    x = torch.randn(3, 96, requires_grad=True)
+    expected = torch.autograd.grad(torch.nn.functional.linear(x, weight, bias).square().sum(), (x, bias))
+    got = torch.autograd.grad(kernel.prepare(weight, bias)(x).square().sum(), (x, bias))
+    for a, b in zip(expected, got, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+    frozen = torch.autograd.grad(kernel.prepare(weight.detach(), bias.detach())(x).square().sum(), x)[0]
+    torch.testing.assert_close(frozen, expected[0], rtol=1e-4, atol=1e-3)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            kernel.prepare(weight, bias)(x), torch.nn.functional.linear(x, weight, bias), rtol=1e-4, atol=1e-3
+        )

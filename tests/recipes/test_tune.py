@@ -18,6 +18,7 @@ from deed.data.base import Example
 from deed.errors import DataError, DeedConfigError, DeedLoadError
 from deed.models import small_g2p
 from deed.recipes import tune as recipes
+from deed.recipes import tune_cache
 from deed.recipes import tune_state as states
 from deed.recipes.tune import Run, tune_with
 from deed.recipes.tune_recipe import TuneRecipe
@@ -98,6 +99,7 @@ def done(speller, cache, tmp_path_factory):
 
 def test_exits_learn_and_the_model_stays_as_it_was(done, speller):
     run, report = done
+    assert report["pool_cpu_hours"] > 0 and report["cpu_hours"] > 0
     before, after = (load_file(folder / "model.safetensors") for folder in (speller, run / "model"))
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
     rows = rows_of(run)
@@ -122,7 +124,7 @@ def test_the_report_is_what_the_saved_model_does(done, speller):
     assert json.loads((run / "report.json").read_text()) == json.loads(json.dumps(report))
     task = registry.task_for(speller, "spell")
     model, processor = task.load(run / "model")
-    drawn = list(recipes.drawn(task.examples("validation"), 0))[:8]
+    drawn = list(tune_cache.drawn(task.examples("validation"), 0))[:8]
     rows = [dict(task.encode(processor, x)) for x in drawn]
     found = deed.record_exits(model, rows, **{**task.generation_options(model, processor), "max_new_tokens": 12})
     for depth, agrees in zip(("1", "2"), found.agrees, strict=True):
@@ -139,7 +141,7 @@ def test_a_pool_is_made_once(done, speller, cache, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("it is there already")
 
-    monkeypatch.setattr(recipes, "fill", refuse)
+    monkeypatch.setattr(tune_cache, "fill", refuse)
     tune_with(tmp_path / "again", recipe(speller), cache)
     tune_with(tmp_path / "fewer", recipe(speller, pool=10, exits=[2]), cache)  # of the same pool
     for changes in ({"pool": 30}, {"max_new_tokens": 5}, {"exits": [3]}, {"seed": 1}):
@@ -239,7 +241,7 @@ def test_other_adapters_learn_too(speller, cache, tmp_path):
 
 def test_a_cache_that_is_full_makes_a_smaller_pool(speller, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(recipes, "say", said.append)
+    monkeypatch.setattr(tune_cache, "say", said.append)
     monkeypatch.setattr("deed.recipes.tune_pool.SHARD", 4)
     monkeypatch.setattr("deed.recipes.tune_teacher.DRAWN", 4)
     report = tune_with(tmp_path / "run", recipe(speller, cache_gb=2e-4), tmp_path / "pools")

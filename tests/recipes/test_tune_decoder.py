@@ -12,6 +12,7 @@ from deed.cli.tune import draft_head_of
 from deed.constants import NEVER_EXIT
 from deed.errors import DeedConfigError
 from deed.recipes import tune as recipes
+from deed.recipes import tune_cache
 from deed.recipes.tune import tune_with
 from deed.recipes.tune_free import edit_distance
 from deed.recipes.tune_lora import add_lora, take_out_lora
@@ -142,7 +143,7 @@ def test_free_running_is_what_generate_gives(speller, cache, tmp_path):
     task = registry.task_for(speller, "spell")
     model, processor = task.load(tmp_path / "run" / "model")
     # The examples that nothing was chosen on: every second one.
-    words = list(recipes.drawn(task.examples("validation"), 0))[:8][1::2]
+    words = list(tune_cache.drawn(task.examples("validation"), 0))[:8][1::2]
     options = {**task.generation_options(model, processor), "max_new_tokens": 12, "return_dict_in_generate": True}
 
     def answers(threshold):

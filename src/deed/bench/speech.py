@@ -7,6 +7,7 @@ a few batches; which recordings were heard is in the record. Ratios are taken ba
 from __future__ import annotations
 
 import importlib.metadata
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class Settings:
     points: tuple[tuple[str, Any], ...] = ()
     exact_threshold: float | None = None
     subjects: tuple[str, ...] = ()
-    minutes: float = 6.0
+    minutes: float = 6.5
     threads: int = 2
     isa: str = "native"
 
@@ -106,12 +107,11 @@ def measure_speech(settings: Settings, progress: Tell | None = None) -> dict[str
         report.update({"workloads": [], "rows": [], "quality": [], "goals": []})
         heard: dict[str, Results] = {}
         plans = workloads_of(settings, short, long)
-        whole = sum(share for *_, share in plans)
-        begun = 0.0
-        for name, size, inputs, share in plans:
-            base, part = begun / whole, share / whole
-            begun += share
-            budget = 60 * settings.minutes * part
+        end = time.perf_counter() + 60 * settings.minutes
+        for i, (name, size, inputs, share) in enumerate(sorted(plans, key=lambda plan: plan[3])):
+            left = sum(plan[3] for plan in plans) - sum(sorted(plan[3] for plan in plans)[:i])
+            budget = max(0.0, end - time.perf_counter()) * share / left
+            base, part = 1 - left / sum(plan[3] for plan in plans), share / sum(plan[3] for plan in plans)
 
             def tell(line: str, done: float, base: float = base, part: float = part, name: str = name) -> None:
                 say(f"{name}: {line}", 0.1 + 0.9 * (base + part * done))
@@ -135,6 +135,10 @@ def measure_speech(settings: Settings, progress: Tell | None = None) -> dict[str
             report["rows"] += [
                 result_row(name, size, n, listeners[n], results) for n in listeners if results.heard.get(n)
             ]
+        order = [name for name, *_ in plans]
+        for key in ("workloads", "rows"):
+            report[key].sort(key=lambda row: order.index(row["workload"]))
+        heard = {name: heard[name] for name in order}
         for kind in ("short", "long"):
             parts = [results for name, results in heard.items() if name.startswith(kind)]
             report["quality"] += quality_rows(kind, parts, listeners, model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,9 +96,11 @@ def make_listeners(
     for precision in PRECISIONS:
         listen = partial(subjects.deed, model.deed[precision], model.processor, precision)
         makers[FULL.format(precision)] = partial(listen, threshold=NEVER_EXIT)
+        alone = precision == "fp32"  # leaving early is a matter of int8 otherwise, as anybody in a hurry would use it
         for label, threshold in settings.points or (("own", None),):
-            makers[f"deed {precision} early {label}"] = partial(need_exits, model, listen, threshold)
-        makers[f"deed {precision} exact"] = partial(need_exits, model, listen, settings.exact_threshold, exact=True)
+            makers[f"deed {precision} early {label}"] = partial(need_exits, model, listen, threshold, alone)
+        drafts = settings.exact_threshold
+        makers[f"deed {precision} exact"] = partial(need_exits, model, listen, drafts, alone, exact=True)
     found: dict[str, Listener] = {}
     missing: dict[str, str] = {}
     names = names_of(settings)
@@ -139,13 +141,16 @@ def names_of(settings: Settings) -> list[str]:
     return [name for name in names if name == BASELINE or any(fnmatch.fnmatch(name, p) for p in wanted)]
 
 
-def need_exits(model: Model, listen: Callable[..., Listener], threshold: Any, exact: bool = False) -> Listener:
+def need_exits(
+    model: Model, listen: Callable[..., Listener], threshold: Any, alone: bool, exact: bool = False
+) -> Listener:
     """deed, leaving early or drafting early.
 
     Args:
         model: in all its forms.
         listen: makes the subject.
         threshold: of its exits; None: their own.
+        alone: measured on short recordings, one at a time, only.
         exact: drafts are verified.
 
     Raises:
@@ -153,7 +158,8 @@ def need_exits(model: Model, listen: Callable[..., Listener], threshold: Any, ex
     """
     if not model.trained:
         raise NotAvailable("the model has no trained exits")
-    return listen(threshold=threshold, exact=exact)
+    listener = listen(threshold=threshold, exact=exact)
+    return replace(listener, batches=1, long=False) if alone else listener
 
 
 def rival(model: Model, compute_type: str, threads: int) -> Listener:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from deed.pipelines.speech import TranscriptionPipeline
 from deed.utils.timing import timed_encoder
 
 from .shapes import NotAvailable
@@ -92,6 +91,18 @@ def told(model: Any, language: str) -> dict[str, Any]:
     return {"language": language, "task": "transcribe"} if model.generation_config.is_multilingual else {}
 
 
+def features_of(extractor: Any, samples: Sequence[np.ndarray], long: bool) -> Any:
+    """Mel spectrograms, of thirty seconds or of the whole of a long recording, and a mask.
+
+    Args:
+        extractor: of the model.
+        samples: of each recording.
+        long: whether one of them is longer than thirty seconds.
+    """
+    given: dict[str, Any] = {"sampling_rate": RATE, "return_tensors": "pt", "return_attention_mask": True}
+    return extractor(list(samples), **given, **({"truncation": False, "padding": "longest"} if long else {}))
+
+
 def transformers(model: Any, processor: Any, assistant: tuple[Any, Any] | None = None) -> Listener:
     """Transformers' own `generate()`.
 
@@ -110,10 +121,7 @@ def transformers(model: Any, processor: Any, assistant: tuple[Any, Any] | None =
         samples = [sound.samples for sound in sounds]
         with timed_encoder(model) as clock:
             start = time.perf_counter()
-            given: dict[str, Any] = {"sampling_rate": RATE, "return_tensors": "pt", "return_attention_mask": True}
-            if is_long(sounds):
-                given |= {"truncation": False, "padding": "longest"}
-            inputs = extractor(samples, **given)
+            inputs = features_of(extractor, samples, is_long(sounds))
             features = time.perf_counter() - start
             found = model.generate(
                 **inputs, **told(model, sounds[0].language), return_timestamps=is_long(sounds), **options
@@ -127,7 +135,7 @@ def transformers(model: Any, processor: Any, assistant: tuple[Any, Any] | None =
 
 
 def deed(model: Any, processor: Any, precision: str, threshold: Any = None, exact: bool = False) -> Listener:
-    """deed's pipeline.
+    """deed, as `deed.pipeline("transcribe")` asks it.
 
     Args:
         model: the deed model.
@@ -139,20 +147,27 @@ def deed(model: Any, processor: Any, precision: str, threshold: Any = None, exac
     options: dict[str, Any] = {"exact": True} if exact else {}
     if threshold is not None:
         options["exit_threshold"] = threshold
-    pipe = TranscriptionPipeline(model, processor)
+    extractor, tokenizer = processor.feature_extractor, processor.tokenizer
+    pad = model.generation_config.pad_token_id
 
     @torch.no_grad()
     def hear(sounds: Sequence[Sound]) -> Heard:
         samples = [sound.samples for sound in sounds]
         with timed_encoder(model) as clock:
             start = time.perf_counter()
-            rows = [row for one in samples for row in pipe.pieces(one, {})]
-            inputs = pipe.collate(rows)
+            inputs = features_of(extractor, samples, is_long(sounds))
             features = time.perf_counter() - start
-            found = pipe.generate_batch(inputs, {**GREEDY, **told(model, sounds[0].language), **options})
-            texts = [pipe.text(one.tokens) for one in found]
-            heard = Heard(texts, time.perf_counter() - start, features, clock.take())
-        heard.tokens, heard.depths = [one.tokens for one in found], [one.depths for one in found]
+            spoken = told(model, sounds[0].language)
+            # Only segments tell of depths, since of a long recording there are several generations.
+            more = {"return_timestamps": is_long(sounds), "return_segments": True, "return_dict_in_generate": False}
+            found = model.generate(**inputs, **GREEDY, **spoken, **more, **options)
+            tokens = [[token for token in row if token != pad] for row in found["sequences"].tolist()]
+            texts = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
+            heard = Heard(texts, time.perf_counter() - start, features, clock.take(), tokens)
+        heard.depths = [
+            [depth for segment in segments if "exit_layers" in segment for depth in segment["exit_layers"].tolist()]
+            for segments in found["segments"]
+        ]
         return heard
 
     return Listener(f"deed {precision}", hear, threshold=threshold)

@@ -48,7 +48,7 @@ def speech(
         list[str] | None,
         typer.Option(help="Only these (and Transformers); * stands for anything.", show_default="all"),
     ] = None,
-    minutes: Annotated[float, typer.Option(help="Measuring may take so long; loading comes on top.")] = 6.0,
+    minutes: Annotated[float, typer.Option(help="Measuring may take so long; loading comes on top.")] = 6.5,
     threads: Annotated[int, typer.Option(min=1, help="Of every runtime.")] = 2,
     isa: Annotated[
         str, typer.Option(help="avx2: start over with every library restricted to it that can be.")

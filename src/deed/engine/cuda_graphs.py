@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from deed.exits.branches import SHARED
+from deed.exits.draft_head import NAME as DRAFT_HEAD
 from deed.exits.heads import DirectExits
 from deed.families.parts import Attends, LayerParts, after, before, between, plain, run_parts
 
@@ -106,7 +108,8 @@ def signature(model: Any) -> tuple[int, ...] | None:
     """What a recording depends on: modules, and where their weights lie, as of which change. None if a module may do
     something else the next time."""
     found: list[int] = []
-    adapters = [model.deed_exits[str(d)] for d in model.deed_config.exit_layers if str(d) in model.deed_exits]
+    names = [*map(str, model.deed_config.exit_layers), SHARED, *([DRAFT_HEAD] if model.deed_config.draft_head else [])]
+    adapters = [model.deed_exits[name] for name in names if name in model.deed_exits]
     used = [model.deed_family.decoder(model), *adapters, model.get_output_embeddings()]
     for module in (inner for outer in used for inner in outer.modules()):
         if not type(module).__module__.startswith(OURS) or not plain([module]):

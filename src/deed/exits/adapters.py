@@ -66,8 +66,30 @@ def branch(layer: nn.Module, number: int) -> nn.Module:
     return copied
 
 
+SHARED = "shared"  # in `model.deed_exits`: the layer that all exits use
+
+
+def view(module: nn.Module, number: int) -> nn.Module:
+    """The same layer once more, with a place of its own in a cache: all weights are those of `module`.
+
+    Args:
+        module: a layer.
+        number: see `branch`.
+    """
+    made = copy.copy(module)
+    made._modules = {name: child if child is None else view(child, number) for name, child in module._modules.items()}
+    if hasattr(made, "layer_idx"):
+        made.layer_idx = number  # type: ignore[assignment]
+    return made
+
+
 def build_adapters(
-    kind: str, depths: Sequence[int], d_model: int, inner: int, layers: Sequence[nn.Module] = ()
+    kind: str,
+    depths: Sequence[int],
+    d_model: int,
+    inner: int,
+    layers: Sequence[nn.Module] = (),
+    shared: bool = False,
 ) -> nn.ModuleDict:
     """One module per exit but the last, keyed by its depth ("1", "2" …).
 
@@ -77,7 +99,10 @@ def build_adapters(
         d_model: width of the decoder's hidden states.
         inner: width of `"bottleneck"`.
         layers: the decoder's own, whose last one `"layer"` begins as.
+        shared: of `"layer"`, one for all exits, under the key `SHARED`.
     """
+    if kind == "layer" and shared:
+        return nn.ModuleDict({SHARED: branch(layers[-1], len(layers))} if depths else {})
     if kind == "layer":
         return nn.ModuleDict({str(d): branch(layers[-1], len(layers) + i) for i, d in enumerate(depths)})
     make = {

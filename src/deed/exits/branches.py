@@ -15,11 +15,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from .adapters import SHARED, view
+
 
 def branches_of(model: Any) -> list[nn.Module]:
-    """The layers of a deed model's exits but the last, bottom first; none where its exits have no layers of their own."""
+    """The layers of a deed model's exits but the last, bottom first; none where its exits have no layers of their own. One
+    that all share comes once for each, with keys and values of its own: what it reads differs."""
     if model.deed_config.adapter != "layer":
         return []
+    if model.deed_config.adapter_shared:
+        first = len(model.deed_family.layers(model))
+        return [view(model.deed_exits[SHARED], first + i) for i in range(len(model.deed_config.exit_layers) - 1)]
     return [model.deed_exits[str(depth)] for depth in model.deed_config.exit_layers[:-1]]
 
 

@@ -38,7 +38,7 @@ def differentiated(*tensors: torch.Tensor | None) -> bool:
 
 def _onednn(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
     if differentiated(x, weight, bias):
-        return _linear(weight, bias, x)
+        return _linear(weight.to_dense() if weight.is_mkldnn else weight, bias, x)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -53,13 +53,7 @@ def _transposed(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
 
 def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     reordered = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_FOR_ROWS)
-
-    def run(x: torch.Tensor) -> torch.Tensor:
-        if differentiated(x, weight, bias):
-            return _linear(weight, bias, x)
-        return torch.ops.mkldnn._linear_pointwise(x, reordered, bias, "none", [], "")
-
-    return run
+    return functools.partial(_onednn, reordered, bias)
 
 
 class _Native:

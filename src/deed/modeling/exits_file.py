@@ -75,7 +75,9 @@ def check_fit(base: Any, config: DeedConfig, exits: Mapping[str, torch.Tensor], 
             depths, layers = (resolved.exit_layers or [])[:-1], list(family.layers(base))
             if resolved.adapter == "layer":
                 layers[-1] = copy.deepcopy(layers[-1]).to("meta")
-            adapters = build_adapters(resolved.adapter, depths, family.d_model(base), resolved.adapter_dim, layers)
+            adapters = build_adapters(
+                resolved.adapter, depths, family.d_model(base), resolved.adapter_dim, layers, resolved.adapter_shared
+            )
             if resolved.draft_head is not None:
                 adapters[DRAFT_HEAD] = new_draft_head(base, family, resolved.draft_head, start=False)
     except (DeedConfigError, TypeError, RuntimeError) as error:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from deed.config import DeedConfig
 from deed.errors import DeedLoadError
+from deed.exits.draft_head import NAME as DRAFT_HEAD
 from deed.utils.files import atomic_write, write_json
 from deed.utils.locating import file_of
 
@@ -55,7 +56,8 @@ def save_exits(model: Any, folder: str | os.PathLike[str], dtype: Any = None) ->
     refuse_int8(model, "save exits before deed.quantize")
     exits = {}
     for name, value in model.state_dict().items():
-        if name.startswith(PREFIX):
+        unused = model.deed_config.draft_head is None and name.startswith(f"{PREFIX}{DRAFT_HEAD}.")
+        if name.startswith(PREFIX) and not unused:
             cast = value.detach().to("cpu", wanted if value.is_floating_point() else None).contiguous()
             if not cast.isfinite().all():
                 raise ValueError(f"{name} holds numbers that {cast.dtype} cannot; save with dtype=torch.float32")

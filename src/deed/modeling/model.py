@@ -87,7 +87,9 @@ def get_deed_model(model: Any, config: DeedConfig | None = None) -> Any:
     resolved = (config or DeedConfig()).resolve(n_layers)
     layers: Any = family.layers(model)
     depths: list[int] = (resolved.exit_layers or [])[:-1]
-    adapters = build_adapters(resolved.adapter, depths, family.d_model(model), resolved.adapter_dim, layers)
+    adapters = build_adapters(
+        resolved.adapter, depths, family.d_model(model), resolved.adapter_dim, layers, resolved.adapter_shared
+    )
     if resolved.adapter != "layer":  # a copy is like its original
         reference = next(layers.parameters())
         adapters.to(device=reference.device, dtype=reference.dtype)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,17 +26,15 @@ from . import tune_state as states
 from .recipe import checked
 from .run import same_processor, say
 from .tune_batch import Batch, join
+from .tune_cache import options_of, pools_of
 from .tune_eval import Found, choose, costs_of, summary
 from .tune_free import free_running
 from .tune_lora import add_lora, lora_tensors, take_out_lora, write_lora
-from .tune_pool import Pool, PoolWriter, epoch, fingerprint, of_files
+from .tune_pool import Pool, epoch
 from .tune_recipe import BUDGETS, TuneRecipe
 from .tune_report import by_kind, kinds_of, write
 from .tune_student import Student, start
-from .tune_teacher import fill
 
-KEPT_IN_MEMORY = 10_000  # examples drawn from at once, for their order
-FORMAT = 1
 SAVE_EVERY = 300.0  # active seconds between checkpoints
 SAY_EVERY = 30.0
 DRAFT_POSITIONS = 8000  # tokens that a draft head is fitted to
@@ -76,76 +72,13 @@ def tune_with(
     with locked(output), shown(progress) as bars:
         check_recipe(output, recipe)
         set_seed(recipe.seed)
-        clock = states.Clock()
         model, processor = start(recipe, task)
         pools = pools_of(recipe, task, model, processor, cache or user_cache() / "tune", bars)
         write_recipe(output, recipe)
         processor = same_processor(output, processor)
-        run = Run(output, recipe, model, *pools, clock)
+        run = Run(output, recipe, model, *pools)
         run.train(bars)
         return run.finish(task, processor, bars)
-
-
-def pools_of(
-    recipe: TuneRecipe, task: Task, model: Any, processor: Any, cache: Path, progress: Progress
-) -> tuple[Pool, Pool]:
-    """The pools to train on and held out, from the cache or made now.
-
-    Args:
-        recipe: says how many examples.
-        task: whose.
-        model: untouched, with exits.
-        processor: as the task loaded it.
-        cache: folder of pools.
-        progress: bars.
-    """
-    data = Path(recipe.data) if recipe.data else None
-    if data is not None and not data.exists():
-        raise DataError(f"--data {data} is not there")
-    layers = len(model.deed_family.layers(model))
-    depths = sorted({*range(1, layers // 2 + 1), *(d for d in recipe.exits if d < layers)})
-    options = options_of(recipe, task, model, processor)
-    about = {
-        "format": FORMAT,
-        "model": of_files(Path(recipe.start), contents=True),
-        "task": f"{type(task).__module__}.{type(task).__qualname__} {task.name}",
-        "data": None if data is None else [str(data.resolve()), of_files(data, contents=False)],
-        "depths": depths,
-        "options": repr(sorted(options.items(), key=lambda pair: pair[0])),
-        "seed": recipe.seed,
-    }
-    found, spent = [], 0
-    for split, count in ((task.validation_split, recipe.held_out), ("train", recipe.pool)):
-        own_share = recipe.own_share if split == "train" else 1.0
-        half = recipe.bf16 and split == "train" and model.dtype == torch.float32
-        facts = {**about, "split": split, "own_share": own_share, "encoder": "bfloat16" if half else "as it is"}
-        folder = cache / fingerprint(facts)
-        writer = PoolWriter(folder, facts)
-        if writer.examples < count:
-            wanted = recipe.cache_gb * 1e9 - spent
-            with evaluating(model), progress.bar(f"teacher's answers, {split}", count) as bar:
-                examples = drawn(task.examples(split, None, data), recipe.seed)
-                have = fill(
-                    writer, task, model, processor, examples, count=count, depths=depths, options=options,
-                    seed=recipe.seed, most_bytes=wanted, bar=bar, half=half, own_share=own_share,
-                )  # fmt: skip
-            writer.close()
-            if have < count:
-                say(f"{split}: {have} of {count} examples (all there are, or all that --cache-gb has room for)")
-        found.append(Pool(folder, count))
-        spent += writer.bytes
-    return found[1], found[0]
-
-
-def drawn(examples: Iterable[Any], seed: int) -> Iterator[Any]:
-    """The examples in a random order that is always the same, each drawn from the next few thousand."""
-    rng, held = random.Random(seed), list[Any]()
-    for example in examples:
-        held.append(example)
-        if len(held) >= KEPT_IN_MEMORY:
-            yield held.pop(rng.randrange(len(held)))
-    rng.shuffle(held)
-    yield from held
 
 
 class Run:
@@ -156,13 +89,10 @@ class Run:
         recipe: checked.
         model: of `start`.
         pool, held_out: to train on, and to evaluate on.
-        clock: started when the run was.
     """
 
-    def __init__(
-        self, output: Path, recipe: TuneRecipe, model: Any, pool: Pool, held_out: Pool, clock: states.Clock
-    ) -> None:
-        self.output, self.recipe, self.model, self.pool, self.clock = output, recipe, model, pool, clock
+    def __init__(self, output: Path, recipe: TuneRecipe, model: Any, pool: Pool, held_out: Pool) -> None:
+        self.output, self.recipe, self.model, self.pool, self.clock = output, recipe, model, pool, states.Clock()
         self.student = Student(model, recipe)
         self.weights = self.student.parameters
         self.optimizer = torch.optim.AdamW(self.student.groups())
@@ -333,6 +263,7 @@ class Run:
             "steps": self.state.step,
             "seconds": self.state.seconds,
             "cpu_hours": self.state.cpu_seconds / 3600,
+            "pool_cpu_hours": (self.pool.cpu_seconds + self.held_out.cpu_seconds) / 3600,
             "pool_examples": len(self.pool),
             "pool_tokens": self.pool.tokens,
             "trained_tokens": self.state.tokens,
@@ -405,9 +336,3 @@ class Run:
             found = free_running(self.model, self.held_out, which, ways, options, self.recipe.batch_size, bar)
         budgets = [None, *(row["budget"] for row in choices)]
         return [{"budget": budget, **row} for budget, row in zip(budgets, found, strict=True)]
-
-
-def options_of(recipe: TuneRecipe, task: Task, model: Any, processor: Any) -> dict[str, Any]:
-    """Options of `generate()` for answers."""
-    options = dict(task.generation_options(model, processor))
-    return {**options, "max_new_tokens": recipe.max_new_tokens} if recipe.max_new_tokens else options

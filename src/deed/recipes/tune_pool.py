@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from deed.errors import DataError
 from deed.training.distill import Teacher
-from deed.utils.files import atomic_write, write_json
+from deed.utils.files import atomic_write, read_json, write_json
 
 FORMAT = 1  # of shards; others are not read
 SHARD = 32  # examples
@@ -149,10 +149,20 @@ class PoolWriter:
         self.shards += 1
         self.held = []
 
-    def close(self) -> None:
-        """Write what is held, and for readers what the pool is of."""
+    def close(self, cpu_seconds: float = 0.0) -> None:
+        """Write what is held, and what the pool is of and took.
+
+        Args:
+            cpu_seconds: processor time of what was added now.
+        """
         self.flush()
-        write_json(self.folder / META, {**self.about, "examples": self.examples})
+        spent = told_of(self.folder).get("cpu_seconds", 0.0) + cpu_seconds
+        write_json(self.folder / META, {**self.about, "examples": self.examples, "cpu_seconds": spent})
+
+
+def told_of(folder: Path) -> dict[str, Any]:
+    """What `PoolWriter.close` wrote; nothing of a pool that was never closed."""
+    return read_json(folder / META) if (folder / META).is_file() else {}
 
 
 def shards_of(folder: Path) -> list[Path]:
@@ -186,6 +196,7 @@ class Pool:
     Attributes:
         entries: where its examples are.
         kind: class of the encoder's output.
+        cpu_seconds: processor time that making it took.
 
     Raises:
         DataError: a damaged shard, or no examples.
@@ -194,6 +205,7 @@ class Pool:
     def __init__(self, folder: Path, count: int | None = None) -> None:
         self.folder, self.entries, self._files = folder, list[Entry](), list[Any]()
         self.kind: Any = None
+        self.cpu_seconds = float(told_of(folder).get("cpu_seconds", 0.0))
         for shard, path in enumerate(shards_of(folder)):
             for number, one in enumerate(read_index(path)):
                 sequences = [ForcedAnswer(**values) for values in one["sequences"]]

@@ -113,8 +113,8 @@ def as_text(report: Mapping[str, Any]) -> str:
         "",
         f"{recipe['start']}, exits after {_layers(recipe['exits'])} of {report['layers']} layers, adapter "
         f"{recipe['adapter']}: {report['steps']} steps, {report['trained_tokens']:,} tokens trained on (the pool has "
-        f"{report['pool_tokens']:,}), {report['seconds'] / 3600:.2f} h of training, {report['cpu_hours']:.2f} CPU hours in "
-        f"all. The best weights are of step {report['best']['step']}.",
+        f"{report['pool_tokens']:,}), {report['seconds'] / 3600:.2f} h of training, {report['cpu_hours']:.2f} CPU "
+        f"hours, and {report['pool_cpu_hours']:.2f} for the pool. The best weights are of step {report['best']['step']}.",
         "",
         "## Agreement with the untouched model's next token, held out, teacher-forced",
         "",

@@ -25,7 +25,7 @@ class State:
     step: optimizer steps done.
     epoch, at: which batch comes next.
     seconds: active time of training.
-    cpu_seconds: processor time of all that the run did, the pool included.
+    cpu_seconds: processor time of training and evaluating.
     tokens: trained on.
     evaluated: evaluations done.
     best: the best evaluation.

@@ -33,6 +33,7 @@ from deed.utils.quiet import quiet
 from .configuration_latr import LatrConfig
 from .packing import attention_scores_mask, follows, may_see
 from .relative import PATCH, QUESTION, WORD, LatrRelativeBias
+from .sharing import packed_pages, unpacked
 
 BOX_TABLES = ("x0", "y0", "x1", "y1", "width", "height")
 
@@ -381,10 +382,20 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
     def _maybe_prepare_encoder_kwargs_for_generation(
         self, inputs_tensor: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
+        shared = None
+        wanted = [kwargs.get("generation_config", args[-1] if args else None), self.config]
+        tells = any(getattr(c, name, False) for c in wanted for name in ("output_hidden_states", "output_attentions"))
+        given = any(model_kwargs.get(name) is not None for name in ("inputs_embeds", "encoder_outputs"))
+        if self.config.question == "late" and inputs_tensor.ndim == 2 and not (tells or given):
+            shared = packed_pages(inputs_tensor, model_kwargs, self.config.pad_token_id or 0)
+        if shared is not None:
+            inputs_tensor, model_kwargs, places = shared
         # From here on the mask is the encoder sequence's, patches included, and the page itself is done with.
         values = super()._maybe_prepare_encoder_kwargs_for_generation(  # type: ignore[misc]
             inputs_tensor, model_kwargs, *args, **kwargs
         )
+        if shared is not None:
+            values["encoder_outputs"] = unpacked(values["encoder_outputs"], places)
         mask = getattr(values["encoder_outputs"], "attention_mask", None)
         if mask is not None:
             values["attention_mask"] = mask
