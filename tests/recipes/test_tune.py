@@ -239,6 +239,14 @@ def test_other_adapters_learn_too(speller, cache, tmp_path):
     assert all(row["depth"] == row["exit_depth"] for row in report["choices"]), "there are no layers of their own"
 
 
+def test_exits_that_share_a_layer(speller, cache, tmp_path):
+    tune_with(tmp_path / "run", recipe(speller, adapter_shared=True, steps=24, learning_rate=1e-2), cache)
+    rows = rows_of(tmp_path / "run")
+    assert all(rows[-1]["loss"][depth] < rows[1]["loss"][depth] for depth in ("1", "2"))
+    model = deed.from_pretrained(tmp_path / "run" / "model")
+    assert model.deed_config.adapter_shared and len(model.deed_exits) == 1
+
+
 def test_a_cache_that_is_full_makes_a_smaller_pool(speller, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(tune_cache, "say", said.append)

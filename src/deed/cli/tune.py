@@ -21,8 +21,8 @@ from .train import report
 EXAMPLE = "Example: deed tune runs/g2p_conv/model --output runs/tuned --recipe frozen --exits 1 --hours 0.5"
 PLAIN_ONLY = ("save_every", "eval_count", "limit", "minutes")
 RECIPE_ONLY = (
-    "hours exits pool train_on own_share label_share dropout average warmup held_out free_running budget evaluations cache "
-    "draft_head cache_gb max_new_tokens decoder_rate last_weight rank keep_adapter"
+    "hours exits adapter_shared pool train_on own_share label_share dropout average warmup held_out "
+    "free_running budget evaluations cache draft_head cache_gb max_new_tokens decoder_rate last_weight rank keep_adapter"
 ).split()
 
 
@@ -78,6 +78,12 @@ def tune(
     ] = None,
     exits: Annotated[
         str | None, typer.Option(help="By a recipe: layers to leave after, as 1 or 1,2.", show_default="1")
+    ] = None,
+    adapter_shared: Annotated[
+        bool | None,
+        typer.Option(
+            "--shared/--own", help="By a recipe: exits share one layer, or each has its own.", show_default="own"
+        ),
     ] = None,
     pool: Annotated[
         int | None, typer.Option(min=1, help="By a recipe: training examples, drawn once.", show_default="2000")
@@ -150,7 +156,8 @@ def tune(
         steps, batch_size, learning_rate, weight_decay, adapter, bf16, seed: of both.
         save_every, eval_count, skip_missing: of `FineTuneRecipe`.
         limit, minutes: of `fine_tune`.
-        hours, exits, pool, train_on, own_share, label_share, dropout, average, warmup, last_weight, rank: of `TuneRecipe`.
+        hours, exits, adapter_shared, pool, train_on, own_share, label_share, dropout, average, warmup,
+        last_weight, rank: of `TuneRecipe`.
         decoder_rate, draft_head, keep_adapter, held_out, free_running, budget, evaluations: likewise.
         max_new_tokens, cache, cache_gb: likewise.
         as_json: print the result as JSON.

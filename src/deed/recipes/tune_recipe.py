@@ -26,6 +26,7 @@ class TuneRecipe(Recipe):
         data: the data set's folder or file.
         method: frozen (only the exits learn), lora (and low-rank additions to the decoder), decoder (all of the decoder).
         exits: depths of the exits, the last layer apart.
+        adapter_shared: exits share one layer (`adapter="layer"`).
         hours: of training, active time; the schedule's length where `steps` is 0.
         steps: optimizer steps; the schedule's length where it is not 0.
         pool: training examples, drawn once.
@@ -59,6 +60,7 @@ class TuneRecipe(Recipe):
     method: Method = "frozen"
     exits: list[int] = field(default_factory=lambda: [1])
     adapter: str = "layer"
+    adapter_shared: bool = False
     hours: Hours | None = None
     steps: Natural = 0  # type: ignore[assignment]
     pool: Count = 2000

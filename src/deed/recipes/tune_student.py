@@ -43,6 +43,8 @@ def start(recipe: TuneRecipe, task: Task) -> tuple[Any, Any]:
         measured = model.deed_config.confidence, model.deed_config.confidence_over  # type: ignore[attr-defined]
         model = unwrap(model)  # type: ignore[call-overload]  # new exits on the same weights
     config = DeedConfig(exit_layers=list(recipe.exits), adapter=recipe.adapter, loss="distill", threshold=NEVER_EXIT)
+    config.adapter_shared = recipe.adapter_shared
+    config.validate()
     if measured is not None:
         config.confidence, config.confidence_over = measured
     model = get_deed_model(model, config)
