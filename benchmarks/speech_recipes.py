@@ -103,7 +103,7 @@ def main() -> None:
             torch.save(tuple(sets[split][1:]), kept)
     found: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {"runs": {}}
     found |= {
-        "command": " ".join(["python", *sys.argv]),
+        "commands": [*found.get("commands", []), " ".join(["python", *sys.argv])],
         "date": time.strftime("%Y-%m-%d"),
         "versions": versions(),
         "machine": machine(),

@@ -100,7 +100,7 @@ def cli():
 def test_commands_exist_and_parse(cli):
     shown = set()
     for page in PAGES:
-        for line in "\n".join(blocks(page, "bash")).splitlines():
+        for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
             program, *arguments = shlex.split(line, comments=True) or [""]
             if program == "deed":
                 verb, *rest = arguments
