@@ -43,12 +43,13 @@ def cost_step_by_step(statistics, thresholds, costs):
             depth = statistics.exit_layers[-1]
             for e, threshold in enumerate(thresholds):
                 if threshold <= 1:
-                    total += costs.exit_check
+                    total += costs.exit_check + costs.exit_layer
                     if statistics.confidence[e, start + step] >= threshold:
                         depth = statistics.exit_layers[e]
                         break
             else:
-                total += costs.exit_check  # the last exit gives its logits without being asked for confidence
+                # The last exit gives its logits without being asked for confidence.
+                total += costs.exit_check if costs.last_check is None else costs.last_check
             for layer in range(depth):
                 total += 1 + costs.extra_position * (step - filled[layer]) + costs.first_use * (filled[layer] == 0)
                 filled[layer] = step + 1
@@ -61,6 +62,7 @@ def cost_step_by_step(statistics, thresholds, costs):
         Costs(exit_check=0.3),
         Costs(exit_check=2.7, fixed=1.5, first_use=2.0),
         Costs(exit_check=0.0, extra_position=0.0),
+        Costs(exit_check=0.4, last_check=6.0, exit_layer=1.0),
     ],
 )
 def test_cost_is_that_of_walking_through_the_answers(costs):
@@ -74,7 +76,9 @@ def test_cost_is_that_of_walking_through_the_answers(costs):
         evaluate(statistics, [0.5, 0.5], costs)
 
 
-@pytest.mark.parametrize("costs", [Costs(exit_check=0.3), Costs(exit_check=1.5, first_use=2.0)])
+@pytest.mark.parametrize(
+    "costs", [Costs(exit_check=0.3), Costs(exit_check=1.5, first_use=2.0), Costs(0.3, last_check=3.0)]
+)
 def test_close_to_brute_force(costs):
     """Never over a budget; the least cost in most cases, and never far from it."""
     ratios = []
