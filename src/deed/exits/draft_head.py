@@ -218,8 +218,8 @@ def layers_worth(spec: DraftSpec, d_model: int, vocab: int, layer: int) -> float
         layer: products of a layer (`layer_products`).
     """
     if spec.rank is not None:
-        return (spec.rank * (d_model + vocab) + (spec.refine + 1) * d_model) / layer
-    return (spec.size + 1) * d_model / layer
+        return (spec.rank * (d_model + vocab) + spec.refine * d_model) / layer
+    return spec.size * d_model / layer
 
 
 def layer_products(layer: nn.Module) -> int:
