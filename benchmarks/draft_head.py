@@ -28,7 +28,7 @@ from deed.recipes.tune_pool import Pool
 from deed.training.forced import exit_states_from
 
 RESULTS = Path(__file__).parent / "results" / "draft_head.json"
-RANKS, REFINED, SIZES = (16, 24, 32, 48), (8, 32, 64), (1024, 2048, 4096, 8192)
+RANKS, REFINED, SIZES = (32, 48, 16, 24), (8, 32, 64), (1024, 2048, 4096, 8192)
 
 
 def states_of(model: Any, pool: Pool, examples: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -64,8 +64,8 @@ def look(model: Any, features: torch.Tensor, last: torch.Tensor) -> dict[str, An
 
 
 @torch.no_grad()
-def recall(model_folder: str, pool: str, held_out: str, examples: int) -> dict[str, Any]:
-    """The table by build and size."""
+def recall(model_folder: str, pool: str, held_out: str, examples: int, known: list[dict[str, Any]]) -> None:
+    """The table by build and size, written line by line; `known` lines are not made again."""
     model = deed.from_pretrained(model_folder)
     depth = model.deed_config.exit_layers[0]
     learned, _, usage = states_of(model, Pool(Path(pool)), examples)
@@ -75,11 +75,15 @@ def recall(model_folder: str, pool: str, held_out: str, examples: int) -> dict[s
     tested = exit_features(model, depth, others)
     print(f"{len(learned)} and {len(tested)} positions", flush=True)
     model.deed_config.draft_head = None
-    rows: list[dict[str, Any]] = [{"head": "own", "layers": exit_head_cost(model), **look(model, tested, last)}]
+    rows = known or [{"head": "own", "layers": exit_head_cost(model), **look(model, tested, last)}]
     print(rows[-1], flush=True)
     specs: list[dict[str, Any]] = [{"tokens": n, "max_layers": 9} for n in SIZES]
     specs += [{"rank": rank, "refine": REFINED[0], "max_layers": 9} for rank in RANKS]
+    done = [row["head"] for row in rows]
     for spec in specs:
+        last_of = {k: v for k, v in {**spec, "refine": REFINED[-1]}.items() if k != "max_layers"}
+        if (last_of if "rank" in spec else {"tokens": spec["tokens"]}) in done:
+            continue
         start = time.time()
         fitted = fit_draft_head_to(model, found, spec)
         for refine in REFINED if "rank" in spec else (None,):
@@ -103,7 +107,7 @@ def recall(model_folder: str, pool: str, held_out: str, examples: int) -> dict[s
                 }
             )
             print(rows[-1], flush=True)
-    return {"positions": len(learned), "held_out": len(tested), "rows": rows}
+            save("recall", {"positions": len(learned), "held_out": len(tested), "rows": rows})
 
 
 def timed(model_folder: str) -> dict[str, Any]:
@@ -129,12 +133,20 @@ def timed(model_folder: str) -> dict[str, Any]:
     return found
 
 
+def save(what: str, found: dict[str, Any]) -> None:
+    """Into the results, beside what is there."""
+    report = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    RESULTS.write_text(json.dumps({**report, what: found}, indent=1) + "\n")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("recall", "time"))
     parser.add_argument("paths", nargs="+")
-    parser.add_argument("--examples", type=int, default=400)
+    parser.add_argument("--examples", type=int, default=250)
     given = parser.parse_args()
-    report = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    report[given.what] = recall(*given.paths, given.examples) if given.what == "recall" else timed(*given.paths)
-    RESULTS.write_text(json.dumps(report, indent=1) + "\n")
+    if given.what == "recall":
+        before = json.loads(RESULTS.read_text()).get("recall", {}) if RESULTS.is_file() else {}
+        recall(*given.paths, given.examples, before.get("rows", []))
+    else:
+        save("time", timed(*given.paths))

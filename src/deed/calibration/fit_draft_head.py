@@ -21,7 +21,7 @@ from deed.utils.progress import SILENT
 
 from .exit_features import Found, collect
 
-DEFAULT = {"rank": 32, "refine": 32}
+DEFAULT = {"rank": 32, "refine": 64}
 AT_ONCE = 2**24  # logits computed at a time
 STEPS, ROWS, RATE = 300, 128, 3e-3
 FLOOR = 1e-2  # of a token's weight: what all have in common, beside the share that the model uses it
@@ -46,7 +46,7 @@ def fit_draft_head(
     Args:
         model: a deed model, not quantized.
         dataset: examples as for `deed.calibrate`; labels are not needed. Some hundred are enough.
-        draft_head: see `DeedConfig.draft_head`; None: what the model is set to, else rank 32 with 32 refined tokens.
+        draft_head: see `DeedConfig.draft_head`; None: what the model is set to, else rank 32 with 64 refined tokens.
         positions: tokens to learn from; reading stops there. Memory: positions x exits x d_model floats.
         batch_size: rows at once.
         steps: of gradient descent after the closed form (low rank only); 0 leaves it at that.

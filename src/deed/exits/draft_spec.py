@@ -7,7 +7,7 @@ from typing import Any
 
 from deed.errors import DeedConfigError
 
-REFINE = 32  # tokens that get their exact logits
+REFINE = 64  # tokens that get their exact logits
 MAX_LAYERS = 0.5  # of a decoder layer: what exits cost beyond that eats up what they save
 
 
