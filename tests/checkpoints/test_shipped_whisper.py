@@ -27,6 +27,7 @@ def random_base():
 def test_they_are_small_and_finite():
     tensors = load_file(FOLDER / "deed_exits.safetensors")
     assert (FOLDER / "deed_exits.safetensors").stat().st_size < 30e6
+    assert tensors.pop("draft_head.ids").dtype == torch.long
     assert all(value.dtype == torch.float16 and value.isfinite().all() for value in tensors.values())
 
 
@@ -34,7 +35,8 @@ def test_their_configuration():
     about = json.loads((FOLDER / "deed_exits.json").read_text())
     config = about["deed_config"]
     assert config["exit_layers"] == [1, 6] and config["adapter"] == "layer"
-    assert all(0 < value < 1 for value in config["threshold"])
+    assert config["threshold"] == [2.0]  # full depth unless asked: what leaves early changes words
+    assert config["draft_head"]["tokens"] == 4000
     assert "Whisper" in about["base"]["class"]
 
 
