@@ -7,7 +7,6 @@ from round to round. Rounds of several runs can be collected in one result, so t
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ import psutil
 from deed.constants import NEVER_EXIT
 from deed.utils.files import read_json
 from deed.utils.progress import SILENT_BAR, Tell
-from deed.utils.timing import machine
+from deed.utils.timing import installed, machine
 
 from .serve_answers import recorded
 from .serve_load import Ask, Reply, ask, closed, opened, session
@@ -110,7 +109,7 @@ def measure_serving(
     """
     say = progress or SILENT_BAR.update
     report = {**header("serve", asdict(settings)), "machine": machine(), "rows": []}
-    report["versions"].update(library_versions())
+    report["versions"].update(installed(LIBRARIES))
     report["kernels"] = kernels_used(settings.setup)
     done = 0
     if earlier is not None:
@@ -263,17 +262,6 @@ def kernels_used(setup: Setup) -> dict[str, Any]:
     return {"DEED_KERNELS": environment("deed", setup)["DEED_KERNELS"], "native": instruction_set()}
 
 
-def library_versions() -> dict[str, str]:
-    """Of what serves and asks."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
 # -- soak -------------------------------------------------------------------------------------------------------------
 
 
@@ -299,7 +287,7 @@ def soak(
     say = progress or SILENT_BAR.update
     work = prepared(shape, settings, folder, say)
     report = {**header("soak", {**asdict(settings), "clients": clients, "seconds": seconds}), "machine": machine()}
-    report["versions"].update(library_versions())
+    report["versions"].update(installed(LIBRARIES))
     report["kernels"] = kernels_used(settings.setup)
     result = asyncio.run(_soak(subject, work, settings, seconds, clients, say))
     return {**report, "shape": shape, "subject": subject, "result": result}

@@ -6,7 +6,6 @@ a few batches; which recordings were heard is in the record. Ratios are taken ba
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from deed.utils.progress import SILENT_BAR, Tell
-from deed.utils.timing import machine, spread
+from deed.utils.timing import installed, machine, spread
 
 from .isa import RESTRICTED, ran
 from .speech_catalogue import BASELINE, FULL, RIVAL, Model, load_model, make_listeners, names_of
@@ -85,7 +84,7 @@ def measure_speech(settings: Settings, progress: Tell | None = None) -> dict[str
     """
     say = progress or SILENT_BAR.update
     report = header("speech", asdict(settings))
-    report["versions"].update(versions_of("faster-whisper", "ctranslate2", "jiwer"))
+    report["versions"].update(installed(("faster-whisper", "ctranslate2", "jiwer")))
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     report["machine"], report["isa"] = machine(), ran(settings.isa)
@@ -146,17 +145,6 @@ def measure_speech(settings: Settings, progress: Tell | None = None) -> dict[str
     finally:
         torch.set_num_threads(threads)
     return report
-
-
-def versions_of(*names: str) -> dict[str, str]:
-    """Versions of distributions, or that they are not installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def risk_of(calibration: dict[str, Any] | None) -> dict[str, Any] | None:

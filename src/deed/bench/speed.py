@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.metadata
 import shlex
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import torch
 
 from deed.utils.files import read_json
 from deed.utils.progress import SILENT_BAR, Tell
-from deed.utils.timing import interleave, machine, spread, versions
+from deed.utils.timing import installed, interleave, machine, spread, versions
 
 from .catalogue import CHECK_MEAN, catalogue, mean_name
 from .costs import Memory, checks_on_the_way, describe, step_bytes, step_counts
@@ -135,17 +134,11 @@ def workplace(shape: str, keep: str | None) -> Iterator[Path]:
 
 def header(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     """How a result came about: `kind`, command, date, versions, settings."""
-    runtimes = {}
-    for name in RUNTIMES:
-        try:
-            runtimes[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            runtimes[name] = "not installed"
     return {
         "kind": kind,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
-        "versions": {**versions(), **runtimes},
+        "versions": {**versions(), **installed(RUNTIMES)},
         "settings": settings,
     }
 

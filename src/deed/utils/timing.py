@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -158,6 +159,17 @@ def machine() -> dict[str, Any]:
     if hasattr(os, "getloadavg"):
         values["load_average_before"] = round(os.getloadavg()[0], 2)
     return {**values, "system": platform.platform(), "instruction_sets": instruction_sets()}
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """Versions of distributions, or that they are not installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 def versions() -> dict[str, str]:

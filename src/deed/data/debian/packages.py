@@ -6,17 +6,14 @@ A package belongs to one split, by the SHA-256 of its name, so that no document 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import re
 import shutil
-import subprocess
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from deed.data.deb import contents, download, unzipped
 from deed.errors import DataError
 from deed.utils.files import swapped_folder, write_json
 
@@ -75,45 +72,29 @@ def _fetch_one(name: str, folder: Path, client: str) -> str:
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as temporary:
         place = Path(temporary)
         place.chmod(0o755)
-        got = subprocess.run([client, "download", "-q", name], cwd=place, capture_output=True, text=True)
-        packages = list(place.glob("*.deb"))
-        if got.returncode or not packages:
-            return (got.stderr.strip().splitlines() or ["nothing was downloaded"])[-1]
+        problem = download(name, place, client)
+        if problem:
+            return problem
+        package = next(place.glob("*.deb"))
         with swapped_folder(folder / name) as out:
-            found = [path.name for path in _unpack(packages[0], out)]
-            write_json(out / DONE, {"package": name, "file": packages[0].name, "pdfs": found}, indent=1)
+            found = [path.name for path in _unpack(package, out)]
+            write_json(out / DONE, {"package": name, "file": package.name, "pdfs": found}, indent=1)
     return ""
 
 
 def _unpack(package: Path, out: Path) -> Iterator[Path]:
-    """The package's PDFs, written as `N-NAME.pdf`. Names and links inside are not trusted: only contents are read."""
+    """The package's PDFs, written as `N-NAME.pdf`; those that are damaged or too large unpacked are left out."""
     seen: set[str] = set()
-    with (
-        subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as stream,
-        tarfile.open(fileobj=stream.stdout, mode="r|") as archive,
-    ):
-        for member in archive:
-            name = Path(member.name).name
-            if not member.isfile() or not name.endswith((".pdf", ".pdf.gz")) or member.size > LARGEST:
-                continue
-            file = archive.extractfile(member)
-            content = _plain(file.read(), name) if file else b""
-            digest = hashlib.sha256(content).hexdigest()
-            if not content.startswith(b"%PDF") or digest in seen:
-                continue
-            seen.add(digest)
-            target = out / f"{len(seen)}-{name.removesuffix('.gz')}"
-            target.write_bytes(content)
-            yield target
-
-
-def _plain(content: bytes, name: str) -> bytes:
-    """The PDF itself; empty for one that is damaged or too large unpacked."""
-    if not name.endswith(".gz"):
-        return content
-    try:
-        with gzip.open(io.BytesIO(content)) as file:
-            plain = file.read(LARGEST + 1)
-    except (OSError, EOFError):
-        return b""
-    return plain if len(plain) <= LARGEST else b""
+    for path, packed in contents(package, lambda path: path.endswith((".pdf", ".pdf.gz")), LARGEST):
+        name = Path(path).name
+        try:
+            content = unzipped(packed, name, LARGEST)
+        except DataError:
+            continue
+        digest = hashlib.sha256(content).hexdigest()
+        if not content.startswith(b"%PDF") or digest in seen:
+            continue
+        seen.add(digest)
+        target = out / f"{len(seen)}-{name.removesuffix('.gz')}"
+        target.write_bytes(content)
+        yield target

@@ -1,19 +1,16 @@
 """Debian's packages of recorded prompts: which ones, whose voice, under which licence, and their files.
 
-`.deb` files are fetched with Debian's own client where they are missing, and read without being installed. Names inside are
-not trusted: only contents are read.
+`.deb` files are fetched where they are missing (`deed.data.deb`).
 """
 
 from __future__ import annotations
 
-import gzip
 import shutil
-import subprocess
-import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from deed.data.deb import contents, download, unzipped
 from deed.errors import DataError
 
 SOUNDS = "/sounds/"  # below it, prompts have their names
@@ -94,9 +91,9 @@ def fetch(
                     f"fetching {name} takes {client}, which this machine does not have; put its .deb there"
                 )
             folder.mkdir(parents=True, exist_ok=True)
-            got = subprocess.run([client, "download", "-q", name], cwd=folder, capture_output=True, text=True)
-            if got.returncode or find_package(name, folder) is None:
-                failed[name] = (got.stderr.strip().splitlines() or ["nothing was downloaded"])[-1]
+            problem = download(name, folder, client, f"{name}_*.deb")
+            if problem:
+                failed[name] = problem
         if tick is not None:
             tick(name)
     return failed
@@ -115,29 +112,16 @@ def read_package(path: Path, suffixes: tuple[str, ...] = ("",), inside: str = ""
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    if shutil.which("dpkg-deb") is None:
-        raise DataError(f"reading {path.name} takes dpkg-deb, which this machine does not have")
-    with subprocess.Popen(
-        ["dpkg-deb", "--fsys-tarfile", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+
+    def wanted(name: str) -> bool:
+        return inside in name and name.removesuffix(".gz").endswith(suffixes)
+
+    for name, content in contents(path, wanted, LARGEST):
         try:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-                for member in archive:
-                    name = member.name.removesuffix(".gz")
-                    if (
-                        not member.isfile()
-                        or not name.endswith(suffixes)
-                        or member.size > LARGEST
-                        or inside not in name
-                    ):
-                        continue
-                    file = archive.extractfile(member)
-                    content = file.read() if file else b""
-                    yield _below_voice(name), gzip.decompress(content) if member.name.endswith(".gz") else content
-        except (tarfile.TarError, OSError, EOFError) as error:
+            plain = unzipped(content, name, LARGEST)
+        except DataError as error:
             raise DataError(f"{path} is damaged or no Debian package: {error}") from None
-        finally:
-            process.kill()
+        yield _below_voice(name.removesuffix(".gz")), plain
 
 
 def _below_voice(name: str) -> str:
