@@ -91,4 +91,4 @@ def test_registering_twice_is_harmless(run):
     bench.register(first)
     bench.register(second)
     names = [c.name or c.callback.__name__ for c in bench.group.registered_commands]
-    assert names == ["speed", "scaling", "curve", "serve"]
+    assert names == ["speed", "scaling", "curve", "serve", "speech"]
