@@ -108,7 +108,9 @@ def test_speech_likewise(tmp_path, monkeypatch):
     whisper.save_pretrained(tmp_path)
     real = deed.tasks.loading.load_saved
     monkeypatch.setattr(
-        deed.tasks.loading, "load_saved", lambda f: (tiny_whisper()[0], processor) if f == tmp_path else real(f)
+        deed.tasks.loading,
+        "load_saved",
+        lambda f, **how: (tiny_whisper()[0], processor) if f == tmp_path else real(f, **how),
     )
     models = models_of(speech=str(tmp_path))
     models.load()
@@ -129,7 +131,7 @@ def test_a_model_larger_than_the_budget_is_refused_at_the_start():
 
 
 def test_a_model_that_cannot_be_loaded_is_the_logs_matter(http, models, monkeypatch, caplog):
-    def broken(folder):
+    def broken(folder, **how):
         raise deed.DeedLoadError(f"{folder}/secret is damaged")
 
     monkeypatch.setattr(deed.tasks.loading, "load_saved", broken)
