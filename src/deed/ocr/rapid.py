@@ -1,4 +1,4 @@
-"""The RapidOCR engine: PP-OCR's detection, direction and recognition models, as its wheel has them, on ONNX Runtime."""
+"""The RapidOCR engine: the models for detection, direction and recognition of its wheel, on OpenVINO or ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy as np
 from deed.errors import DataError
 from deed.utils.optional import INSTALL, need
 
+from . import networks
 from .base import Reading
 from .line_images import Engine
 from .lines import Line, reading_order
@@ -35,15 +36,20 @@ _lock = threading.RLock()
 
 
 def version() -> str:
-    """Name and version; the version decides about the models.
+    """Name and version; the version decides about the models, and the precision, if it is not float32, about slips.
 
     Raises:
         DataError: the package is not installed.
     """
     try:
-        return f"rapidocr {importlib.metadata.version('rapidocr')}"
+        name = _release()
     except importlib.metadata.PackageNotFoundError:
         raise DataError(f"rapidocr is not installed: {INSTALL}") from None
+    return f"{name} {networks.HALF}" if networks.precision() == networks.HALF else name
+
+
+def _release() -> str:
+    return f"rapidocr {importlib.metadata.version('rapidocr')}"
 
 
 def start(threads: int) -> None:
@@ -133,6 +139,9 @@ def _make_engine(threads: int) -> Engine:
         # Models are loaded when first used.
         finder(np.zeros((64, 64, 3), np.uint8), use_det=True, use_cls=False, use_rec=False)
         reader(np.zeros((48, 192, 3), np.uint8), use_det=False, use_cls=True, use_rec=True)
+        if kind := networks.precision():
+            finder.text_det.session = networks.Network(_model("det"), threads)
+            reader.text_rec.session = networks.Network(_model("rec"), 1, kind)
         return Engine(finder, reader, threads)
     except Exception as error:
         raise DataError(
@@ -146,7 +155,7 @@ def _model(task: str) -> str:
     found = [file for file in files if file.suffix == ".onnx" and f"_{task}_" in file.name]
     if len(found) != 1 or not found[0].locate().exists():  # type: ignore[attr-defined]
         raise DataError(
-            f"{version()} has no {task} model of its own: pip install --force-reinstall --no-deps 'rapidocr>=3.10,<4'"
+            f"{_release()} has no {task} model of its own: pip install --force-reinstall --no-deps 'rapidocr>=3.10,<4'"
         )
     return str(found[0].locate())
 
