@@ -21,6 +21,7 @@ from .lines import TALL, Line, join_pieces
 
 LINE = 48  # height at which a line is read, pixels
 NARROWEST, WIDEST = 160, 500  # width at which a line is read: padded from, and cut between two words to
+STEP = 32  # widths are padded to multiples of it: OpenVINO makes itself ready for each width that it has not met
 GAP = 0.12  # of a line's height: a gap between words to cut at is at least this wide
 REACH = 0.35  # of a part's width: a cut may be this far from where equal parts would have it
 FIRST_SIDE, LAST_SIDE = (
@@ -92,7 +93,7 @@ class Engine:
         """A line's text, its score, and RapidOCR's notes on where its words are."""
         width = max(1, math.ceil(_width(crop)))
         values = _network_input(crop, (width, LINE))
-        full = max(width, NARROWEST)
+        full = max(math.ceil(width / STEP) * STEP, NARROWEST)
         padded = np.zeros((1, 3, LINE, full), np.float32)
         padded[..., :width] = values
         chances = self.recognizer.session(padded)

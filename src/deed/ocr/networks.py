@@ -1,9 +1,8 @@
-"""PP-OCR's networks on OpenVINO, where that is installed: it finds lines three times as fast as ONNX Runtime, whose
-convolutions of few channels are slow, and reads them twice as fast in bfloat16 on processors that have it. Elsewhere ONNX Runtime
-runs them.
+"""PP-OCR's networks on OpenVINO, where that is installed; elsewhere ONNX Runtime runs them.
 
-Lines are found in float32: where they lie decides what can be read. What bfloat16 reads is held against ONNX Runtime in
-`benchmarks/ocr_speed.py`.
+It finds lines three times as fast as ONNX Runtime, whose convolutions of few channels are slow, and reads them twice as fast
+in bfloat16 on processors that have it. Lines are found in float32: where they lie decides what can be read. What bfloat16 reads
+is held against the truth in `benchmarks/ocr_speed.py`.
 """
 
 from __future__ import annotations
@@ -34,21 +33,22 @@ class Network:
 
     Args:
         path: of an ONNX file of one input and one output.
-        threads: that a call takes.
+        threads: that it takes in all.
+        at_once: calls that run at the same time, each on its share of the threads; others wait.
         kind: `"f32"` or `"bf16"`.
 
     Raises:
         RuntimeError: OpenVINO cannot read the file.
     """
 
-    def __init__(self, path: str, threads: int, kind: str = FULL) -> None:
+    def __init__(self, path: str, threads: int, at_once: int = 1, kind: str = FULL) -> None:
         import openvino
 
         options = {
             "INFERENCE_PRECISION_HINT": kind,
             "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": at_once,
+            "PERFORMANCE_HINT": "LATENCY" if at_once == 1 else "THROUGHPUT",
             "ENABLE_CPU_PINNING": False,  # threads of the pool that reads lines would share a CPU
         }
         self.compiled = openvino.Core().compile_model(path, "CPU", options)

@@ -141,7 +141,7 @@ def _make_engine(threads: int) -> Engine:
         reader(np.zeros((48, 192, 3), np.uint8), use_det=False, use_cls=True, use_rec=True)
         if kind := networks.precision():
             finder.text_det.session = networks.Network(_model("det"), threads)
-            reader.text_rec.session = networks.Network(_model("rec"), 1, kind)
+            reader.text_rec.session = networks.Network(_model("rec"), threads, threads, kind)
         return Engine(finder, reader, threads)
     except Exception as error:
         raise DataError(
