@@ -1,8 +1,8 @@
 """PP-OCR's networks on OpenVINO, where that is installed; elsewhere ONNX Runtime runs them.
 
-It finds lines three times as fast as ONNX Runtime, whose convolutions of few channels are slow, and reads them twice as fast
-in bfloat16 on processors that have it. Lines are found in float32: where they lie decides what can be read. What bfloat16 reads
-is held against the truth in `benchmarks/ocr_speed.py`.
+It finds lines three times as fast as ONNX Runtime, whose convolutions of few channels are slow, and reads them in half the
+time in bfloat16, where the processor has it. Lines are found in float32: where they lie decides what can be read. What is read
+in bfloat16 is held against the truth by `benchmarks/ocr_speed.py`.
 """
 
 from __future__ import annotations
