@@ -61,9 +61,9 @@ def serve(
     for library in ("aiohttp", "psutil"):
         need(library, 'pip install "deed-transformers[bench]"')
     from deed.bench.serve import Settings, measure_serving, prepared, same_settings
-    from deed.bench.serve import soak as run_soak
     from deed.bench.serve_plot import serve_figure
     from deed.bench.serve_process import SUBJECTS, Setup
+    from deed.bench.serve_soak import soak as run_soak
 
     quiet_libraries()
     counts = tuple(n for n in dict.fromkeys(EVERY_CLIENTS if clients is None else clients) if n)
