@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from tasks.tiny_whisper import word_whisper
 
 import deed.tasks.loading
-from deed.cli.serve import bytes_of
+from deed.cli.serve import bytes_of, serve
 from deed.errors import RequestTooLarge
 from deed.serving.app import create_app
 from deed.serving.models import Models
@@ -148,3 +148,8 @@ def test_sizes_as_people_write_them():
     for bad in ("", "much", "4XB", "GiB", "1.2.3G", "0"):
         with pytest.raises(ValueError, match="--memory must be a number"):
             bytes_of(bad)
+
+
+def test_a_server_on_ray_has_no_such_budget():
+    with pytest.raises(ValueError, match="--memory is for a server without --ray; with --ray say --models-each"):
+        serve(["documents"], memory="4GiB", ray=True)
