@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from .policies.policy import ExitPolicy, FixedSchedule, ThresholdPolicy
     from .policies.query import Ask, ExitDecision, ExitQuery
     from .serving.data_job import data_job
-    from .tasks.task import Task, register_task
+    from .tasks.protocol import Task
+    from .tasks.task import register_task
     from .training.trainer import DeedTrainer
 
 # Where each public name lives.
@@ -61,7 +62,7 @@ _HOMES = {
     "Patience": "policies.measures",
     "StaircaseCache": "engine.cache",
     "StateSimilarity": "policies.measures",
-    "Task": "tasks.task",
+    "Task": "tasks.protocol",
     "ThresholdPolicy": "policies.policy",
     "calibrate": "calibration.learn_then_test",
     "calibrate_answers": "calibration.calibrate_answers",

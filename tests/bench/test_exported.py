@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from deed import DeedConfig, get_deed_model, unwrap
 from deed.bench import exported
 from deed.bench.export import first_ids, graphs, source_mask
 from deed.bench.shapes import NotAvailable, make_workload
@@ -35,6 +36,16 @@ def test_no_graphs_of_other_models():
     workload.base = torch.nn.Linear(1, 1)
     with pytest.raises(NotAvailable, match="no export of Linear"):
         graphs(workload)
+
+
+@pytest.mark.parametrize("adapter", ["residual_linear", "layer"])
+def test_no_graphs_of_exits(adapter):
+    workload = make_workload("tiny-bart", 1, 4, None)
+    workload.base = get_deed_model(workload.base, DeedConfig(adapter=adapter))
+    with pytest.raises(NotAvailable, match=f"adapter='{adapter}'.*cannot be exported; take deed.unwrap"):
+        graphs(workload)
+    workload.base = unwrap(workload.base)
+    assert len(graphs(workload)[1].layers) == workload.n_layers
 
 
 @pytest.mark.parametrize("kind", ["fp32", "int8", "int4 weights"])

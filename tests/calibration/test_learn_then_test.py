@@ -11,7 +11,7 @@ from deed import CalibrationError
 from deed.calibration import learn_then_test
 from deed.calibration.learn_then_test import GRID, calibrate
 from deed.calibration.risk import binomial_cdf, examples_needed, hoeffding_bentkus, p_value
-from deed.modeling import generation
+from deed.modeling import promise
 
 
 def test_binomial_cdf_against_scipy():
@@ -340,6 +340,6 @@ def test_other_settings_than_the_calibrated_ones_are_told_once(options, field, r
     model.generate(ids, max_new_tokens=3, **options)
     assert told() == 0, "once"
     model.deed_config.threshold = 0.5  # not the calibrated one: nothing was promised
-    generation._broken_promises.pop(model)
+    promise._warned_of.pop(model)
     model.generate(ids, max_new_tokens=3, **options)
     assert told() == 0

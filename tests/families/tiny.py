@@ -77,26 +77,28 @@ def text(rows: int, length: int = 7, pad: int = PAD) -> dict[str, torch.Tensor]:
     return {"input_ids": ids.masked_fill(mask == 0, pad), "attention_mask": mask}
 
 
+BART_NAMES = {
+    "vocab_size": VOCAB,
+    "d_model": WIDTH,
+    "encoder_layers": ENCODER,
+    "decoder_layers": LAYERS,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": PAD,
+    "bos_token_id": 0,
+    "eos_token_id": EOS,
+    "decoder_start_token_id": EOS,
+    "forced_eos_token_id": None,
+    "scale_embedding": True,
+}
+
+
 def seq2seq(config: Any, model: Any, **options: Any) -> Callable[[], Any]:
     """A class whose configuration has BART's names."""
-    names = {
-        "vocab_size": VOCAB,
-        "d_model": WIDTH,
-        "encoder_layers": ENCODER,
-        "decoder_layers": LAYERS,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "encoder_ffn_dim": 48,
-        "decoder_ffn_dim": 48,
-        "max_position_embeddings": 64,
-        "pad_token_id": PAD,
-        "bos_token_id": 0,
-        "eos_token_id": EOS,
-        "decoder_start_token_id": EOS,
-        "forced_eos_token_id": None,
-        "scale_embedding": True,
-    }
-    return lambda: model(config(**{**names, **options}))
+    return lambda: model(config(**{**BART_NAMES, **options}))
 
 
 def add(name: str, make: Callable[[], Any], inputs: Any = text, post_norm: bool = False, **options: Any) -> None:
@@ -205,24 +207,7 @@ IMAGE = VOCAB - 1  # stands for a picture's patches
 
 
 def florence() -> Any:
-    text_config = {
-        "model_type": "bart",
-        "vocab_size": VOCAB,
-        "d_model": WIDTH,
-        "encoder_layers": ENCODER,
-        "decoder_layers": LAYERS,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "encoder_ffn_dim": 48,
-        "decoder_ffn_dim": 48,
-        "max_position_embeddings": 64,
-        "pad_token_id": PAD,
-        "bos_token_id": 0,
-        "eos_token_id": EOS,
-        "decoder_start_token_id": EOS,
-        "forced_eos_token_id": None,
-        "scale_embedding": True,
-    }
+    text_config = {"model_type": "bart", **BART_NAMES}
     vision_config = {
         "embed_dim": [8, 8, 8, 8],
         "num_heads": [2, 2, 2, 2],

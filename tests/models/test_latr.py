@@ -18,7 +18,7 @@ from transformers import (
 import deed
 from deed import DeedConfig
 from deed.models.latr import LatrConfig, LatrForConditionalGeneration
-from deed.models.latr.modeling_latr import patch_boxes
+from deed.models.latr.boxes import patch_boxes
 from latr import VISION, latr_model, page_batch, plain_latr
 from test_decode import compare
 

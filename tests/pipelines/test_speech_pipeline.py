@@ -5,88 +5,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    PreTrainedTokenizerFast,
-    Speech2TextConfig,
-    Speech2TextFeatureExtractor,
-    Speech2TextForConditionalGeneration,
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperForConditionalGeneration,
-)
+from tasks.tiny_whisper import VOCAB, WordProcessor, word_whisper
+from transformers import Speech2TextConfig, Speech2TextFeatureExtractor, Speech2TextForConditionalGeneration
 
 import deed
 from deed import DeedConfig, get_deed_model
 from deed.pipelines.speech import cut_at_quiet
 
-SPECIAL = ["<pad>", "</s>", "<start>", "<en>", "<de>", "<translate>", "<transcribe>", "<prev>", "<notimestamps>"]
-TIMES = [f"<|{0.02 * i:.2f}|>" for i in range(101)]
-WORDS = [f"w{i}" for i in range(30)]
-VOCAB = [*SPECIAL[:2], *WORDS, *SPECIAL[2:], *TIMES]
 RATE = 16_000
-
-
-def words_only():
-    inner = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCAB)}, unk_token="w0"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="w0",
-        additional_special_tokens=[*SPECIAL[2:], *TIMES],
-    )
-
-
-class Processor:
-    """A feature extractor and a tokenizer, as a processor holds them."""
-
-    def __init__(self, extractor):
-        self.feature_extractor, self.tokenizer = extractor, words_only()
-
-
-def randomized(model, seed=0):
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.normal_(0, 0.3 if p.ndim > 1 else 0.1)
-    return get_deed_model(model.eval(), DeedConfig(threshold=0.5))
 
 
 @pytest.fixture(scope="module")
 def whisper():
-    index = {token: i for i, token in enumerate(VOCAB)}
-    config = WhisperConfig(
-        vocab_size=len(VOCAB),
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=3,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        num_mel_bins=8,
-        max_source_positions=100,
-        max_target_positions=32,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=1,
-        decoder_start_token_id=index["<start>"],
-        begin_suppress_tokens=None,
-        suppress_tokens=None,
-    )
-    model = randomized(WhisperForConditionalGeneration(config))
-    vars(model.generation_config).update(
-        is_multilingual=True,
-        lang_to_id={"<|en|>": index["<en>"], "<|de|>": index["<de>"]},
-        task_to_id={"translate": index["<translate>"], "transcribe": index["<transcribe>"]},
-        no_timestamps_token_id=index["<notimestamps>"],
-        prev_sot_token_id=index["<prev>"],
-        max_initial_timestamp_index=50,
-        max_length=20,
-    )
-    return model, Processor(WhisperFeatureExtractor(feature_size=8, chunk_length=2))
+    return word_whisper()
 
 
 def noise(seconds, seed=0):
@@ -154,8 +85,13 @@ def test_other_models_get_pieces():
         eos_token_id=1,
         decoder_start_token_id=1,
     )
-    model = randomized(Speech2TextForConditionalGeneration(config))
-    processor = Processor(Speech2TextFeatureExtractor(feature_size=8, num_mel_bins=8))
+    model = Speech2TextForConditionalGeneration(config).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0, 0.3 if p.ndim > 1 else 0.1)
+    model = get_deed_model(model, DeedConfig(threshold=0.5))
+    processor = WordProcessor(Speech2TextFeatureExtractor(feature_size=8, num_mel_bins=8))
     pipe = deed.pipeline(
         "transcribe", model, processor=processor, chunk_seconds=1.0, max_new_tokens=5, suppress_tokens=[0, 1]
     )

@@ -1,5 +1,5 @@
 """A plain model as two graphs that other runtimes can run: the encoder with all cross-attention keys and values, and one
-decoder step with the keys and values so far.
+decoder step with the keys and values so far. Exits are no part of them.
 
 Only the field's plain operations, no Python objects between them, so that tracing sees everything. The weights are the
 model's own modules. Keys and values are `[rows, heads, positions, head width]`.
@@ -207,11 +207,17 @@ def graphs(workload: Workload) -> tuple[EncoderGraph, StepGraph]:
     """Both graphs of a workload's plain model.
 
     Raises:
-        NotAvailable: a model that is neither T5's kind nor BART's.
+        NotAvailable: a model that is neither T5's kind nor BART's, or one with exits, which the graphs would leave out.
     """
     from transformers import BartForConditionalGeneration, T5ForConditionalGeneration
 
     base = workload.base
+    if hasattr(base, "deed_config"):
+        adapter = base.deed_config.adapter
+        raise NotAvailable(
+            f"the graphs are a plain model's, of all layers: exits (here with adapter={adapter!r}) cannot be exported; "
+            "take deed.unwrap(model)"
+        )
     kinds = {T5ForConditionalGeneration: T5Step, BartForConditionalGeneration: BartStep}
     made = next((kind(base) for known, kind in kinds.items() if isinstance(base, known)), None)
     if made is None:

@@ -21,7 +21,8 @@ from deed.constants import NEVER_EXIT
 from deed.utils.progress import SILENT_BAR, Tell
 from deed.utils.timing import interleave, machine, spread
 
-from .shapes import Shape, Workload, make_workload, random_ids, t5
+from .random_weights import random_ids, t5
+from .shapes import Shape, Workload, make_workload
 from .speed import header
 from .subjects import BASELINE, Subject, Timing, deed, generate, transformers
 

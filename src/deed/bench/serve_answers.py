@@ -80,7 +80,7 @@ def record(count: int = COUNT) -> dict[str, Any]:
     """`count` answers of every task: `{"layers", "answers": [[source, [depth, …]], …]}` each."""
     from deed.tasks import documents
     from deed.tasks.loading import load_saved
-    from deed.tasks.task import Task
+    from deed.tasks.protocol import Task
 
     ways = {
         "documents": ("latr", encoded_pages, documents.inputs_of),

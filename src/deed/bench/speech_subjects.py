@@ -8,7 +8,7 @@ authors do, so there all write them. Time counts from samples to text.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +103,33 @@ def features_of(extractor: Any, samples: Sequence[np.ndarray], long: bool) -> An
     return extractor(list(samples), **given, **({"truncation": False, "padding": "longest"} if long else {}))
 
 
+def generated(
+    model: Any,
+    extractor: Any,
+    sounds: Sequence[Sound],
+    options: Mapping[str, Any],
+    read: Callable[[Any], tuple[list[str], list[list[int]]]],
+) -> tuple[Heard, Any]:
+    """A batch transcribed by a model's `generate()`, and what that returned.
+
+    Args:
+        model: a Whisper, plain or deed's.
+        extractor: of its features.
+        sounds: of one language.
+        options: of `generate()`, beside those that all share.
+        read: texts and tokens of what `generate()` returned; its time counts.
+    """
+    samples, long = [sound.samples for sound in sounds], is_long(sounds)
+    with torch.no_grad(), timed_encoder(model) as clock:
+        start = time.perf_counter()
+        inputs = features_of(extractor, samples, long)
+        features = time.perf_counter() - start
+        spoken = told(model, sounds[0].language)
+        found = model.generate(**inputs, **GREEDY, **spoken, return_timestamps=long, **options)
+        texts, tokens = read(found)
+        return Heard(texts, time.perf_counter() - start, features, clock.take(), tokens), found
+
+
 def transformers(model: Any, processor: Any, assistant: tuple[Any, Any] | None = None) -> Listener:
     """Transformers' own `generate()`.
 
@@ -112,22 +139,15 @@ def transformers(model: Any, processor: Any, assistant: tuple[Any, Any] | None =
         assistant: a smaller model that drafts, and its tokenizer, where that is another: one recording at a time.
     """
     extractor, tokenizer = processor.feature_extractor, processor.tokenizer
-    options: dict[str, Any] = dict(GREEDY)
+    options: dict[str, Any] = {}
     if assistant is not None:
-        options |= {"assistant_model": assistant[0], "tokenizer": tokenizer, "assistant_tokenizer": assistant[1]}
+        options = {"assistant_model": assistant[0], "tokenizer": tokenizer, "assistant_tokenizer": assistant[1]}
 
-    @torch.no_grad()
+    def read(found: Any) -> tuple[list[str], list[list[int]]]:
+        return [text.strip() for text in tokenizer.batch_decode(found, skip_special_tokens=True)], []
+
     def hear(sounds: Sequence[Sound]) -> Heard:
-        samples = [sound.samples for sound in sounds]
-        with timed_encoder(model) as clock:
-            start = time.perf_counter()
-            inputs = features_of(extractor, samples, is_long(sounds))
-            features = time.perf_counter() - start
-            found = model.generate(
-                **inputs, **told(model, sounds[0].language), return_timestamps=is_long(sounds), **options
-            )
-            texts = [text.strip() for text in tokenizer.batch_decode(found, skip_special_tokens=True)]
-            return Heard(texts, time.perf_counter() - start, features, clock.take())
+        return generated(model, extractor, sounds, options, read)[0]
 
     if assistant is None:
         return Listener("transformers fp32", hear)
@@ -144,26 +164,21 @@ def deed(model: Any, processor: Any, precision: str, threshold: Any = None, exac
         threshold: of exits, or of drafts; None: the model's own.
         exact: drafts are verified.
     """
-    options: dict[str, Any] = {"exact": True} if exact else {}
+    # Only segments tell of depths, since of a long recording there are several generations.
+    options: dict[str, Any] = {"return_segments": True, "return_dict_in_generate": False}
+    if exact:
+        options["exact"] = True
     if threshold is not None:
         options["exit_threshold"] = threshold
     extractor, tokenizer = processor.feature_extractor, processor.tokenizer
     pad = model.generation_config.pad_token_id
 
-    @torch.no_grad()
+    def read(found: Any) -> tuple[list[str], list[list[int]]]:
+        tokens = [[token for token in row if token != pad] for row in found["sequences"].tolist()]
+        return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens], tokens
+
     def hear(sounds: Sequence[Sound]) -> Heard:
-        samples = [sound.samples for sound in sounds]
-        with timed_encoder(model) as clock:
-            start = time.perf_counter()
-            inputs = features_of(extractor, samples, is_long(sounds))
-            features = time.perf_counter() - start
-            spoken = told(model, sounds[0].language)
-            # Only segments tell of depths, since of a long recording there are several generations.
-            more = {"return_timestamps": is_long(sounds), "return_segments": True, "return_dict_in_generate": False}
-            found = model.generate(**inputs, **GREEDY, **spoken, **more, **options)
-            tokens = [[token for token in row if token != pad] for row in found["sequences"].tolist()]
-            texts = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
-            heard = Heard(texts, time.perf_counter() - start, features, clock.take(), tokens)
+        heard, found = generated(model, extractor, sounds, options, read)
         heard.depths = [
             [depth for segment in segments if "exit_layers" in segment for depth in segment["exit_layers"].tolist()]
             for segments in found["segments"]

@@ -14,6 +14,7 @@ import typer
 from deed.constants import __version__
 
 from . import ask, batch, bench, calibrate, convert, demo, estimate, evaluate, serve, train, transcribe, tune
+from .help_text import flow, markup
 
 VERBS = (demo, ask, transcribe, serve, batch, estimate, train, tune, calibrate, evaluate, bench, convert)
 
@@ -21,10 +22,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=markup(),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for verb in VERBS:
     verb.register(app)
+flow(app)
 
 
 def show_version(wanted: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .bench_tables import plain_table
+from .bench_tables import closing, isa_line, plain_table
 from .options import Json
 
 EXAMPLE = "Example: deed bench speed --shape t5-small --rounds 3"
@@ -122,8 +122,6 @@ def show_speed(report: dict[str, Any], paths: list[Path]) -> None:
     """A table per shape and batch, within 80 columns."""
     from rich.console import Console
 
-    from .shared import busy_note
-
     console = Console(highlight=False)
     for workload in report["workloads"]:
         rows = [r for r in report["rows"] if (r["shape"], r["batch"]) == (workload["shape"], workload["batch"])]
@@ -149,16 +147,11 @@ def show_speed(report: dict[str, Any], paths: list[Path]) -> None:
     if report["goals"]:
         console.print("\n[bold]Goals[/bold]")
         console.print(goals_table(report["goals"]))
-    isa = report["isa"]
-    free = f"; not restricted: {', '.join(isa['not_restricted'])}" if isa["not_restricted"] else ""
-    console.print(f"\nInstruction sets: {isa['asked']}; PyTorch uses {isa['torch_uses']}{free}")
+    console.print(f"\n{isa_line(report['isa'])}")
     if report["compared"] is not None:
         console.print("\n[bold]Times faster than Transformers, then and now[/bold]")
         console.print(compared_table(report["compared"]))
-    note = busy_note(report["machine"])
-    if note:
-        console.print(f"\nNote: {note}")
-    console.print(f"\nWritten: {', '.join(map(str, paths))}", soft_wrap=True)
+    closing(console, report, paths)
 
 
 def missing_lines(rows: list[dict[str, Any]], n_layers: int) -> list[str]:
@@ -260,8 +253,6 @@ def show_scaling(report: dict[str, Any], paths: list[Path]) -> None:
     from deed.bench.scaling import EARLY, FULL
     from deed.bench.subjects import BASELINE
 
-    from .shared import busy_note
-
     console = Console(highlight=False)
     table = plain_table("", "ms/token", "full", "mean 1/4", "cells", "padding", "memory")
     for row in report["rows"]:
@@ -281,10 +272,7 @@ def show_scaling(report: dict[str, Any], paths: list[Path]) -> None:
         "it.\ncells, padding: computed at a quarter, as shares of full depth's. memory: deed's caches beyond Transformers' "
         "and one hidden buffer."
     )
-    note = busy_note(report["machine"])
-    if note:
-        console.print(f"\nNote: {note}")
-    console.print(f"\nWritten: {', '.join(map(str, paths))}", soft_wrap=True)
+    closing(console, report, paths)
 
 
 def register(app: typer.Typer) -> None:

@@ -61,9 +61,9 @@ def serve(
     for library in ("aiohttp", "psutil"):
         need(library, 'pip install "deed-transformers[bench]"')
     from deed.bench.serve import Settings, measure_serving, prepared, same_settings
-    from deed.bench.serve import soak as run_soak
     from deed.bench.serve_plot import serve_figure
     from deed.bench.serve_process import SUBJECTS, Setup
+    from deed.bench.serve_soak import soak as run_soak
 
     quiet_libraries()
     counts = tuple(n for n in dict.fromkeys(EVERY_CLIENTS if clients is None else clients) if n)
@@ -127,8 +127,7 @@ def show(report: dict[str, Any], paths: list[Path]) -> None:
     """A table per shape and load."""
     from rich.console import Console
 
-    from .bench import plain_table
-    from .shared import busy_note
+    from .bench_tables import closing, plain_table
 
     console = Console(highlight=False)
     rows = report["summary"]
@@ -150,10 +149,7 @@ def show(report: dict[str, Any], paths: list[Path]) -> None:
     for shape, subject, reason in sorted(reasons):
         console.print(f"Not available: {shape}, {subject}: {reason}", style="dim")
     console.print("\n×CT2, p95×: tokens per second and 95th percentile over those of CTranslate2's faster precision.")
-    note = busy_note(report["machine"])
-    if note:
-        console.print(f"Note: {note}")
-    console.print(f"Written: {', '.join(map(str, paths))}", soft_wrap=True)
+    closing(console, report, paths)
 
 
 def load_name(load: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .bench_tables import plain_table
+from .bench_tables import closing, isa_line, plain_table
 from .options import Json
 
 EXAMPLE = "Example: deed bench speech --data ~/.cache/deed/speech --threshold 0.2=0.97 --threshold 0.5=0.9"
@@ -140,8 +140,6 @@ def show_speech(report: dict[str, Any], paths: list[Path]) -> None:
     """A table per workload, quality, and the goals, within 80 columns."""
     from rich.console import Console
 
-    from .shared import busy_note
-
     console = Console(highlight=False)
     for workload in report["workloads"]:
         rows = [row for row in report["rows"] if row["workload"] == workload["workload"]]
@@ -160,13 +158,8 @@ def show_speech(report: dict[str, Any], paths: list[Path]) -> None:
     if report["goals"]:
         console.print("\n[bold]Goals[/bold]")
         console.print(goals_table(report["goals"]))
-    isa = report["isa"]
-    free = f"; not restricted: {', '.join(isa['not_restricted'])}" if isa["not_restricted"] else ""
-    console.print(f"\nInstruction sets: {isa['asked']}; PyTorch uses {isa['torch_uses']}{free}")
-    note = busy_note(report["machine"])
-    if note:
-        console.print(f"\nNote: {note}")
-    console.print(f"\nWritten: {', '.join(map(str, paths))}", soft_wrap=True)
+    console.print(f"\n{isa_line(report['isa'])}")
+    closing(console, report, paths)
 
 
 def times_table(rows: list[dict[str, Any]]) -> Any:

@@ -28,6 +28,28 @@ def find_model(folder: Path | None, shipped: Path) -> Path:
     return read_saved_model(folder).folder
 
 
+def whisper_or_folder(named: Path) -> Path:
+    """A model's folder as it was given; of a name that installed packages hold a Whisper by (base, tiny.en), that one's.
+
+    Args:
+        named: a folder, or such a name.
+
+    Raises:
+        DeedLoadError: a name whose packages are not there.
+    """
+    from deed.errors import DeedLoadError
+    from deed.models.whisper.installed import PACKAGES, find_whisper, install_hint
+    from deed.utils.files import user_cache
+
+    name = str(named)
+    if named.is_dir() or name not in PACKAGES:
+        return named
+    place = Path(find_whisper(name, user_cache()))
+    if not place.is_dir():
+        raise DeedLoadError(f"{name} is no folder, and the packages of that Whisper are missing: {install_hint(name)}")
+    return place
+
+
 def check_threshold(given: float | None) -> None:
     """Raises:
     ValueError: not a number, or negative.

@@ -16,6 +16,7 @@ import typer
 from deed.utils.saved_model import read_saved_model
 
 from .options import Json, SkipMissing
+from .shared import whisper_or_folder
 from .train import report
 
 EXAMPLE = "Example: deed tune runs/g2p_conv/model --output runs/tuned --recipe frozen --exits 1 --hours 0.5"
@@ -27,7 +28,9 @@ RECIPE_ONLY = (
 
 
 def tune(
-    base: Annotated[Path, typer.Argument(help="Folder of a trained model, plain or deed; it stays as it is.")],
+    base: Annotated[
+        Path, typer.Argument(help="Folder of a trained model, plain or deed, or base (Whisper); it stays as it is.")
+    ],
     output: Annotated[Path, typer.Option(help="Run folder: checkpoints, log, and the finished model in model/.")],
     where: Annotated[
         Path | None, typer.Argument(metavar="DATA", help="The data set's folder or file, where it is on disk.")
@@ -163,6 +166,7 @@ def tune(
         as_json: print the result as JSON.
     """
     given = dict(locals())
+    base = whisper_or_folder(base)
     read_saved_model(base)  # before PyTorch is imported, which takes a second
     if where is not None and data is not None:
         raise ValueError("DATA and --data say the same: give one of them")

@@ -7,7 +7,6 @@ Read in transformers 5.23, models/*/modeling_*.py; each line says what the class
 from __future__ import annotations
 
 import functools
-import inspect
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
@@ -17,10 +16,11 @@ from torch import nn
 
 from deed.errors import DeedConfigError
 
-from .base import DecoderFamily, by_starts, register_family
+from .base import DecoderFamily, register_family
 from .chains import Chains, Modules, chains_of, row_norm
 from .encoders.layer import EncoderLayer, encoder_layer, feed_forward, layer_norm_stretches
 from .parts import AttentionParts, LayerParts, Module, activated, direct, direct_norm, joined, plain
+from .positions import placed
 
 
 @dataclass(frozen=True)
@@ -220,41 +220,6 @@ class BartLikeFamily(DecoderFamily):
         return head.weight.shape[0] if size is None else size
 
 
-def placed(
-    embedding: Any, ids: torch.Tensor, hidden: torch.Tensor, positions: torch.Tensor, column: bool = False
-) -> torch.Tensor:
-    """Position embeddings `[1 or rows, q, d_model]`, by the parameter names of the module's own `forward`.
-
-    Args:
-        embedding: the decoder's `embed_positions`.
-        ids: `[rows, q]`; sinusoidal tables give padding tokens no position.
-        hidden: `[rows, q, d_model]`, for shape and dtype.
-        positions: `[1 or rows, q]`.
-        column: see `Build`.
-    """
-    names = _parameters(type(embedding))  # type: ignore[arg-type]
-    if "position_ids" not in names:  # it counts from a number on
-
-        def place(ids: torch.Tensor, start: int) -> torch.Tensor:
-            first = ids.shape if "input_ids_shape" in names else ids
-            return embedding(first, past_key_values_length=start)
-
-        return by_starts(place, ids, positions)
-    at = positions.flatten()
-    given = {
-        "input_ids": ids,
-        "input_ids_shape": ids.shape,
-        "inputs_embeds": hidden.flatten(0, 1)[None, : len(at)],
-        "position_ids": at[:, None] if column else at,
-    }
-    return embedding(**{name: x for name, x in given.items() if name in names}).view(*positions.shape, -1)
-
-
-@functools.cache
-def _parameters(embedding: type) -> tuple[str, ...]:
-    return tuple(inspect.signature(embedding.forward).parameters)  # type: ignore[attr-defined]
-
-
 def _for_rows(mask: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor | None:
     """A mask of the full shape `[rows, 1, q, keys]`, which some layers (LED, MVP, TrOCR) insist on."""
     return None if mask is None else mask.expand(len(hidden), -1, hidden.shape[1], -1)
@@ -352,10 +317,8 @@ def encoder_bart_layer(layer: Any) -> EncoderLayer:
     norms = layer.self_attn_layer_norm, layer.final_layer_norm
     ffn = layer.fc1, layer.activation_fn, layer.fc2
     names = "q_proj", "k_proj", "v_proj", "out_proj"
-    whole, parts = (
-        layer_norm_stretches(norms, attention, names, ffn, name in POST_NORM),
-        _attention(norms[0], attention),
-    )
+    whole = layer_norm_stretches(norms, attention, names, ffn, name in POST_NORM)
+    parts = _attention(norms[0], attention)
     return EncoderLayer(
         parts if whole is not None else joined(parts),
         direct_norm(layer.final_layer_norm),

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from deed.errors import DataError
+from deed.tasks.answering import pad_rows
 
 from .base import Generated, Pipeline, Row
 
@@ -72,18 +73,7 @@ class PicturePipeline(Pipeline):
 
     def collate(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         """Rows to a batch, texts padded at the right."""
-        pad = self.tokenizer.pad_token_id
-        batch: dict[str, torch.Tensor] = {}
-        for name in rows[0]:
-            values = [row[name] for row in rows]
-            if len({value.shape for value in values}) == 1:
-                batch[name] = torch.stack(values)
-            else:
-                fill = pad if name == "input_ids" else 0
-                batch[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
-        if "input_ids" in batch and "attention_mask" not in batch:
-            batch["attention_mask"] = (batch["input_ids"] != pad).long()
-        return batch
+        return pad_rows(rows, self.tokenizer.pad_token_id)
 
     def result(self, item: Any, found: Sequence[Generated], call: Mapping[str, Any]) -> dict[str, Any]:
         """`{key: text}`.

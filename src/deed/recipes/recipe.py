@@ -13,7 +13,7 @@ from deed.config import DeedConfig
 from deed.constants import NEVER_EXIT
 from deed.modeling.loading import from_pretrained
 from deed.modeling.model import DeedMixin, get_deed_model
-from deed.tasks.task import Task
+from deed.tasks.protocol import Task
 from deed.utils.quiet import quiet
 from deed.utils.saved_model import read_saved_model
 

@@ -15,7 +15,7 @@ from deed.constants import NEVER_EXIT
 from deed.data.letters import LetterCount
 from deed.errors import DataError
 from deed.tasks.answering import evaluate_task
-from deed.tasks.task import Task, tokenizer_of
+from deed.tasks.protocol import Task, tokenizer_of
 from deed.utils.progress import shown
 
 LETTERS_OF = 20_000  # answers whose letters are checked, of data sets without end

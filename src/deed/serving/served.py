@@ -13,7 +13,7 @@ from deed.modeling.answer_confidence import confidence_problem
 from deed.pipelines import Pipeline, pipeline
 from deed.pipelines.base import Generated
 from deed.policies.policy import FixedSchedule
-from deed.tasks.task import tokenizer_of
+from deed.tasks.protocol import tokenizer_of
 
 from .api_errors import ApiError
 from .detokenize import Detokenizer, StopTexts

@@ -16,7 +16,7 @@ from deed.modeling.model import DeedMixin
 from deed.models.shared import pad_lists
 
 from .confidence import Answer, abstain_threshold, abstaining, asks_for_confidence, with_confidence
-from .task import Task
+from .protocol import Task
 
 CHUNK = 256  # examples encoded at once; a multiple of the usual batch sizes
 FULL_DEPTH = {"exit_threshold": NEVER_EXIT}

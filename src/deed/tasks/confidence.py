@@ -19,7 +19,7 @@ from deed.calibration.teacher_forcing import evaluating
 from deed.modeling.answer_confidence import confidence_problem
 from deed.modeling.model import DeedMixin
 
-from .task import Task
+from .protocol import Task
 
 
 @dataclass(frozen=True)

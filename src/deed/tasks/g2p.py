@@ -11,7 +11,7 @@ from deed.data.base import Example
 from deed.data.readers.cmudict import load_split
 from deed.metrics.text import accuracy, correct, phoneme_error_rate
 
-from .task import Task
+from .protocol import Task
 
 SEED = 0  # of the order of words, which the dictionary has by the alphabet
 

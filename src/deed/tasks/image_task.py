@@ -12,7 +12,7 @@ from deed.data.base import Example
 from deed.data.registry import READERS, read
 from deed.errors import DataError
 
-from .task import Task
+from .protocol import Task
 
 MADE = 1000  # generated scenes, which are endless, where no number is asked for
 

@@ -11,7 +11,7 @@ from deed.modeling.loading import from_pretrained
 from deed.models.whisper import ctranslate2_processor, is_ctranslate2_whisper, read_ctranslate2_whisper
 from deed.utils.saved_model import read_saved_model
 
-from .task import Loaded, tokenizer_of
+from .protocol import Loaded, tokenizer_of
 
 
 def load_saved(folder: Path, plain: bool = False, exits: str | os.PathLike[str] | None = None) -> Loaded:

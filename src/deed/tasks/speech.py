@@ -24,7 +24,7 @@ from deed.errors import DataError
 from deed.metrics.speech import normalized, word_accuracy_each, word_error_rate
 from deed.utils.files import user_cache
 
-from .task import Task, tokenizer_of
+from .protocol import Task, tokenizer_of
 
 MULTILINGUAL = 51_865  # tokens and more: Whisper for many languages; one for English has no prompt that names one
 LONGEST_ANSWER = 224  # tokens, half of what Whisper's decoder reads, as its authors have it

@@ -13,6 +13,7 @@ import deed
 import oracle as ref
 from conftest import VOCAB, batch, deed_model, plain_model
 from deed import DeedConfig, DeedConfigError, FixedSchedule, MaxProb, ThresholdPolicy
+from deed.modeling.generate_arguments import exit_policy_of
 from deed.policies.exit_checks import TwoStagePolicy, build_exit_check, with_exit_check
 from deed.policies.exit_checks import screen as screen_module
 from test_decode import compare
@@ -56,7 +57,7 @@ def test_a_row_leaves_only_where_the_plain_check_lets_it(kind, spec, confidence)
     left = stayed = 0
     for value in (0.5, [0.9, 0.4, 1.5, 0.2], torch.tensor([0.2, 0.5, 0.8, 2.0])):
         Watched.records.clear()
-        policy = Watched(model._exit_policy(value, None), build_exit_check(spec, model))
+        policy = Watched(exit_policy_of(model, value), build_exit_check(spec, model))
         model.generate(**batch(), max_new_tokens=8, min_new_tokens=8, exit_policy=policy)
         for said, truth in Watched.records:
             assert not (said & ~truth).any()
@@ -315,7 +316,7 @@ def test_errors():
     with pytest.raises(DeedConfigError, match="does not work with confidence"):
         model.generate(**batch(), exit_threshold=1.0, exit_check="shortlist")
     with pytest.raises(ValueError, match="checked plainly"):
-        TwoStagePolicy(model._exit_policy(1.0, None), build_exit_check({"name": "shortlist", "size": 4}, model))
+        TwoStagePolicy(exit_policy_of(model, 1.0), build_exit_check({"name": "shortlist", "size": 4}, model))
     model = deed_model("bart")
     with pytest.raises(DeedConfigError, match="exit_check must be one of"):
         model.generate(**batch(), exit_check="guess")

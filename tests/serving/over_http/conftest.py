@@ -9,17 +9,9 @@ import wave
 import httpx
 import numpy as np
 import pytest
-import torch
 import uvicorn
-from tokenizers import Tokenizer, decoders, models
-from transformers import (
-    PreTrainedTokenizerFast,
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperForConditionalGeneration,
-)
+from tasks.tiny_whisper import word_whisper
 
-from deed import DeedConfig, get_deed_model
 from deed.cli.serve import SHIPPED
 from deed.cli.shared import CHECKPOINTS
 from deed.serving.app import create_app
@@ -28,60 +20,7 @@ from deed.serving.scheduler import Scheduler
 from deed.serving.served import ServedModel
 from deed.serving.settings import Limits, ServeSettings
 
-SPECIAL = ["<pad>", "</s>", "<start>", "<|en|>", "<|de|>", "<translate>", "<transcribe>", "<prev>", "<notimestamps>"]
-TIMES = [f"<|{0.02 * i:.2f}|>" for i in range(101)]
-VOCAB = [*SPECIAL[:2], *(f" w{i}" for i in range(30)), *SPECIAL[2:], *TIMES]
 RATE = 16_000
-
-
-class WhisperProcessor:
-    """A feature extractor and a tokenizer, as a processor holds them."""
-
-    def __init__(self):
-        inner = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCAB)}, unk_token=" w0"))
-        inner.decoder = decoders.Fuse()  # words bring their spaces
-        self.feature_extractor = WhisperFeatureExtractor(feature_size=8, chunk_length=2)
-        self.tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=inner,
-            pad_token="<pad>",
-            eos_token="</s>",
-            unk_token=" w0",
-            additional_special_tokens=[*SPECIAL[2:], *TIMES],
-        )
-
-
-def tiny_whisper():
-    index = {token: i for i, token in enumerate(VOCAB)}
-    sizes = {f"{part}_{name}": 2 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")}
-    config = WhisperConfig(
-        vocab_size=len(VOCAB),
-        d_model=16,
-        **{**sizes, "decoder_layers": 3, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16},
-        num_mel_bins=8,
-        max_source_positions=100,
-        max_target_positions=32,
-        **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1, "decoder_start_token_id": index["<start>"]},
-        begin_suppress_tokens=None,
-        suppress_tokens=None,
-    )
-    model = WhisperForConditionalGeneration(config).eval()
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.normal_(0, 0.3 if p.ndim > 1 else 0.1)
-        model.model.decoder.embed_tokens.weight[index[TIMES[0]] :] *= 0.3  # words are likelier than times
-    vars(model.generation_config).update(
-        is_multilingual=True,
-        lang_to_id={"<|en|>": index["<|en|>"], "<|de|>": index["<|de|>"]},
-        task_to_id={"translate": index["<translate>"], "transcribe": index["<transcribe>"]},
-        no_timestamps_token_id=index["<notimestamps>"],
-        prev_sot_token_id=index["<prev>"],
-        max_initial_timestamp_index=50,
-        alignment_heads=[[1, 0], [2, 1]],
-        max_length=20,
-        suppress_tokens=[0, 1, *(index[token] for token in SPECIAL[2:])],  # it says words until it has to end
-    )
-    return get_deed_model(model, DeedConfig(threshold=0.5)), WhisperProcessor()
 
 
 def noise(seconds, seed=0):
@@ -118,7 +57,7 @@ def loaded():
     """Models loaded once; other servers are made around the same ones."""
     models = Models(ServeSettings(models=tuple(FOLDERS.items()), limits=LIMITS, threads=1))
     models.load()
-    whisper, processor = tiny_whisper()
+    whisper, processor = word_whisper()
     models.add(ServedModel("whisper-tiny", whisper, processor, Scheduler(whisper), LIMITS))
     yield models
     models.close()

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
+from tasks.tiny_whisper import word_whisper
 
 import deed.tasks.loading
-from deed.cli.serve import bytes_of
+from deed.cli.serve import bytes_of, serve
 from deed.errors import RequestTooLarge
 from deed.serving.app import create_app
 from deed.serving.models import Models
 from deed.serving.settings import ServeSettings
-from over_http.conftest import FOLDERS, LIMITS, eventually, noise, tiny_whisper
+from over_http.conftest import FOLDERS, LIMITS, eventually, noise
 
 MIB = 1 << 20
 CACHE = 32 * MIB
@@ -104,13 +105,13 @@ def test_a_model_with_running_requests_stays(http, models, invoice, path):
 
 
 def test_speech_likewise(tmp_path, monkeypatch):
-    whisper, processor = tiny_whisper()
+    whisper, processor = word_whisper()
     whisper.save_pretrained(tmp_path)
     real = deed.tasks.loading.load_saved
     monkeypatch.setattr(
         deed.tasks.loading,
         "load_saved",
-        lambda f, **how: (tiny_whisper()[0], processor) if f == tmp_path else real(f, **how),
+        lambda f, **how: (word_whisper()[0], processor) if f == tmp_path else real(f, **how),
     )
     models = models_of(speech=str(tmp_path))
     models.load()
@@ -147,3 +148,8 @@ def test_sizes_as_people_write_them():
     for bad in ("", "much", "4XB", "GiB", "1.2.3G", "0"):
         with pytest.raises(ValueError, match="--memory must be a number"):
             bytes_of(bad)
+
+
+def test_a_server_on_ray_has_no_such_budget():
+    with pytest.raises(ValueError, match="--memory is for a server without --ray; with --ray say --models-each"):
+        serve(["documents"], memory="4GiB", ray=True)

@@ -8,15 +8,15 @@ from deed.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .configuration_latr import LatrConfig as LatrConfig
-    from .modeling_latr import LatrEncoder as LatrEncoder
-    from .modeling_latr import LatrEncoderOutput as LatrEncoderOutput
+    from .encoder import LatrEncoder as LatrEncoder
+    from .encoder import LatrEncoderOutput as LatrEncoderOutput
     from .modeling_latr import LatrForConditionalGeneration as LatrForConditionalGeneration
     from .processing_latr import LatrProcessor as LatrProcessor
 
 _HOMES = {
     "LatrConfig": "configuration_latr",
-    "LatrEncoder": "modeling_latr",
-    "LatrEncoderOutput": "modeling_latr",
+    "LatrEncoder": "encoder",
+    "LatrEncoderOutput": "encoder",
     "LatrForConditionalGeneration": "modeling_latr",
     "LatrProcessor": "processing_latr",
 }
