@@ -28,6 +28,7 @@ from deed.exits.heads import exit_features
 from deed.recipes.tune_batch import join
 from deed.recipes.tune_pool import Pool
 from deed.training.forced import exit_states_from
+from deed.utils.timing import spread
 
 RESULTS = Path(__file__).parent / "results" / "draft_head.json"
 RANKS, REFINED, SIZES = (32, 48, 16, 24), (8, 32, 64), (1024, 2048, 4096, 8192)
@@ -112,9 +113,26 @@ def recall(model_folder: str, pool: str, held_out: str, examples: int, known: li
             save("recall", {"positions": len(learned), "held_out": len(tested), "rows": rows})
 
 
+@torch.no_grad()
+def calls(model: Any, rounds: int = 150) -> dict[str, dict[str, float]]:
+    """Milliseconds of a head alone on one position, whole and draft in turns: as in a step, each finds what the other left in
+    the processor's cache."""
+    draft, family = model.deed_exits["draft_head"].function(model, bare=True), model.deed_family
+    x = torch.randn(1, family.d_model(model))
+    heads = {"whole": lambda: family.head(model, x), "draft": lambda: draft(x)}
+    found: dict[str, list[float]] = {name: [] for name in heads}
+    for turn in range(rounds + 10):
+        for name, head in heads.items():
+            start = time.perf_counter()
+            head()
+            if turn >= 10:
+                found[name].append(1e3 * (time.perf_counter() - start))
+    return {name: spread(values) for name, values in found.items()}
+
+
 def timed(model_folder: str, precisions: Sequence[str], known: dict[str, Any]) -> None:
-    """Costs of a step by `deed.measure_costs`, in layers, of a draft head (`exit_check`) and of the whole head (`last_check`);
-    written line by line, beside the `known` lines."""
+    """Costs of a step by `deed.measure_costs`, in layers, of a draft head (`exit_check`) and of the whole head (`last_check`),
+    and both heads alone; written line by line, beside the `known` lines."""
     mels = torch.zeros(1, 80, 3000)
     for precision in precisions:
         for name, spec in (
@@ -133,6 +151,7 @@ def timed(model_folder: str, precisions: Sequence[str], known: dict[str, Any]) -
             known[f"{precision}, {name}"] = {
                 **dataclasses.asdict(costs),
                 "products": exit_head_cost(made),
+                "calls_ms": calls(made),
                 "date": time.strftime("%Y-%m-%d"),
                 "threads": torch.get_num_threads(),
                 "load_average": os.getloadavg()[0],

@@ -207,7 +207,11 @@ def losses(task: Task, processor: Any, one: Set, tokens: Sequence[Sequence[int]]
         answers = [task.answer(processor, ids, example) for ids, example in zip(each, one.examples, strict=True)]
         told.append(task.score(answers, one.examples))
     lost = [max(0.0, full - early) for full, early in zip(*told, strict=True)]
-    return {"loss": sum(lost) / len(lost), "losing": sum(x > 0 for x in lost), "risk_bound": risk_bound(lost, CONFIDENCE)}
+    return {
+        "loss": sum(lost) / len(lost),
+        "losing": sum(x > 0 for x in lost),
+        "risk_bound": risk_bound(lost, CONFIDENCE),
+    }
 
 
 def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], options: argparse.Namespace) -> dict[str, Any]:

@@ -78,7 +78,9 @@ def examples(n, seed=0):
 @pytest.mark.parametrize("kind", ["t5_tied", "bart"])
 def test_too_few_examples_are_refused(kind):
     model = deed_model(kind)
-    with pytest.raises(CalibrationError, match=r"needs at least 299 examples .* got 20; .* \(at best a risk of 0\.1392\)"):
+    with pytest.raises(
+        CalibrationError, match=r"needs at least 299 examples .* got 20; .* \(at best a risk of 0\.1392\)"
+    ):
         deed.calibrate(model, examples(20), risk=0.01)
     assert model.deed_config.threshold == 0.9 and model.deed_config.calibration is None
 

@@ -38,8 +38,8 @@ def calibrate(
     exits: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with exits alone (model.save_exits) for a plain MODEL; its deed_exits.json is updated in place of the "
-            "model's config.json.",
+            help="Folder with exits alone (model.save_exits) for a plain MODEL; its deed_exits.json is updated in place of "
+            "the model's config.json.",
             show_default="the model's own",
         ),
     ] = None,
@@ -83,7 +83,9 @@ def calibrate(
     if answers and threshold:
         raise ValueError("--answers is calibrated at the model's own threshold; leave --threshold out")
     if answers and exits:
-        raise ValueError("--answers needs a model that was saved with its exits (model.save_pretrained); leave --exits out")
+        raise ValueError(
+            "--answers needs a model that was saved with its exits (model.save_pretrained); leave --exits out"
+        )
     has_exits = read_saved_model(model).has_exits  # before PyTorch is imported, which takes a second
     if not (has_exits or exits):
         raise ValueError(
