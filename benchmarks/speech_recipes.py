@@ -118,7 +118,13 @@ def main() -> None:
         with atomic_write(options.output) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
     for run in options.forced:
-        found["runs"][run.name] = told_of(run, from_pretrained(run / "model"), options.cache)
+        model = from_pretrained(run / "model")
+        found["runs"][run.name] = told = told_of(run, model, options.cache)
+        if told["recipe"]["method"] != "frozen":  # the last layer learned, too
+            tokens = decode(task, model, processor, one := sets["validation"], 2.0).tokens
+            told["full_depth"] = {"changed": changed(one.answers, tokens)} | scores(task, processor, one, tokens)
+            told["full_depth"] |= losses(task, processor, one, tokens)
+            print(run.name, json.dumps(told["full_depth"]), flush=True)
     with atomic_write(options.output) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n")
     if found["runs"]:
@@ -216,6 +222,8 @@ def losses(task: Task, processor: Any, one: Set, tokens: Sequence[Sequence[int]]
 
 def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], options: argparse.Namespace) -> dict[str, Any]:
     """A run: what it was told, its cost, both curves, and thresholds for the budgets."""
+    if (method := json.loads((run / "report.json").read_text())["recipe"]["method"]) != "frozen":
+        raise SystemExit(f"{run} is a run of {method}, whose last layer is another: give it by --forced")
     exits = run / "exits"  # saved alone, as they ship: `model.save_exits(run / "exits", dtype="float16")`
     model = load_exits(options.base, exits) if exits.is_dir() else from_pretrained(run / "model")
     at: dict[str, dict[float, Decoded]] = {split: {} for split in sets}
@@ -228,8 +236,8 @@ def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], options:
             rows.append(row | losses(task, processor, sets[split], got.tokens))
         return rows
 
-    for split, one in sets.items():
-        at[split][2.0] = Decoded(one.answers, 1.0, 0.0)  # full depth is the untouched model
+    for split, one in sets.items():  # full depth is the untouched model: only frozen runs come here
+        at[split][2.0] = Decoded(one.answers, 1.0, 0.0)
     for threshold in sorted(options.grid, reverse=True):
         at["validation"][threshold] = decode(task, model, processor, sets["validation"], threshold)
         print(run.name, json.dumps(curve("validation")[0]), flush=True)
