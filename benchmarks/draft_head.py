@@ -1,9 +1,9 @@
 """What a draft head gives on Whisper: how often it says what the whole head says, by build and size, and what a step costs.
 
     python benchmarks/draft_head.py recall MODEL POOL HELD_OUT   # a model of `deed tune --recipe frozen`, and its pools
-    python benchmarks/draft_head.py time MODEL                   # alone on the machine
+    python benchmarks/draft_head.py time MODEL [PRECISION …]     # alone on the machine; fp32 and int8
 
-POOL and HELD_OUT are folders of that run's `--cache`. Both write to benchmarks/results/draft_head.json.
+POOL and HELD_OUT are folders of that run's `--cache`. Both write to benchmarks/results/draft_head.json, as they go.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from deed.exits.heads import exit_features
 from deed.recipes.tune_batch import join
 from deed.recipes.tune_pool import Pool
 from deed.training.forced import exit_states_from
+from deed.utils.timing import spread
 
 RESULTS = Path(__file__).parent / "results" / "draft_head.json"
 RANKS, REFINED, SIZES = (32, 48, 16, 24), (8, 32, 64), (1024, 2048, 4096, 8192)
@@ -110,11 +113,28 @@ def recall(model_folder: str, pool: str, held_out: str, examples: int, known: li
             save("recall", {"positions": len(learned), "held_out": len(tested), "rows": rows})
 
 
-def timed(model_folder: str) -> dict[str, Any]:
-    """Costs of a step by `deed.measure_costs`, in layers, with and without a draft head, float32 and int8."""
-    found = {}
+@torch.no_grad()
+def calls(model: Any, rounds: int = 150) -> dict[str, dict[str, float]]:
+    """Milliseconds of a head alone on one position, whole and draft in turns: as in a step, each finds what the other left in
+    the processor's cache."""
+    draft, family = model.deed_exits["draft_head"].function(model, bare=True), model.deed_family
+    x = torch.randn(1, family.d_model(model))
+    heads = {"whole": lambda: family.head(model, x), "draft": lambda: draft(x)}
+    found: dict[str, list[float]] = {name: [] for name in heads}
+    for turn in range(rounds + 10):
+        for name, head in heads.items():
+            start = time.perf_counter()
+            head()
+            if turn >= 10:
+                found[name].append(1e3 * (time.perf_counter() - start))
+    return {name: spread(values) for name, values in found.items()}
+
+
+def timed(model_folder: str, precisions: Sequence[str], known: dict[str, Any]) -> None:
+    """Costs of a step by `deed.measure_costs`, in layers, of a draft head (`exit_check`) and of the whole head (`last_check`),
+    and both heads alone; written line by line, beside the `known` lines."""
     mels = torch.zeros(1, 80, 3000)
-    for precision in ("fp32", "int8"):
+    for precision in precisions:
         for name, spec in (
             ("rank 32", {"rank": 32, "refine": 64}),
             ("4096 tokens", {"tokens": 4096, "max_layers": 1}),
@@ -128,9 +148,16 @@ def timed(model_folder: str) -> dict[str, Any]:
             if precision == "int8":
                 deed.quantize(made, parts=("encoder", "decoder", "head"))
             costs = deed.measure_costs(made, {"input_features": mels}, steps=32, repeats=5)
-            found[f"{precision}, {name}"] = dataclasses.asdict(costs)
-            print(precision, name, dataclasses.asdict(costs), flush=True)
-    return found
+            known[f"{precision}, {name}"] = {
+                **dataclasses.asdict(costs),
+                "products": exit_head_cost(made),
+                "calls_ms": calls(made),
+                "date": time.strftime("%Y-%m-%d"),
+                "threads": torch.get_num_threads(),
+                "load_average": os.getloadavg()[0],
+            }
+            print(precision, name, known[f"{precision}, {name}"], flush=True)
+            save("time", known)
 
 
 def save(what: str, found: dict[str, Any]) -> None:
@@ -149,4 +176,5 @@ if __name__ == "__main__":
         before = json.loads(RESULTS.read_text()).get("recall", {}) if RESULTS.is_file() else {}
         recall(*given.paths, given.examples, before.get("rows", []))
     else:
-        save("time", timed(*given.paths))
+        before = json.loads(RESULTS.read_text()).get("time", {}) if RESULTS.is_file() else {}
+        timed(given.paths[0], given.paths[1:] or ("fp32", "int8"), before)

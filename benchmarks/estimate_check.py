@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     result: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {"models": {}}
-    result |= {
+    about = {
         "command": " ".join(["python", *sys.argv]),
         "date": time.strftime("%Y-%m-%d"),
         "versions": versions(),
@@ -46,7 +46,7 @@ def main() -> None:
     }
     for folder in options.model:
         found = check(folder, options)
-        result["models"][found["task"]] = found
+        result["models"][found["task"]] = {**found, **about}
         print(json.dumps(found["compared"], indent=1), flush=True)
         with atomic_write(options.output) as temporary:
             temporary.write_text(json.dumps(result, indent=1) + "\n")

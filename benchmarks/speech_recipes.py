@@ -7,7 +7,8 @@ BASE is the folder of the untouched model, SOUNDS one of Debian's packages (deed
 `deed tune BASE SOUNDS --task speech-mixed --recipe … --cache CACHE --output RUN`. Thresholds are chosen on the validation
 recordings; told is what they do on the test recordings, and on those of a voice that nobody trained on (which have no texts).
 Depth counts an exit's own layer wherever it is asked: an exit after layer 1 of 6 costs 2 layers where a token leaves, 7 where
-it stays.
+it stays. At each threshold also the mean loss of word accuracy by recording, as `deed calibrate` counts it (what a recording
+gains is not set off against what another loses), and the smallest risk that a test of this threshold alone certifies at 95 %.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from transformers.modeling_outputs import BaseModelOutput
 
+from deed.calibration.risk import risk_bound
 from deed.calibration.threshold_search import evaluate
 from deed.exits.heads import exit_features
 from deed.modeling.answering import exit_depths
@@ -42,6 +44,7 @@ BUDGETS = (0.01, 0.02, 0.05)  # shares of tokens that may change
 GRID = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 SPLITS = ("validation", "test", "new_voice")
 BATCH = 8
+CONFIDENCE = 0.95  # of the bounds on the loss
 
 
 class Set(NamedTuple):
@@ -115,7 +118,13 @@ def main() -> None:
         with atomic_write(options.output) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
     for run in options.forced:
-        found["runs"][run.name] = told_of(run, from_pretrained(run / "model"), options.cache)
+        model = from_pretrained(run / "model")
+        found["runs"][run.name] = told = told_of(run, model, options.cache)
+        if told["recipe"]["method"] != "frozen":  # the last layer learned, too
+            tokens = decode(task, model, processor, one := sets["validation"], 2.0).tokens
+            told["full_depth"] = {"changed": changed(one.answers, tokens)} | scores(task, processor, one, tokens)
+            told["full_depth"] |= losses(task, processor, one, tokens)
+            print(run.name, json.dumps(told["full_depth"]), flush=True)
     with atomic_write(options.output) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n")
     if found["runs"]:
@@ -195,8 +204,26 @@ def scores(task: Task, processor: Any, one: Set, tokens: Sequence[Sequence[int]]
     return task.other_scores(answers, one.examples)
 
 
+def losses(task: Task, processor: Any, one: Set, tokens: Sequence[Sequence[int]]) -> dict[str, float]:
+    """What is lost of the word accuracy, by recording, and its upper bound; nothing where there are no texts."""
+    if not all(example.answers for example in one.examples):
+        return {}
+    told = []
+    for each in (one.answers, tokens):
+        answers = [task.answer(processor, ids, example) for ids, example in zip(each, one.examples, strict=True)]
+        told.append(task.score(answers, one.examples))
+    lost = [max(0.0, full - early) for full, early in zip(*told, strict=True)]
+    return {
+        "loss": sum(lost) / len(lost),
+        "losing": sum(x > 0 for x in lost),
+        "risk_bound": risk_bound(lost, CONFIDENCE),
+    }
+
+
 def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], options: argparse.Namespace) -> dict[str, Any]:
     """A run: what it was told, its cost, both curves, and thresholds for the budgets."""
+    if (method := json.loads((run / "report.json").read_text())["recipe"]["method"]) != "frozen":
+        raise SystemExit(f"{run} is a run of {method}, whose last layer is another: give it by --forced")
     exits = run / "exits"  # saved alone, as they ship: `model.save_exits(run / "exits", dtype="float16")`
     model = load_exits(options.base, exits) if exits.is_dir() else from_pretrained(run / "model")
     at: dict[str, dict[float, Decoded]] = {split: {} for split in sets}
@@ -205,16 +232,20 @@ def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], options:
         rows = []
         for threshold, got in sorted(at[split].items()):
             row = {"threshold": threshold, "changed": changed(sets[split].answers, got.tokens), "depth": got.cost}
-            rows.append(row | {"left": got.left} | scores(task, processor, sets[split], got.tokens))
+            row |= {"left": got.left} | scores(task, processor, sets[split], got.tokens)
+            rows.append(row | losses(task, processor, sets[split], got.tokens))
         return rows
 
-    for threshold in options.grid:
+    for split, one in sets.items():  # full depth is the untouched model: only frozen runs come here
+        at[split][2.0] = Decoded(one.answers, 1.0, 0.0)
+    for threshold in sorted(options.grid, reverse=True):
         at["validation"][threshold] = decode(task, model, processor, sets["validation"], threshold)
+        print(run.name, json.dumps(curve("validation")[0]), flush=True)
     chosen = {}
     for budget in BUDGETS:
         allowed = [row for row in curve("validation") if row["changed"] <= budget]
         chosen[budget] = min(allowed, key=lambda row: row["depth"])["threshold"] if allowed else 2.0
-    for split, threshold in itertools.product(("test", "new_voice"), sorted({*chosen.values(), 2.0})):
+    for split, threshold in itertools.product(("test", "new_voice"), sorted({*chosen.values()} - {2.0})):
         at[split][threshold] = decode(task, model, processor, sets[split], threshold)
     curves = {split: curve(split) for split in sets}
     choices = []

@@ -10,7 +10,14 @@ from conftest import batch, deed_model
 from deed import CalibrationError
 from deed.calibration import learn_then_test
 from deed.calibration.learn_then_test import GRID, calibrate
-from deed.calibration.risk import binomial_cdf, examples_needed, hoeffding_bentkus, p_value
+from deed.calibration.risk import (
+    binomial_cdf,
+    examples_needed,
+    hoeffding_bentkus,
+    p_value,
+    risk_bound,
+    smallest_risk,
+)
 from deed.modeling import promise
 
 
@@ -51,6 +58,17 @@ def test_examples_needed():
         assert p_value([0.0] * n, risk) <= 1 - confidence < p_value([0.0] * (n - 1), risk)
 
 
+def test_what_so_many_examples_can_certify():
+    for n in (20, 127, 1497):
+        risk = smallest_risk(n, 0.95)
+        assert examples_needed(risk, 0.95) == n
+        assert risk_bound([0.0] * n, 0.95) == pytest.approx(risk, abs=1e-9)
+    graded = [0.0] * 118 + [0.2] * 9
+    bound = risk_bound(graded, 0.95)
+    assert p_value(graded, bound) <= 0.05 < p_value(graded, bound - 1e-6)
+    assert risk_bound([1.0] * 10, 0.95) == 1.0
+
+
 def examples(n, seed=0):
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(3, 9, (n,), generator=generator).tolist()
@@ -60,7 +78,9 @@ def examples(n, seed=0):
 @pytest.mark.parametrize("kind", ["t5_tied", "bart"])
 def test_too_few_examples_are_refused(kind):
     model = deed_model(kind)
-    with pytest.raises(CalibrationError, match=r"needs at least 299 examples .* got 20"):
+    with pytest.raises(
+        CalibrationError, match=r"needs at least 299 examples .* got 20; .* \(at best a risk of 0\.1392\)"
+    ):
         deed.calibrate(model, examples(20), risk=0.01)
     assert model.deed_config.threshold == 0.9 and model.deed_config.calibration is None
 

@@ -18,8 +18,9 @@ from deed.errors import CalibrationError
 from deed.utils.progress import SILENT, shown
 
 from .answering import generate_all, label_tokens, strip_padding
+from .encode_once import encoding_once
 from .exit_check import plain_values, set_exit_check, take_exit_check
-from .risk import check_bounds, examples_needed, p_value, upper_bound
+from .risk import check_bounds, examples_needed, p_value, smallest_risk, upper_bound
 from .teacher_forcing import evaluating
 
 # From strict to loose. Confidence of a trained model crowds near 1, so the grid does too.
@@ -93,10 +94,12 @@ def calibrate(
         raise CalibrationError(
             f"risk {risk} at confidence {confidence} needs at least {needed:g} examples (even without one loss), "
             f"got {len(examples)}; add examples or promise less"
+            + (f" (at best a risk of {smallest_risk(len(examples), confidence) + 5e-5:.4f})" if examples else "")
         )
     answers = len(examples) * (1 + len(grid))
     with (
         evaluating(model),
+        encoding_once(model),
         shown(None if progress is None else SILENT) as bars,
         bars.bar("calibrating", total=answers) as bar,
     ):

@@ -23,6 +23,25 @@ def examples_needed(risk: float, confidence: float) -> int:
     return math.ceil(min(needed, 1e300) - 1e-9)  # not infinite for risks below 1e-307
 
 
+def smallest_risk(examples: int, confidence: float) -> float:
+    """The smallest risk that so many examples can certify, none of which lost anything: the inverse of `examples_needed`."""
+    return -math.expm1(math.log(1 - confidence) / examples)
+
+
+def risk_bound(losses: Sequence[float], confidence: float) -> float:
+    """Upper bound of the expected loss: the smallest risk that a test of these losses alone rejects; 1 where none does.
+
+    Args:
+        losses: of examples, each in [0, 1].
+        confidence: of the bound. It holds for one threshold that was fixed beforehand, not for the best of several.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if p_value(losses, middle) > 1 - confidence else (low, middle)
+    return high
+
+
 def p_value(losses: Sequence[float], risk: float) -> float:
     """p-value of "the expected loss is more than `risk`", in (0, 1).
 

@@ -35,6 +35,14 @@ def calibrate(
     ] = None,
     data: Data = None,
     split: HeldOutSplit = None,
+    exits: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with exits alone (model.save_exits) for a plain MODEL; its deed_exits.json is updated in place of "
+            "the model's config.json.",
+            show_default="the model's own",
+        ),
+    ] = None,
     answers: Annotated[
         bool,
         typer.Option(
@@ -64,6 +72,7 @@ def calibrate(
     Args:
         model: the folder; its configuration gets threshold and report.
         task, data, split, count: on which examples.
+        exits: calibrated with the model, and updated in its place.
         answers: calibrate the confidence of answers.
         risk, confidence, threshold: as for `deed.calibrate`.
         skip_missing: leave out examples whose picture is missing.
@@ -73,16 +82,29 @@ def calibrate(
     check_bounds(bound, confidence)
     if answers and threshold:
         raise ValueError("--answers is calibrated at the model's own threshold; leave --threshold out")
-    read_saved_model(model)  # before PyTorch is imported, which takes a second
+    if answers and exits:
+        raise ValueError(
+            "--answers needs a model that was saved with its exits (model.save_pretrained); leave --exits out"
+        )
+    has_exits = read_saved_model(model).has_exits  # before PyTorch is imported, which takes a second
+    if not (has_exits or exits):
+        raise ValueError(
+            f"{model} has no exits of its own to calibrate; give those that were saved alone by --exits FOLDER, or train some "
+            "with deed tune"
+        )
     from deed.calibration.learn_then_test import GRID
+    from deed.modeling.exits_folder import ABOUT_FILE, read_about, save_exits_config
     from deed.modeling.saving import save_deed_config
     from deed.tasks.answering import calibrate_task
+    from deed.tasks.loading import load_saved
     from deed.tasks.task import tasks_of
     from deed.utils.progress import RichProgress
 
     from .shared import counted, quiet_libraries
 
     tasks = tasks_of(model, task, split)
+    if exits:
+        read_about(exits)
     quiet_libraries()
     for each in tasks:
         each.skip_missing = skip_missing
@@ -102,7 +124,7 @@ def calibrate(
                 bars.note(each)
             explanation.clear()
 
-        loaded, processor = tasks[0].load(model)
+        loaded, processor = load_saved(model, exits=exits) if exits else tasks[0].load(model)
         reports = []
         for each in tasks:
             bar.update(f"{each.name}: reading")
@@ -112,11 +134,14 @@ def calibrate(
             reports.append({**report, "task": each.name})
         report = strictest(reports)
         loaded.deed_config.threshold, loaded.deed_config.calibration = report["threshold"], report
-    save_deed_config(loaded, model)
+    place = exits / ABOUT_FILE if exits else model / "config.json"
+    if exits:
+        save_exits_config(loaded, exits)
+    else:
+        save_deed_config(loaded, model)
     if as_json:
         typer.echo(json.dumps(report))
         return
-    place = model / "config.json"
     if "others" not in report:
         typer.echo(f"{sentence(report)}; saved in {place}")
         return

@@ -71,6 +71,21 @@ def save_exits(model: Any, folder: str | os.PathLike[str], dtype: Any = None) ->
     write_json(target / ABOUT_FILE, about, sort_keys=True)
 
 
+def save_exits_config(model: Any, folder: str | os.PathLike[str]) -> None:
+    """Write `model.deed_config` (thresholds, calibration report) into the `deed_exits.json` of exits that were saved alone.
+
+    Args:
+        model: with these exits.
+        folder: theirs.
+
+    Raises:
+        DeedLoadError: the folder holds no exits alone, or damaged ones.
+    """
+    read_about(folder)
+    path = Path(folder) / ABOUT_FILE
+    write_json(path, {**read_config(path), "deed_config": model.deed_config.to_dict()}, sort_keys=True)
+
+
 def refuse_int8(model: Any, instead: str) -> None:
     """Raises:
     ValueError: an int8 model, whose weights are no longer there to compare.
