@@ -226,35 +226,44 @@ def judged(task: Task, processor: Any, run: Path, sets: dict[str, Set], options:
         raise SystemExit(f"{run} is a run of {method}, whose last layer is another: give it by --forced")
     exits = run / "exits"  # saved alone, as they ship: `model.save_exits(run / "exits", dtype="float16")`
     model = load_exits(options.base, exits) if exits.is_dir() else from_pretrained(run / "model")
-    at: dict[str, dict[float, Decoded]] = {split: {} for split in sets}
+    rows: dict[str, dict[float, dict[str, Any]]] = {split: {} for split in sets}
 
-    def curve(split: str) -> list[dict[str, Any]]:
-        rows = []
-        for threshold, got in sorted(at[split].items()):
-            row = {"threshold": threshold, "changed": changed(sets[split].answers, got.tokens), "depth": got.cost}
-            row |= {"left": got.left} | scores(task, processor, sets[split], got.tokens)
-            rows.append(row | losses(task, processor, sets[split], got.tokens))
-        return rows
+    def at(split: str, threshold: float) -> None:
+        """Add a row; one that was made before an interruption is read."""
+        kept, one = options.cache / f"free_{run.name}_{split}_{threshold:g}.json", sets[split]
+        if threshold > 1:  # full depth is the untouched model: only frozen runs come here
+            got = Decoded(one.answers, 1.0, 0.0)
+        elif kept.exists():
+            rows[split][threshold] = json.loads(kept.read_text())
+            return
+        else:
+            got = decode(task, model, processor, one, threshold)
+        row = {
+            "threshold": threshold,
+            "changed": changed(one.answers, got.tokens),
+            "depth": got.cost,
+            "left": got.left,
+        }
+        row |= scores(task, processor, one, got.tokens) | losses(task, processor, one, got.tokens)
+        rows[split][threshold] = row
+        with atomic_write(kept) as temporary:
+            temporary.write_text(json.dumps(row) + "\n")
+        print(run.name, split, json.dumps(row), flush=True)
 
-    for split, one in sets.items():  # full depth is the untouched model: only frozen runs come here
-        at[split][2.0] = Decoded(one.answers, 1.0, 0.0)
+    for split in sets:
+        at(split, 2.0)
     for threshold in sorted(options.grid, reverse=True):
-        at["validation"][threshold] = decode(task, model, processor, sets["validation"], threshold)
-        print(run.name, json.dumps(curve("validation")[0]), flush=True)
+        at("validation", threshold)
     chosen = {}
     for budget in BUDGETS:
-        allowed = [row for row in curve("validation") if row["changed"] <= budget]
-        chosen[budget] = min(allowed, key=lambda row: row["depth"])["threshold"] if allowed else 2.0
+        allowed = [row for row in rows["validation"].values() if row["changed"] <= budget]
+        chosen[budget] = min(allowed, key=lambda row: row["depth"])["threshold"]
     for split, threshold in itertools.product(("test", "new_voice"), sorted({*chosen.values()} - {2.0})):
-        at[split][threshold] = decode(task, model, processor, sets[split], threshold)
-    curves = {split: curve(split) for split in sets}
+        at(split, threshold)
+    curves = {split: [row for _, row in sorted(found.items())] for split, found in rows.items()}
     choices = []
     for budget, threshold in chosen.items():
-        told = {
-            split: next(r for r in rows if r["threshold"] == threshold)
-            for split, rows in curves.items()
-            if threshold in at[split]
-        }
+        told = {split: found[threshold] for split, found in rows.items()}
         choices.append({"budget": budget, "threshold": threshold, **told})
     return {**told_of(run, model, options.cache), "free_running": curves, "choices": choices}
 

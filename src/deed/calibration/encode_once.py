@@ -59,7 +59,7 @@ def _digest(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
     for name, value in (*enumerate(args), *sorted(kwargs.items())):
         if isinstance(value, torch.Tensor):
             digest.update(f"{name}:{tuple(value.shape)}{value.dtype}{value.device}\0".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         elif value is None or isinstance(value, bool | int | float | str):
             digest.update(f"{name}={value!r}\0".encode())
         else:
