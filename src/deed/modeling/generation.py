@@ -16,6 +16,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from deed.config import DeedConfig
+from deed.constants import FIRST_DRAFTS
 from deed.engine.cache import StaircaseCache
 from deed.engine.exact import decode_exactly
 from deed.engine.lean_processors import lean_processors
@@ -94,7 +95,10 @@ class EarlyExitGeneration:
             if exit_check is not None:
                 raise ValueError("asking is the former name of exit_check; pass one of the two")
             exit_check = asking
-        policy = self._exit_policy(exit_threshold, exit_policy)
+        drafts = exit_threshold
+        if exact and exit_threshold is None and exit_policy is None and not _exits_early(self.deed_config.threshold):
+            drafts = FIRST_DRAFTS
+        policy = self._exit_policy(drafts, exit_policy)
         exit_check = self.deed_config.exit_check if exit_check is None else exit_check
         policy = with_exit_check(policy, exit_check, self)
         over = confidence_over or self.deed_config.confidence_over
