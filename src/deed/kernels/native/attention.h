@@ -2,12 +2,12 @@
 //
 // As in chains, what a query gives depends on nothing but that query, its keys and its mask: sums have one order, whatever the
 // number of queries or threads, and a key that the mask hides adds nothing, so that a position in a block gets bit for bit
-// what it gets alone. Keys and values are read once for up to four queries.
+// what it gets alone. Keys and values are read once for a few queries.
 #pragma once
 
 namespace {
 
-constexpr int TOGETHER = LANES >= 16 ? 4 : 2;  // queries, as registers allow
+constexpr int TOGETHER = LANES >= 16 ? 6 : 2;  // queries, as registers allow
 constexpr int64_t NEARBY = 32;    // values that stay in the first cache while all of `dim` is summed
 constexpr int VECTORS = LANES >= 16 ? 4 : 2;
 
@@ -93,19 +93,24 @@ void attend(const Attention& a, const float* q, const float* k, const float* v, 
         for (int64_t d = 0; d < a.dim; d += LANES) store(out + i * ldo + d, load(out + i * ldo + d) * factors[i]);
 }
 
+template <int R = TOGETHER>
+inline void tile(int64_t count, const Attention& a, const float* q, const float* k, const float* v, const float* mask, float* out, float* scores) {
+    if constexpr (R > 0) {
+        if (count == R) return attend<R>(a, q, k, v, mask, out, scores);
+        tile<R - 1>(count, a, q, k, v, mask, out, scores);
+    }
+}
+
 // All queries of one head of one row.
 void attend_head(const Attention& a, int64_t row, int64_t head, float* scores) {
     int64_t shared = head / (a.heads / a.kv_heads);
     const float *k = a.k + row * a.k_row + shared * a.k_head, *v = a.v + row * a.v_row + shared * a.v_head;
     const float* mask = a.mask ? a.mask + row * a.mask_row + head * a.mask_head : nullptr;
-    for (int64_t i = 0; i < a.queries;) {
+    int64_t tiles = (a.queries + TOGETHER - 1) / TOGETHER;  // of nearly the same height
+    for (int64_t t = 0; t < tiles; t++) {
+        int64_t i = a.queries * t / tiles, count = a.queries * (t + 1) / tiles - i;
         const float *q = a.q + row * a.q_row + head * a.q_head + i * a.q_query, *m = mask ? mask + i * a.mask_query : nullptr;
-        float* out = a.out + ((row * a.queries + i) * a.heads + head) * a.dim;
-        int64_t left = a.queries - i;
-        if (TOGETHER >= 4 && left >= 4 && left != 5) attend<TOGETHER>(a, q, k, v, m, out, scores), i += TOGETHER;
-        else if (TOGETHER >= 4 && left >= 3) attend<TOGETHER - 1>(a, q, k, v, m, out, scores), i += TOGETHER - 1;
-        else if (left >= 2) attend<2>(a, q, k, v, m, out, scores), i += 2;
-        else attend<1>(a, q, k, v, m, out, scores), i += 1;
+        tile(count, a, q, k, v, m, a.out + ((row * a.queries + i) * a.heads + head) * a.dim, scores);
     }
 }
 

@@ -29,7 +29,13 @@ def attends(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: tor
         mask: what is added to the scores, `[1 or rows, 1 or heads, 1 or queries, keys]`, or None.
     """
     dim = q.shape[3]
-    if q.dtype != torch.float32 or q.device.type != "cpu" or q.shape[2] > QUERIES or dim % 16 or values.shape[3] != dim:
+    if (
+        q.dtype != torch.float32
+        or q.device.type != "cpu"
+        or q.shape[2] > QUERIES
+        or dim % 16
+        or values.shape[3] != dim
+    ):
         return False
     tensors = (q, keys, values) if mask is None else (q, keys, values, mask)
     fits = keys.shape[2] > 0 and (mask is None or mask.shape[3] == keys.shape[2])
@@ -49,7 +55,7 @@ def attend(
         scale: factor on the scores.
 
     Raises:
-        MemoryError: no room for the scores of four queries.
+        MemoryError: no room for the scores of a few queries.
     """
     rows, heads, queries, dim = q.shape
     out = torch.empty(rows, queries, heads, dim)

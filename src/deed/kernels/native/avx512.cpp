@@ -36,6 +36,8 @@ inline void tile_part(const uint8_t* w, int64_t stride, int64_t groups, const qu
     for (int64_t g = 0; g < groups; g += UNROLL) {
         EACH for (int u = 0; u < UNROLL; u++) {
             __m512i v[B];
+            // The next tile, since what fetches ahead by itself stops at the end of a page.
+            EACH for (int b = 0; b < B; b++) _mm_prefetch((const char*)(w + (b + B) * stride + (g + u) * 64), _MM_HINT_T0);
             EACH for (int b = 0; b < B; b++) v[b] = _mm512_loadu_si512(w + b * stride + (g + u) * 64);
             EACH for (int i = 0; i < R; i++) {
                 int32_t four;
