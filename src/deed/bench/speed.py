@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +19,7 @@ import torch
 
 from deed.utils.files import read_json
 from deed.utils.progress import SILENT_BAR, Tell
-from deed.utils.timing import installed, interleave, machine, spread, versions
+from deed.utils.timing import command_line, installed, interleave, machine, spread, versions
 
 from .catalogue import CHECK_MEAN, catalogue, mean_name
 from .costs import Memory, checks_on_the_way, describe, step_bytes, step_counts
@@ -136,7 +134,7 @@ def header(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     """How a result came about: `kind`, command, date, versions, settings."""
     return {
         "kind": kind,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "date": time.strftime("%Y-%m-%d"),
         "versions": {**versions(), **installed(RUNTIMES)},
         "settings": settings,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from deed.kernels.native import attention as native
+
 from .block import Block
 from .masks import Mask
 
@@ -90,6 +92,8 @@ QUERIES, LONG, SCORES = 8, 32, 2**18  # heads of all rows; at most so many queri
 def _attend(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
+    if native.attends(q, keys, values, mask):
+        return native.attend(q, keys, values, mask, scale)
     if keys.size(1) != q.size(1):  # heads share keys and values
         return nn.functional.scaled_dot_product_attention(
             q, keys, values, attn_mask=mask, scale=scale, enable_gqa=True

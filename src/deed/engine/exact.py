@@ -30,12 +30,12 @@ from deed.policies.query import ExitQuery
 
 from . import exact_replay
 from .cache import StaircaseCache
-from .exact_choice import Noise, near_ties
+from .exact_choice import Noise, confident, verdicts
 from .exact_pass import draft_pass, feed, fill_source, verify_pass
 from .exact_replay import Replay
 from .exact_row import Row
 from .exact_tuning import LONGEST, WARM, Tuner, bin_of, borrow, give_back
-from .sampling import Stopping
+from .sampling import Stopping, best_token
 
 
 class Exact(NamedTuple):
@@ -245,8 +245,7 @@ class Decoding:
                 values, best = self.gate(query).tolist(), None
             else:
                 # Whatever the policy's measure: the largest probability tells best whether the last layer will agree.
-                probability, best = query.masked_logits.softmax(-1).max(-1)
-                values = probability.tolist()
+                values, best = confident(query.masked_logits)
             chances = [self.tuner.chance(query.exit_index, c) for c in values]
             if self.tuner.warm:
                 pairs = [(row.chain * row.trust, p) for row, p in zip(known, chances, strict=True)]
@@ -303,7 +302,7 @@ class Decoding:
             prefixes: the tokens before each cell.
             rows: whose they are.
         """
-        return self.values(self.processed(logits, prefixes, rows), prefixes, rows).argmax(-1)
+        return best_token(self.values(self.processed(logits, prefixes, rows), prefixes, rows))[:, 0]
 
     def processed(self, logits: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
         """Processed scores, float32 as in Transformers' loop.
@@ -349,9 +348,7 @@ class Decoding:
         if self.replay or self.noise is not None:
             prefixes = [self.rows[r].tokens[: self.rows[r].verified + j] for r, j in cells]
         scores = self.processed(logits, prefixes, owners)
-        values = self.values(scores, prefixes, owners)
-        best = values.argmax(-1)
-        tokens, near = best.tolist(), near_ties(values, self.dtype).tolist()
+        tokens, near = verdicts(self.values(scores, prefixes, owners), self.dtype)
         self.passes += 1
         self.state.checked_rows += len(cells)
         at = 0

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+
+from .sampling import best_token
 
 NEAR = 4  # two values are a near tie up to so many times the dtype's rounding
 
 
-def near_ties(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`[cells]` bool: where the second largest value is within rounding of the largest: a pass over other positions, or other
-    rows, may find them the other way round.
+def verdicts(values: torch.Tensor, dtype: torch.dtype) -> tuple[list[int], list[bool]]:
+    """The best token of each position, the first of several, and whether that is a near tie: where the second largest value
+    is within rounding of the largest, a pass over other positions, or other rows, may find them the other way round.
+
+    On a CPU by NumPy, which looks through 50,000 values in 4 us where PyTorch takes 100.
 
     Args:
         values: `[cells, vocab]`.
         dtype: the model's.
     """
-    top, second = values.topk(2).values.unbind(-1)
-    return top - second <= top.abs() * (NEAR * torch.finfo(dtype).eps)
+    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
+        best = values.argmax(-1)
+        top, second = values.topk(2).values.unbind(-1)
+    else:
+        found = values.detach().numpy()
+        places = found.argmax(-1)
+        best, each = torch.from_numpy(places), range(len(found))
+        others = [max(_largest(found[i, : places[i]]), _largest(found[i, places[i] + 1 :])) for i in each]
+        top = values[torch.arange(len(found)), best]
+        second = torch.tensor(others, dtype=values.dtype)
+    near = top - second <= top.abs() * (NEAR * torch.finfo(dtype).eps)
+    return best.tolist(), near.tolist()
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(values.max(initial=-np.inf))
+
+
+def confident(logits: torch.Tensor) -> tuple[list[float], torch.Tensor]:
+    """The largest probability of each row, and the token that has it, `[rows]` long.
+
+    Args:
+        logits: `[rows, vocab]`.
+    """
+    best = best_token(logits)
+    top = logits.gather(-1, best)
+    return (top - logits.logsumexp(-1, keepdim=True)).exp_()[:, 0].tolist(), best[:, 0]
 
 
 class Noise:

@@ -40,7 +40,7 @@ def feed(
     tokens = torch.tensor(ids, device=state.encoder_hidden.device)
     everyone = len(rows) == len(state.sources)
     at = positions.of_tokens(state, stairs, tokens.shape[1], None if everyone else rows, decoder_mask)
-    stairs.extend(state.plan.family.embed(state.model, tokens, at), None if everyone else rows)
+    stairs.extend(state.plan.embed(tokens, at), None if everyone else rows)
 
 
 def fill_source(cache: StaircaseCache, rows: list[int]) -> None:

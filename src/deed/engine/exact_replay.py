@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 
+from .lean_processors import KINDS
+
+LEAN = frozenset(KINDS.values())
 # Transformers' processors that look at the row alone (5.23, generation/logits_process.py) …
 ROW_ALONE = frozenset(
     """MinLengthLogitsProcessor MinNewTokensLengthLogitsProcessor TemperatureLogitsWarper RepetitionPenaltyLogitsProcessor
@@ -65,7 +68,7 @@ class Replay:
         return bool(self.processors)
 
     def __call__(self, prefixes: Sequence[list[int]], rows: Sequence[int], scores: torch.Tensor) -> torch.Tensor:
-        """Processed scores `[cells, vocab]`.
+        """Processed scores `[cells, vocab]`; `scores` itself where nothing changes.
 
         Args:
             prefixes: the tokens before each cell.
@@ -75,19 +78,33 @@ class Replay:
         Raises:
             ValueError: a processor that turns out to remember earlier steps.
         """
-        if not self.processors:
-            return scores
-        found = scores.clone()
         groups: dict[int, list[int]] = {}
         for i, prefix in enumerate(prefixes):
             groups.setdefault(len(prefix), []).append(i)
+        found = scores
+        for processor in self.processors:
+            if type(processor) in LEAN:
+                found = processor.of_cells([len(prefix) for prefix in prefixes], found)
+            elif len(groups) == 1:  # one draft of one row, as mostly: nothing to gather
+                ids = torch.tensor(list(prefixes), device=scores.device)
+                found = self._one(processor, ids, list(rows), found).to(scores.dtype)
+            else:
+                found = self._by_length(processor, groups, prefixes, rows, found)
+        return found
+
+    def _by_length(
+        self,
+        processor: Any,
+        groups: dict[int, list[int]],
+        prefixes: Sequence[list[int]],
+        rows: Sequence[int],
+        scores: torch.Tensor,
+    ) -> torch.Tensor:
+        found = torch.empty_like(scores)
         for cells in groups.values():
             at = torch.tensor(cells, device=scores.device)
             ids = torch.tensor([prefixes[i] for i in cells], device=scores.device)
-            part = scores[at]
-            for processor in self.processors:
-                part = self._one(processor, ids, [rows[i] for i in cells], part)
-            found[at] = part.to(found.dtype)
+            found[at] = self._one(processor, ids, [rows[i] for i in cells], scores[at]).to(found.dtype)
         return found
 
     def _one(self, processor: Any, ids: torch.Tensor, rows: list[int], scores: torch.Tensor) -> torch.Tensor:

@@ -115,9 +115,7 @@ class Tuner:
     def __post_init__(self) -> None:
         for e in range(len(self.exits)):
             middles = [1 - 2 ** (-(b + 0.5) / 2) for b in range(BINS)]
-            self.agreed.append(
-                [4 * m for m in middles]
-            )  # as if a confidence were the chance, until counts say otherwise
+            self.agreed.append([PRIOR * m for m in middles])  # as if a confidence were the chance, until counts say so
             self.seen.append([PRIOR] * BINS)
             self.above.append([3.0, 4.0] if e + 1 < len(self.exits) else [0.0, 1.0])
 

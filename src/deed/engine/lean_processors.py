@@ -7,6 +7,7 @@ time. Which ids they are is known; so these write `-inf` there and give the same
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,6 +35,10 @@ class LeanSuppress(SuppressTokensLogitsProcessor):
         """`[rows, vocab]`, new."""
         return scores.index_fill(-1, self._at(scores), -torch.inf)
 
+    def of_cells(self, lengths: Sequence[int], scores: torch.Tensor) -> torch.Tensor:
+        """The same `[cells, vocab]` for prefixes of any lengths."""
+        return scores.index_fill(-1, self._at(scores), -torch.inf)
+
 
 class LeanSuppressAtBegin(SuppressTokensAtBeginLogitsProcessor):
     """The tokens' scores become `-inf` where as many tokens were given as there are before an answer begins.
@@ -53,6 +58,15 @@ class LeanSuppressAtBegin(SuppressTokensAtBeginLogitsProcessor):
         if input_ids.shape[-1] != self.begin_index:
             return scores
         return scores.index_fill(-1, self._at(scores), -torch.inf)
+
+    def of_cells(self, lengths: Sequence[int], scores: torch.Tensor) -> torch.Tensor:
+        """The same `[cells, vocab]` for prefixes of these lengths."""
+        at = [i for i, length in enumerate(lengths) if length == self.begin_index]
+        if not at:
+            return scores
+        found = scores.clone()
+        found[at] = found[at].index_fill(-1, self._at(scores), -torch.inf)
+        return found
 
 
 class Places:

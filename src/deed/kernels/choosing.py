@@ -43,6 +43,13 @@ RING = 2**26  # bytes
 LEAST_ROUNDS, MOST_ROUNDS, CALLS = 5, 25, 2
 SETTLED = 1.15
 PATIENCE = 1.0  # seconds, then what there is has to do for this process, and is not kept on disk
+RETRIES = 2  # measurements more where times do not settle, or cannot be a kernel's own
+# Reading weights slower than this, in bytes a second, is waiting for the processor: where another program keeps it busy, a
+# call with two threads takes as long as that program's turns, each time and whatever the kernel.
+STALLED = 5e8
+SMALL = 2**17  # weights, below which that says nothing
+# An int8 kernel is refused where it loses to float32 by more than so much.
+LOSES = 1.1
 # A kernel has to be faster by so much to be preferred to an earlier one in the list.
 MARGIN = 0.95
 # Rows that stand in blocks of these sizes, from the first row on, are compared with each alone.
@@ -51,6 +58,7 @@ BLOCKS = (2, 3, 5, 8, 23, 64)
 Times = dict[str, tuple[float, ...]]
 
 _times: dict[str, Times] = {}
+_doubtful: set[str] = set()
 _lock = threading.RLock()
 
 
@@ -76,14 +84,26 @@ def fastest(out_features: int, in_features: int, kernels: Sequence[Kernel]) -> t
 
 
 def faster(times: Times, name: str, others: Sequence[str]) -> bool:
-    """Whether a kernel is as fast as the best of others or faster for every number of rows.
+    """Whether a kernel does not lose clearly to the best of others for any number of rows.
 
     Args:
         times: of `measure`.
         name: the kernel.
         others: those it is compared with.
     """
-    return all(t <= min(times[other][i] for other in others) for i, t in enumerate(times[name]))
+    return all(t <= LOSES * min(times[other][i] for other in others) for i, t in enumerate(times[name]))
+
+
+def in_doubt(out_features: int, in_features: int, kernels: Sequence[Kernel]) -> bool:
+    """Whether `measure` found no times to rely on: the machine was too busy.
+
+    Args:
+        out_features: size of the output.
+        in_features: size of the input.
+        kernels: what was timed.
+    """
+    measure(out_features, in_features, kernels)
+    return _key(out_features, in_features, kernels) in _doubtful
 
 
 def measure(out_features: int, in_features: int, kernels: Sequence[Kernel]) -> Times:
@@ -95,19 +115,43 @@ def measure(out_features: int, in_features: int, kernels: Sequence[Kernel]) -> T
         in_features: size of the input.
         kernels: what to time.
     """
-    out_features = min(out_features, max(1, RING // (4 * in_features)))  # of a large vocabulary a part says enough
-    names = ",".join(kernel.name for kernel in kernels)
-    key = f"{out_features}x{in_features} {names} threads={torch.get_num_threads()}"
+    key, out_features = _key(out_features, in_features, kernels), _part(out_features, in_features)
     with _lock:
         if key not in _times:
             kept = _valid(cache.read().get(key), kernels)
             if kept is None:
-                with torch.inference_mode(False), torch.no_grad():
-                    kept, settled = _measure(out_features, in_features, kernels)
-                if settled:
+                kept, sure = _repeatedly(out_features, in_features, kernels)
+                if sure:
                     cache.write(key, kept)
+                else:
+                    _doubtful.add(key)
             _times[key] = kept
         return _times[key]
+
+
+def _part(out_features: int, in_features: int) -> int:
+    """Of a large vocabulary a part says enough."""
+    return min(out_features, max(1, RING // (4 * in_features)))
+
+
+def _key(out_features: int, in_features: int, kernels: Sequence[Kernel]) -> str:
+    names = ",".join(kernel.name for kernel in kernels)
+    return f"{_part(out_features, in_features)}x{in_features} {names} threads={torch.get_num_threads()}"
+
+
+def _repeatedly(out_features: int, in_features: int, kernels: Sequence[Kernel]) -> tuple[Times, bool]:
+    """The least times of a measurement, or of some where a busy machine disturbs them; and whether they can be relied on."""
+    least: Times = {}
+    for _ in range(1 + RETRIES):
+        with torch.inference_mode(False), torch.no_grad():
+            found, settled = _measure(out_features, in_features, kernels)
+        least = {name: tuple(map(min, least.get(name, row), row)) for name, row in found.items()}
+        fastest_row = min(row[0] for row in least.values()) / 1e3
+        if settled and out_features * in_features >= STALLED * fastest_row:
+            return least, True
+        if out_features * in_features < SMALL:  # a call takes longer than its weights
+            return least, settled
+    return least, False
 
 
 def _valid(entry: object, kernels: Sequence[Kernel]) -> Times | None:

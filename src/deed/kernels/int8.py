@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from .choosing import MARGIN, VARIABLE, faster, forced, measure, measuring, rows_are_independent
+from .choosing import MARGIN, VARIABLE, faster, forced, in_doubt, measure, measuring, rows_are_independent
 from .contract import Kernel, Linear
 from .float32 import candidates
 from .native.runs import NativeWeight, Run, stage
@@ -206,8 +206,9 @@ def contract(build: Any, levels: int) -> Kernel:
 
 
 def faster_than_float32(out_features: int, in_features: int) -> tuple[Any, int] | None:
-    """The fastest exact int8 kernel and its levels for a linear of this size; None where each is slower than float32
-    for some number of rows. Kernels whose rows depend on the rows beside them are left out. `DEED_KERNELS` with "fixed" or
+    """The fastest exact int8 kernel and its levels for a linear of this size; None where each is clearly slower than float32
+    for some number of rows. In doubt, where the machine is too busy to tell, int8: somebody asked for it.
+    Kernels whose rows depend on the rows beside them are left out. `DEED_KERNELS` with "fixed" or
     the name of an int8 kernel: `kernel()`, unmeasured.
 
     Args:
@@ -223,9 +224,10 @@ def faster_than_float32(out_features: int, in_features: int) -> tuple[Any, int] 
     contracts = [contract(*one) for one in found]
     floats = candidates(in_features)
     times = measure(out_features, in_features, (*floats, *contracts))
-    best = None
+    best, doubt = None, in_doubt(out_features, in_features, (*floats, *contracts))
     for one, int8 in zip(found, contracts, strict=True):
-        if faster(times, int8.name, [f.name for f in floats]) and _independent(*one, out_features, in_features):
+        pays = doubt or faster(times, int8.name, [f.name for f in floats])
+        if pays and _independent(*one, out_features, in_features):
             taken = sum(times[int8.name][:-1])  # decoding steps; a long block has only not to be slower
             if best is None or taken < MARGIN * best[0]:
                 best = (taken, one)

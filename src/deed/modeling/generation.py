@@ -14,6 +14,7 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from deed.config import DeedConfig
+from deed.constants import FIRST_DRAFTS
 from deed.engine.cache import StaircaseCache
 from deed.engine.exact import decode_exactly
 from deed.engine.lean_processors import lean_processors
@@ -27,7 +28,7 @@ from . import encoding, whisper
 from .answer_confidence import exit_settings, generate_watched
 from .generate_arguments import check_arguments, exit_policy_of
 from .outputs import DeedGenerateBeamOutput, DeedGenerateOutput
-from .promise import warn_of_broken_promise
+from .promise import exits_early, warn_of_broken_promise
 from .request import Request, current, running
 
 
@@ -90,7 +91,10 @@ class EarlyExitGeneration:
             if exit_check is not None:
                 raise ValueError("asking is the former name of exit_check; pass one of the two")
             exit_check = asking
-        policy = exit_policy_of(self, exit_threshold, exit_policy)
+        drafts = exit_threshold
+        if exact and exit_threshold is None and exit_policy is None and not exits_early(self.deed_config.threshold):
+            drafts = FIRST_DRAFTS
+        policy = exit_policy_of(self, drafts, exit_policy)
         exit_check = self.deed_config.exit_check if exit_check is None else exit_check
         policy = with_exit_check(policy, exit_check, self)
         over = confidence_over or self.deed_config.confidence_over

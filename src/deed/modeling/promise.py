@@ -23,7 +23,7 @@ def warn_of_broken_promise(model: Any, exit_check: Any, confidence_over: str) ->
     """
     config = model.deed_config
     report = config.calibration
-    if not report or report.get("threshold") != config.threshold or not _exits_early(config.threshold):
+    if not report or report.get("threshold") != config.threshold or not exits_early(config.threshold):
         return
     now = {"measure": config.confidence, "confidence_over": confidence_over, "exit_check": exit_check}
     then = {"exit_check": report.get("asking"), **report}  # its former name
@@ -47,7 +47,7 @@ def warn_of_broken_promise(model: Any, exit_check: Any, confidence_over: str) ->
     )
 
 
-def _exits_early(threshold: Any) -> bool:
+def exits_early(threshold: Any) -> bool:
     """Whether a threshold (or one of several) lets anything leave early."""
     return min(threshold if isinstance(threshold, (list, tuple)) else [threshold]) <= 1
 

@@ -120,7 +120,7 @@ class TranscriptionPipeline(Pipeline):
             timed: whether words have their times.
         """
         tokens, depths = segment["tokens"].tolist(), depths_of(segment)
-        start, end = float(segment["start"]), float(segment["end"])
+        start, end = (round(float(segment[of]), 2) for of in ("start", "end"))  # Whisper knows steps of 0.02
         ends = segment["token_timestamps"].tolist() if timed else None
         chunk = {
             "timestamp": (start, end),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -184,3 +185,17 @@ def versions() -> dict[str, str]:
         "transformers": transformers.__version__,
         "python": sys.version.split()[0],
     }
+
+
+def command_line() -> str:
+    """The command that this process was started by, such that it can be run again: of `python -m deed` and of a script, too,
+    which `sys.argv` alone names by a file."""
+    name, spec = Path(sys.argv[0]), getattr(sys.modules.get("__main__"), "__spec__", None)
+    if name.name == "__main__.py":
+        module = spec.parent if spec is not None and spec.parent else name.parent.name
+        start = ["python", "-m", module]
+    elif name.suffix == ".py":
+        start = ["python", os.path.relpath(name) if name.is_absolute() else str(name)]
+    else:
+        start = [name.name]
+    return shlex.join([*start, *sys.argv[1:]])

@@ -71,16 +71,29 @@ class Call(ctypes.Structure):
     )
 
 
+class Attention(ctypes.Structure):
+    """See `abi.h`."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "mask", "out")),
+        *((name, ctypes.c_int64) for name in ("rows", "heads", "kv_heads", "queries", "keys", "dim")),
+        *((f"{of}_{step}", ctypes.c_int64) for of in ("q", "k", "v", "mask") for step in ("row", "head", "each")),
+        ("threads", ctypes.c_int64),
+        ("scale", ctypes.c_float),
+    )
+
+
 @functools.cache
 def load() -> Any:
     """The library, or None where it was not built, does not load, or is of another version of deed."""
     try:
         library = ctypes.CDLL(str(LIBRARY))
         library.deed_abi.restype = ctypes.c_int64
-        sizes = [ctypes.sizeof(kind) for kind in (Call, Stage, Weight)]
-        if library.deed_abi() != sizes[0] * 10000 + sizes[1] * 100 + sizes[2] + 1:
+        sizes = [ctypes.sizeof(kind) for kind in (Attention, Call, Stage, Weight)]
+        if library.deed_abi() != sizes[0] * 1000000 + sizes[1] * 10000 + sizes[2] * 100 + sizes[3] + 2:
             return None
         library.deed_run.argtypes = [ctypes.c_void_p, ctypes.c_int]
+        library.deed_attend.argtypes = [ctypes.c_void_p, ctypes.c_int]
         library.deed_pack.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
         library.deed_pack.restype = None
     except (OSError, AttributeError):

@@ -47,8 +47,25 @@ struct Call {
     int64_t threads;
 };
 
+// Attention of a few queries to keys and values, which are float32: out = softmax(scale q k' + mask) v. Steps are in floats; the
+// last dimension of each lies without gaps, and `dim` is a multiple of 16.
+struct Attention {
+    const float *q, *k, *v;
+    const float* mask;  // or null; a step of 0 repeats
+    float* out;         // [rows, queries, heads, dim]
+    int64_t rows, heads, kv_heads, queries, keys, dim;
+    int64_t q_row, q_head, q_query, k_row, k_head, k_key, v_row, v_head, v_key, mask_row, mask_head, mask_query;
+    int64_t threads;
+    float scale;
+};
+
 // One per instruction set: 0, or -1 where memory ran out.
 #define DEED_RUN(name) int name(const Call& call)
+#define DEED_ATTEND(name) int name(const Attention& call)
+DEED_ATTEND(attend_scalar);
+DEED_ATTEND(attend_avx2);
+DEED_ATTEND(attend_avx_vnni);
+DEED_ATTEND(attend_avx512);
 DEED_RUN(run_scalar);
 DEED_RUN(run_avx2);
 DEED_RUN(run_avx_vnni);

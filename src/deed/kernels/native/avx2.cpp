@@ -63,3 +63,4 @@ void tile_int8(const uint8_t* w, int64_t, int64_t, int64_t groups, const quantiz
 }  // namespace
 
 DEED_RUN(run_avx2) { return run_chain(call); }
+DEED_ATTEND(attend_avx2) { return run_attention(call); }

@@ -10,6 +10,14 @@ typedef signed char quantized;
 namespace {
 
 inline float sum(vf v) { return _mm512_reduce_add_ps((__m512)v); }
+inline void sums(const vf* of, float* to) {
+    __m512 a = (__m512)of[0], b = (__m512)of[1], c = (__m512)of[2], d = (__m512)of[3];
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
 inline vf fused(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 inline vf widen(const float* p) { return load(p); }
 inline vf widen(const int8_t* p) {
@@ -28,6 +36,8 @@ inline void tile_part(const uint8_t* w, int64_t stride, int64_t groups, const qu
     for (int64_t g = 0; g < groups; g += UNROLL) {
         EACH for (int u = 0; u < UNROLL; u++) {
             __m512i v[B];
+            // The next tile, since what fetches ahead by itself stops at the end of a page.
+            EACH for (int b = 0; b < B; b++) _mm_prefetch((const char*)(w + (b + B) * stride + (g + u) * 64), _MM_HINT_T0);
             EACH for (int b = 0; b < B; b++) v[b] = _mm512_loadu_si512(w + b * stride + (g + u) * 64);
             EACH for (int i = 0; i < R; i++) {
                 int32_t four;
@@ -53,3 +63,4 @@ void tile_int8(const uint8_t* w, int64_t stride, int64_t blocks, int64_t groups,
 }  // namespace
 
 DEED_RUN(run_avx512) { return run_chain(call); }
+DEED_ATTEND(attend_avx512) { return run_attention(call); }

@@ -420,3 +420,5 @@ int run_chain(const Call& call) {
 }
 
 }  // namespace
+
+#include "attention.h"

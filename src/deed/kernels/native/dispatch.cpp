@@ -1,4 +1,4 @@
-// What Python calls: which instruction sets there are, how weights are packed, and the run of a chain.
+// What Python calls: which instruction sets there are, how weights are packed, and the run of a chain and of an attention.
 #include "abi.h"
 
 #include <cmath>
@@ -34,7 +34,7 @@ bool has(int isa) {
 // 0 scalar, 1 AVX2, 2 AVX-VNNI, 3 AVX-512 VNNI
 EXPORT int deed_has(int isa) { return has(isa); }
 
-EXPORT int64_t deed_abi() { return sizeof(Call) * 10000 + sizeof(Stage) * 100 + sizeof(Weight) + 1; }
+EXPORT int64_t deed_abi() { return sizeof(Attention) * 1000000 + sizeof(Call) * 10000 + sizeof(Stage) * 100 + sizeof(Weight) + 2; }
 
 EXPORT int deed_run(const Call* call, int isa) {
     if (call->rows <= 0) return 0;
@@ -45,6 +45,17 @@ EXPORT int deed_run(const Call* call, int isa) {
         case 3: return run_avx512(*call);
 #endif
         default: return run_scalar(*call);
+    }
+}
+
+EXPORT int deed_attend(const Attention* call, int isa) {
+    switch (isa) {
+#ifdef X86
+        case 1: return attend_avx2(*call);
+        case 2: return attend_avx_vnni(*call);
+        case 3: return attend_avx512(*call);
+#endif
+        default: return attend_scalar(*call);
     }
 }
 

@@ -9,6 +9,9 @@ typedef signed char quantized;
 namespace {
 
 inline float sum(vf v) { return (v[0] + v[1]) + (v[2] + v[3]); }
+inline void sums(const vf* of, float* to) {
+    for (int i = 0; i < 4; i++) to[i] = sum(of[i]);
+}
 inline vf fused(vf a, vf b, vf c) { return a * b + c; }
 inline vf widen(const float* p) { return load(p); }
 inline vf widen(const int8_t* p) { return vf{(float)p[0], (float)p[1], (float)p[2], (float)p[3]}; }
@@ -33,3 +36,4 @@ void tile_int8(const uint8_t* w, int64_t, int64_t, int64_t groups, const quantiz
 }  // namespace
 
 DEED_RUN(run_scalar) { return run_chain(call); }
+DEED_ATTEND(attend_scalar) { return run_attention(call); }
