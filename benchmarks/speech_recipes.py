@@ -9,6 +9,7 @@ recordings; told is what they do on the test recordings, and on those of a voice
 Depth counts an exit's own layer wherever it is asked: an exit after layer 1 of 6 costs 2 layers where a token leaves, 7 where
 it stays. At each threshold also the mean loss of word accuracy by recording, as `deed calibrate` counts it (what a recording
 gains is not set off against what another loses), and the smallest risk that a test of this threshold alone certifies at 95 %.
+Rows stay in CACHE (`free_*.json`): remove them where a run was made anew under its old name.
 """
 
 from __future__ import annotations
@@ -303,7 +304,7 @@ def forced(model: Any, cache: Path) -> list[dict[str, Any]]:
 
 
 def draw(runs: dict[str, Any], path: Path) -> None:
-    """Depth over changed tokens of the validation recordings, free-running as lines, teacher-forced as dashes."""
+    """Depth over changed tokens of the validation recordings, free-running as lines, teacher-forced as dashes or crosses."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -318,6 +319,11 @@ def draw(runs: dict[str, Any], path: Path) -> None:
             if points:
                 told = name.replace("_", " ") + (", free-running" if key == "free_running" else "")
                 axes.plot(*zip(*points, strict=True), style, ms=3, lw=1, color=f"C{number}", label=told)
+        if not run.get(
+            "forced_curve"
+        ):  # another last layer: no curve was made, only the thresholds that the run chose
+            points = [(100 * row["changed"], 100 * row["depth"]) for row in run["teacher_forced"]]
+            axes.plot(*zip(*points, strict=True), "x", ms=5, color=f"C{number}", label=name.replace("_", " "))
     axes.plot(2, 70, "k*", ms=10)
     axes.set(xlabel="changed tokens, %", ylabel="mean depth, % of six layers, exits' own layers counted", xlim=(0, 10))
     axes.legend(fontsize=7)
