@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
