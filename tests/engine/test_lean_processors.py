@@ -11,7 +11,7 @@ from transformers.generation.logits_process import (
 
 from deed.engine.constraints import is_constraint
 from deed.engine.exact_replay import Replay
-from deed.engine.lean_processors import lean_processors
+from deed.engine.lean_processors import LeanSuppress, LeanSuppressAtBegin, lean_processors
 from deed.engine.sampling import best_token
 
 IDS = [7, 2, 2, 50, 99, -1]  # 99 and -1 are in no vocabulary of 60
@@ -59,3 +59,17 @@ def test_the_best_token_is_the_first_of_the_largest():
         scores[3, 7] = float("nan")
         scores[4] = -torch.inf
         assert torch.equal(best_token(scores), scores.argmax(-1, keepdim=True))
+
+
+def test_prefixes_of_any_lengths_at_once():
+    """Of exact decoding: what each processor gives a prefix by itself."""
+    scores = torch.randn(3, 20)
+    for lean in (
+        LeanSuppress(SuppressTokensLogitsProcessor([3, 7])),
+        LeanSuppressAtBegin(SuppressTokensAtBeginLogitsProcessor([2, 5], 4)),
+    ):
+        before = scores.clone()
+        found = lean.of_cells([3, 4, 5], scores)
+        alone = [lean(torch.zeros(1, n, dtype=torch.long), scores[i : i + 1]) for i, n in enumerate((3, 4, 5))]
+        assert torch.equal(found, torch.cat(alone)) and torch.equal(scores, before)
+        assert torch.equal(lean.of_cells([3], scores[:1]), lean(torch.zeros(1, 3, dtype=torch.long), scores[:1]))

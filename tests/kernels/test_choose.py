@@ -229,3 +229,65 @@ def test_the_kernel_chosen_is_in_truth_no_slower_than_float32(monkeypatch):
         if slowest <= 1.5:
             return
     pytest.fail(f"{one.name} takes {slowest:.2f} times as long as float32")
+
+
+# -- a busy machine -----------------------------------------------------------------------------------------------
+
+
+def clock(monkeypatch, *measurements):
+    """`_measure` gives these in turn, (times, settled), the last one from then on; returns how often it was asked."""
+    asked = []
+
+    def measured(out, width, kernels):
+        times, settled = measurements[min(len(asked), len(measurements) - 1)]
+        asked.append((out, width))
+        return {k.name: tuple(map(float, times[k.name])) for k in kernels}, settled
+
+    monkeypatch.setattr(module, "_measure", measured)
+    monkeypatch.setattr(module, "_times", {})
+    monkeypatch.setattr(module, "_doubtful", set())
+    return asked
+
+
+BUSY = {"plain": (7.9,) * 4, "onednn": (8.0,) * 4, "fbgemm_at_63": (12.0,) * 4, "int_mm_at_127": (16.0,) * 4}
+CALM = {
+    "plain": (0.2, 0.3, 0.4, 0.9),
+    "onednn": (0.3, 0.3, 0.4, 0.8),
+    "fbgemm_at_63": (0.1, 0.1, 0.2, 0.5),
+    "int_mm_at_127": (9.0,) * 4,
+}
+
+
+def test_in_doubt_int8(monkeypatch, two_exact):
+    """Each call waits for the other program's turn: such times settle, and say nothing of kernels."""
+    asked = clock(monkeypatch, (BUSY, True))
+    assert faster_than_float32(2048, 512) == (Fbgemm, 63)
+    assert len(asked) == 1 + module.RETRIES
+
+
+def test_times_that_do_not_settle_leave_it_at_int8(monkeypatch, two_exact):
+    slow = {name: tuple(3 * t for t in row) if "fbgemm" in name else row for name, row in CALM.items()}
+    clock(monkeypatch, (slow, False))
+    assert faster_than_float32(2048, 512) == (Fbgemm, 63)
+    clock(monkeypatch, (slow, True))
+    assert faster_than_float32(2048, 512) is None
+
+
+def test_one_quiet_moment_is_enough(monkeypatch, two_exact, tmp_path):
+    """The least of all measurements is taken, and only times to rely on are kept."""
+    kept = []
+    monkeypatch.setattr(module.cache, "write", lambda key, entry: kept.append(entry))
+    asked = clock(monkeypatch, (BUSY, True), (CALM, False), (BUSY, True))
+    assert faster_than_float32(2048, 512) == (Fbgemm, 63)
+    assert len(asked) == 3 and kept[0]["plain"] == CALM["plain"]
+    clock(monkeypatch, (BUSY, True))
+    faster_than_float32(2048, 512)
+    assert len(kept) == 1
+
+
+def test_a_tenth_slower_is_no_reason_against_int8(monkeypatch, two_exact):
+    near = {**CALM, "fbgemm_at_63": (0.1, 0.1, 0.2, 0.85)}
+    clock(monkeypatch, (near, True))
+    assert faster_than_float32(2048, 512) == (Fbgemm, 63)
+    clock(monkeypatch, ({**near, "fbgemm_at_63": (0.1, 0.1, 0.2, 0.95)}, True))
+    assert faster_than_float32(2048, 512) is None

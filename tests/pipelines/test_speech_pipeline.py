@@ -44,6 +44,7 @@ def test_timestamps(whisper):
     result = pipe(clip, return_timestamps=True, task="translate")
     assert result["chunks"]
     assert all(0 <= chunk["timestamp"][0] <= chunk["timestamp"][1] for chunk in result["chunks"])
+    assert all(at == round(at, 2) for chunk in result["chunks"] for at in chunk["timestamp"])
 
 
 def test_a_long_recording_goes_whispers_own_way(whisper):
