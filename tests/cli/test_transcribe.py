@@ -172,3 +172,11 @@ def test_models_that_packages_hold(tmp_path, monkeypatch):
         whisper_or_folder(Path("base"))
     assert installed.find_whisper("base", tmp_path) == "openai/whisper-base"
     assert installed.find_whisper("someone/whisper", tmp_path) == "someone/whisper"
+
+
+def test_a_folder_without_a_model_says_so(tmp_path):
+    empty = tmp_path / "none"
+    empty.mkdir()
+    result = call(sound(tmp_path / "a.wav"), folder=empty)
+    assert result.exit_code == 2
+    assert result.stderr == f"deed: {empty} has no config.json; give the folder that model.save_pretrained wrote\n"

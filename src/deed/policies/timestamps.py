@@ -27,15 +27,9 @@ class DeepTimestamps:
     policy: ExitPolicy
     first: int
 
-    @property
-    def exits_early(self) -> bool:
-        """As of the other."""
-        return getattr(self.policy, "exits_early", True)
-
-    @property
-    def needs_history(self) -> bool:
-        """As of the other."""
-        return self.policy.needs_history
+    def __post_init__(self) -> None:
+        self.exits_early: bool = getattr(self.policy, "exits_early", True)
+        self.needs_history: bool = self.policy.needs_history
 
     def begin(self, n_rows: int) -> DeepTimestamps:
         """This policy for `n_rows` decoder rows."""

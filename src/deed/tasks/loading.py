@@ -59,6 +59,8 @@ def load_processor(folder: Path) -> Any:
 
     if is_ctranslate2_whisper(Path(folder)):
         return ctranslate2_processor(Path(folder))
+    if Path(folder).is_dir() and not any(Path(folder).glob("*.json")):
+        raise DeedLoadError(f"{folder} has no config.json; give the folder that model.save_pretrained wrote")
     has_processor = any((Path(folder) / f"{kind}processor_config.json").is_file() for kind in ("", "pre"))
     what, auto = ("processor", AutoProcessor) if has_processor else ("tokenizer", AutoTokenizer)
     try:
