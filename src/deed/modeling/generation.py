@@ -1,4 +1,4 @@
-"""`generate()` with early exit: checks the options, makes the cache, and reports the exit depth of every token.
+"""`generate()` with early exit: has the options checked, makes the cache, and reports the exit depth of every token.
 
 `generate()` gets a `StaircaseCache` to carry through Transformers' own code; `_sample` and `_beam_search` are entered after
 all preparation, when processors, stopping criteria and the number of rows are known. Beam search is Transformers' loop;
@@ -8,12 +8,10 @@ results.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from deed.config import DeedConfig
 from deed.constants import FIRST_DRAFTS
@@ -24,16 +22,14 @@ from deed.engine.sampling import sample
 from deed.engine.state import GenerationState
 from deed.families import DecoderFamily
 from deed.policies.exit_checks.build import with_exit_check
-from deed.policies.measures import build_confidence
-from deed.policies.policy import ExitPolicy, ThresholdPolicy
+from deed.policies.policy import ExitPolicy
 
 from . import encoding, whisper
 from .answer_confidence import exit_settings, generate_watched
+from .generate_arguments import check_arguments, exit_policy_of
 from .outputs import DeedGenerateBeamOutput, DeedGenerateOutput
+from .promise import exits_early, warn_of_broken_promise
 from .request import Request, current, running
-
-# By model, the settings that it has been warned of. Not on the model: copies warn anew, and `unwrap` has nothing to clear.
-_broken_promises: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
 class EarlyExitGeneration:
@@ -96,17 +92,17 @@ class EarlyExitGeneration:
                 raise ValueError("asking is the former name of exit_check; pass one of the two")
             exit_check = asking
         drafts = exit_threshold
-        if exact and exit_threshold is None and exit_policy is None and not _exits_early(self.deed_config.threshold):
+        if exact and exit_threshold is None and exit_policy is None and not exits_early(self.deed_config.threshold):
             drafts = FIRST_DRAFTS
-        policy = self._exit_policy(drafts, exit_policy)
+        policy = exit_policy_of(self, drafts, exit_policy)
         exit_check = self.deed_config.exit_check if exit_check is None else exit_check
         policy = with_exit_check(policy, exit_check, self)
         over = confidence_over or self.deed_config.confidence_over
         if over not in ("all", "allowed"):
             raise ValueError(f"confidence_over must be 'all' or 'allowed', got {over!r}")
         if exit_threshold is None and exit_policy is None and not exact:
-            self._check_promise(exit_check, over)
-        self._check_generate(args, kwargs)
+            warn_of_broken_promise(self, exit_check, over)
+        check_arguments(self, args, kwargs)
         cache = kwargs.get("past_key_values")
         if isinstance(cache, StaircaseCache):
             cache.request(policy, over)
@@ -127,107 +123,6 @@ class EarlyExitGeneration:
         with running(Request(runs, policy, over, exact, told)) as request:
             out = super(EarlyExitGeneration, runs).generate(*args, **kwargs)  # type: ignore[misc]
         return whisper.with_depths(out, request) if whisper.splits_outputs(self) else out
-
-    def _check_promise(self, exit_check: Any, over: str) -> None:
-        """Warn, once for each set of settings, where the calibrated threshold is used with others than it was chosen with."""
-        config = self.deed_config
-        report = config.calibration
-        if not report or report.get("threshold") != config.threshold or not _exits_early(config.threshold):
-            return
-        now = {"measure": config.confidence, "confidence_over": over, "exit_check": exit_check}
-        then = {"exit_check": report.get("asking"), **report}  # its former name
-        others: dict[str, Any] = {
-            name: value
-            for name, value in now.items()
-            if then.get(name) is not None and _with_name(then[name]) != _with_name(value)
-        }
-        if report.get("draft_head") != config.draft_head:
-            then.setdefault("draft_head", None)
-            others["draft_head"] = config.draft_head
-        warned = _broken_promises.setdefault(self, set())
-        if not others or repr(others) in warned:
-            return
-        warned.add(repr(others))
-        said = ", ".join(f"{name}={then[name]!r}, not for {value!r}" for name, value in others.items())
-        warnings.warn(
-            f"the calibrated threshold {config.threshold} is used with other settings than it was chosen with, and what "
-            f"deed.calibrate promised does not hold: it is for {said}; calibrate again, or pass an exit_threshold",
-            stacklevel=3,
-        )
-
-    def _exit_policy(self, threshold: Any, policy: ExitPolicy | None) -> ExitPolicy:
-        if policy is not None:
-            if threshold is not None:
-                raise ValueError("pass exit_threshold or exit_policy, not both")
-            if not hasattr(policy, "leaves"):
-                raise TypeError(f"exit_policy must have a leaves(query) method, got {type(policy).__name__}")
-            if hasattr(policy, "check_layers"):
-                policy.check_layers(len(self.deed_family.layers(self)))
-            return policy
-        config = self.deed_config
-        value = config.threshold if threshold is None else threshold
-        if isinstance(value, (list, tuple)) and len(value) not in (
-            len(config.exit_layers or []) - 1,
-            len(config.exit_layers or []),
-        ):
-            raise ValueError(
-                f"exit_threshold has {len(value)} values, one per exit before the last is {len(config.exit_layers or []) - 1}"
-                " (a threshold per request is a tensor)"
-            )
-        return ThresholdPolicy(build_confidence(config.confidence), value, config.threshold_decay)
-
-    def _check_generate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuse what early exit does not work with, before Transformers acts on it."""
-        given = next((c for c in (kwargs.get("generation_config"), *args) if isinstance(c, GenerationConfig)), None)
-
-        def asked(name: str) -> Any:
-            if name in kwargs:
-                return kwargs[name]
-            value = getattr(given, name, None)
-            return getattr(self.generation_config, name, None) if value is None else value  # type: ignore[attr-defined]
-
-        cache = kwargs.get("past_key_values")
-        if cache is not None and not isinstance(cache, StaircaseCache):
-            raise TypeError(
-                f"past_key_values is a {type(cache).__name__}, which cannot hold rows of different depth; leave it out, "
-                "or pass the StaircaseCache of an earlier generate()"
-            )
-        if cache is not None and asked("use_cache") is False:
-            raise ValueError("use_cache=False keeps nothing from step to step; leave past_key_values out")
-        if cache is not None and whisper.splits_outputs(self):
-            raise ValueError(
-                "Whisper's generate() decodes piece after piece, each with a cache of its own; leave past_key_values out"
-            )
-        if kwargs.get("assistant_model") is not None or asked("prompt_lookup_num_tokens"):
-            raise ValueError("assisted decoding and early exit cannot be combined; leave assistant_model out")
-        if asked("assistant_early_exit"):
-            raise ValueError(
-                "assistant_early_exit drafts with the first layers of a plain model; here tokens leave early by themselves: "
-                "leave it out and use exit_threshold"
-            )
-        if self.deed_family.decoder(self).training and getattr(self, "is_activation_checkpointing", False):
-            raise ValueError(
-                "gradient checkpointing has no cache in training mode: call model.eval() before generate()"
-            )
-        if asked("cache_implementation") not in (None, "dynamic"):
-            raise ValueError(
-                f"cache_implementation={asked('cache_implementation')!r} cannot hold rows of different depth; leave it out"
-            )
-        if asked("prefill_chunk_size"):
-            raise ValueError("prefill_chunk_size cannot be combined with early exit; leave it out")
-        if kwargs.get("decoder_inputs_embeds") is not None:
-            raise ValueError("decoder_inputs_embeds cannot be combined with early exit; pass decoder_input_ids")
-        for name in ("output_attentions", "output_hidden_states"):
-            if asked(name):
-                raise ValueError(
-                    f"{name}=True has no meaning when tokens leave at different depths; use forward() for it"
-                )
-        implementation = self.deed_family.attention(self)
-        if implementation not in ("eager", "sdpa"):
-            raise ValueError(f"early exit decodes with attn_implementation 'eager' or 'sdpa', not {implementation!r}")
-        for name in ("use_mtp", "custom_generate", "is_assistant"):
-            if asked(name):
-                raise ValueError(f"{name} brings a decoding loop of its own, which knows no exits; leave it out")
 
     def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> Any:
         """Transformers asks for the cache here, once for every inner generation. Class by class it is overridden; the
@@ -455,16 +350,6 @@ class EarlyExitGeneration:
         if mask is not None:
             model_kwargs["decoder_attention_mask"] = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=-1)
         return model_kwargs
-
-
-def _exits_early(threshold: Any) -> bool:
-    """Whether a threshold (or one of several) lets anything leave early."""
-    return min(threshold if isinstance(threshold, (list, tuple)) else [threshold]) <= 1
-
-
-def _with_name(spec: Any) -> Any:
-    """A measure or an exit check in its long form."""
-    return {"name": spec} if isinstance(spec, str) else spec
 
 
 class _WatchedCriteria(StoppingCriteriaList):
