@@ -97,8 +97,6 @@ class EarlyExitGeneration:
         policy = exit_policy_of(self, drafts, exit_policy)
         exit_check = self.deed_config.exit_check if exit_check is None else exit_check
         policy = with_exit_check(policy, exit_check, self)
-        if exit_policy is None and not exact:
-            policy = whisper.with_deep_timestamps(self, kwargs, policy)
         over = confidence_over or self.deed_config.confidence_over
         if over not in ("all", "allowed"):
             raise ValueError(f"confidence_over must be 'all' or 'allowed', got {over!r}")

@@ -15,9 +15,6 @@ from typing import Any
 import torch
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
-from deed.policies.policy import ExitPolicy
-from deed.policies.timestamps import DeepTimestamps
-
 from .request import Request
 
 
@@ -34,22 +31,6 @@ def tells_segments(model: Any, kwargs: Mapping[str, Any]) -> bool:
         kwargs: of the call.
     """
     return bool(splits_outputs(model) and (kwargs.get("return_segments") or kwargs.get("return_token_timestamps")))
-
-
-def with_deep_timestamps(model: Any, kwargs: Mapping[str, Any], policy: ExitPolicy) -> ExitPolicy:
-    """The policy, but with timestamps from the last layer where a call asks for them.
-
-    Args:
-        model: any deed model.
-        kwargs: of the call of `generate()`.
-        policy: of its exits.
-    """
-    if not splits_outputs(model) or not getattr(policy, "exits_early", True):
-        return policy
-    config = kwargs.get("generation_config") or model.generation_config
-    asked = kwargs.get("return_timestamps", getattr(config, "return_timestamps", None))
-    before = getattr(config, "no_timestamps_token_id", None)
-    return policy if not asked or before is None else DeepTimestamps(policy, int(before) + 1)
 
 
 def wants_word_times(model: Any, kwargs: Mapping[str, Any]) -> bool:
