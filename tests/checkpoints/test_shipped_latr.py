@@ -56,7 +56,7 @@ def test_answers_on_pages_never_seen(shipped, asked, split, least):
     full_score, early_score = (scores(PAGES_TASK, processor, examples, found)["anls"] for found in (full, early))
     depth, early_depth = full.mean_depth, early.mean_depth
     assert depth == len(model.deed_family.layers(model))
-    assert full_score > least and early_score > full_score - 0.03
+    assert full_score > least and early_score > full_score - 0.05
     assert early_depth < 0.5 * depth
 
 

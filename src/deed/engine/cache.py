@@ -47,8 +47,6 @@ class StaircaseCache(EncoderDecoderCache):
     ) -> None:
         # Not super().__init__(): it wants two Cache objects, while these are two views of this one.
         self.stairs = Staircase(n_layers, capacity, audit)
-        self.self_attention_cache = _SelfAttentionSide(self)  # type: ignore[assignment]
-        self.cross_attention_cache = _CrossAttentionSide(self)  # type: ignore[assignment]
         self.is_updated = _AlwaysTrue()  # cross K/V are filled for the rows in work before their layer runs
         self.cross_keys: list[torch.Tensor | None] = [None] * n_layers
         self.cross_values: list[torch.Tensor | None] = [None] * n_layers
@@ -57,6 +55,18 @@ class StaircaseCache(EncoderDecoderCache):
         self.block: Block | None = None  # the block being computed, while its layer runs
         self.state: GenerationState | None = None
         self.request(policy, confidence_over)
+
+    # Made anew each time: views kept here would hold the cache that holds them, and the keys and values of a generation that
+    # is over would wait for Python's collector of cycles.
+    @property
+    def self_attention_cache(self) -> _SelfAttentionSide:  # type: ignore[override]
+        """Keys and values of the decoder's own positions, as a layer asks for them."""
+        return _SelfAttentionSide(self)
+
+    @property
+    def cross_attention_cache(self) -> _CrossAttentionSide:  # type: ignore[override]
+        """Those of the source."""
+        return _CrossAttentionSide(self)
 
     # -- one generation -------------------------------------------------------------------------------------------
 
