@@ -149,7 +149,7 @@ def test_a_task_that_a_model_cannot_do(folder, tmp_path, kind, arguments, messag
         folder = save_small_model(tmp_path / "model")
     elif kind == "t5":
         folder = tmp_path
-        (folder / "config.json").write_text('{"model_type": "t5"}')
+        (folder / "config.json").write_text('{"model_type": "t5", "deed_config": {}}')
     with pytest.raises(ValueError, match=message.replace("+", r"\+")) as caught:
         run(verb, folder, *arguments)
     assert "\n" not in str(caught.value)

@@ -105,11 +105,11 @@ def test_the_slow_exact_kernel_with_more_levels_is_not_taken(monkeypatch, two_ex
 
 
 @pytest.mark.parametrize("slow", range(4))
-def test_slower_than_float32_for_some_rows_is_never_taken(monkeypatch, two_exact, slow):
-    times = [10.0] * 4
-    times[slow] = 101.0
-    floats = {"plain": (300,) * 4, "onednn": (100,) * 4}
-    timed(monkeypatch, **floats, fbgemm_at_63=tuple(times), int_mm_at_127=(500,) * 4)
+def test_clearly_slower_than_float32_for_some_rows_is_never_taken(monkeypatch, two_exact, slow):
+    times = [0.01] * 4
+    times[slow] = 0.115
+    floats = {"plain": (0.3,) * 4, "onednn": (0.1,) * 4}
+    timed(monkeypatch, **floats, fbgemm_at_63=tuple(times), int_mm_at_127=(0.5,) * 4)
     assert faster_than_float32(768, 768) is None
 
 
