@@ -41,6 +41,7 @@ def timed(monkeypatch, **times):
         module, "_measure", lambda out, width, kernels: ({k.name: shown[k.name] for k in kernels}, True)
     )
     monkeypatch.setattr(module, "_times", {})
+    monkeypatch.setattr(module, "_doubtful", set())
 
 
 def test_the_fastest_of_each_number_of_rows(monkeypatch):
