@@ -44,7 +44,7 @@ def test_exact_rows_beside_others(kind):
             early = sum(depth < 5 for depth in end.depths)
             assert len(end.depths) == len(tokens) and end.accepted >= early
             accepted += end.accepted
-    assert accepted > 5 and drafted > accepted + 5, "drafts of both fates"
+    assert 0 < accepted < drafted, "drafts of both fates"
 
 
 class Dice:
@@ -142,7 +142,7 @@ def test_a_plain_model_answers_exactly(kind):
 def test_drafting_stops_where_no_draft_stands():
     """But for a try now and then."""
     pace = drafting.Pace(model_of("bart"))
-    row, asked = drafting.Drafts(pace), []
+    row, asked, at_first = drafting.Drafts(pace), [], pace.tuner.share
     for t in range(300):
         row.begin(20)
         if not row.up:
@@ -152,7 +152,7 @@ def test_drafting_stops_where_no_draft_stands():
                 row.begin(19)
         row.verified([4])
     assert len([t for t in asked if t >= 200]) <= 100 / drafting.RETRY + 1 < len(asked)
-    assert row.accepted == 0 and pace.tuner.share < 0.5
+    assert row.accepted == 0 and pace.tuner.share < at_first
 
 
 @pytest.mark.parametrize("kind", ["t5_tied", "bart"])

@@ -93,8 +93,8 @@ class SpeechJob(Job):
         return found
 
     def _within(self, at: float) -> float:
-        """A time, held to the recording."""
-        return min(self.seconds, max(0.0, at))
+        """A time, held to the recording, in the hundredths that Whisper's steps of 0.02 s take."""
+        return min(self.seconds, round(max(0.0, at), 2))
 
     def logprobs(self, segments: Sequence[Segment]) -> list[dict[str, Any]]:
         """OpenAI's `logprobs`: every token of the text with the log-probability that its exit gave it; what makes up a letter
