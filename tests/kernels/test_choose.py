@@ -247,6 +247,7 @@ def clock(monkeypatch, *measurements):
     monkeypatch.setattr(module, "_measure", measured)
     monkeypatch.setattr(module, "_times", {})
     monkeypatch.setattr(module, "_doubtful", set())
+    monkeypatch.setattr(module, "_spent", [0.0])
     return asked
 
 
@@ -264,6 +265,13 @@ def test_in_doubt_int8(monkeypatch, two_exact):
     asked = clock(monkeypatch, (BUSY, True))
     assert faster_than_float32(2048, 512) == (Fbgemm, 63)
     assert len(asked) == 1 + module.RETRIES
+
+
+def test_waiting_for_a_quiet_moment_has_an_end(monkeypatch, two_exact):
+    asked = clock(monkeypatch, (BUSY, True))
+    monkeypatch.setattr(module, "_spent", [module.BUDGET + 1])
+    assert faster_than_float32(2048, 512) == (Fbgemm, 63)
+    assert len(asked) == 1
 
 
 def test_times_that_do_not_settle_leave_it_at_int8(monkeypatch, two_exact):

@@ -44,6 +44,7 @@ LEAST_ROUNDS, MOST_ROUNDS, CALLS = 5, 25, 2
 SETTLED = 1.15
 PATIENCE = 1.0  # seconds, then what there is has to do for this process, and is not kept on disk
 RETRIES = 2  # measurements more where times do not settle, or cannot be a kernel's own
+BUDGET = 4.0  # seconds that a process gives to those: a model has dozens of sizes, and its user waits
 # Reading weights slower than this, in bytes a second, is waiting for the processor: where another program keeps it busy, a
 # call with two threads takes as long as that program's turns, each time and whatever the kernel.
 STALLED = 5e8
@@ -59,6 +60,7 @@ Times = dict[str, tuple[float, ...]]
 
 _times: dict[str, Times] = {}
 _doubtful: set[str] = set()
+_spent = [0.0]  # seconds, on measurements more
 _lock = threading.RLock()
 
 
@@ -142,9 +144,13 @@ def _key(out_features: int, in_features: int, kernels: Sequence[Kernel]) -> str:
 def _repeatedly(out_features: int, in_features: int, kernels: Sequence[Kernel]) -> tuple[Times, bool]:
     """The least times of a measurement, or of some where a busy machine disturbs them; and whether they can be relied on."""
     least: Times = {}
-    for _ in range(1 + RETRIES):
+    for attempt in range(1 + RETRIES):
+        if attempt and _spent[0] > BUDGET:
+            break
+        started = time.perf_counter()
         with torch.inference_mode(False), torch.no_grad():
             found, settled = _measure(out_features, in_features, kernels)
+        _spent[0] += (time.perf_counter() - started) * (attempt > 0)
         least = {name: tuple(map(min, least.get(name, row), row)) for name, row in found.items()}
         fastest_row = min(row[0] for row in least.values()) / 1e3
         if settled and out_features * in_features >= STALLED * fastest_row:
