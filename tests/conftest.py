@@ -19,6 +19,8 @@ from transformers import (
 
 import deed.families.base as families
 from deed import DeedConfig, get_deed_model
+from deed.kernels import native
+from deed.kernels.native import attention, runs
 from deed.models import small_g2p
 
 torch.set_num_threads(1)
@@ -163,6 +165,18 @@ def own_families(monkeypatch):
 # What `-m quick` runs: folders and files of tests that need no trained model and no other process.
 QUICK = ("policies/", "kernels/", "metrics/", "exits/", "engine/test_staircase", "modeling/test_loss", "test_config")
 SLOW = ("on_avx2", "restricts_fbgemm")
+
+
+@pytest.fixture(params=native.SETS)
+def each_set(request, monkeypatch):
+    """Every instruction set of this processor in turn, as far as the environment allows."""
+    best = native.instruction_set()
+    if best is None or native.SETS.index(request.param) > native.SETS.index(best):
+        pytest.skip("not of this processor, or not allowed")
+    if not native.load().deed_has(native.SETS.index(request.param)):
+        pytest.skip("not of this processor")
+    for module in (attention, runs):
+        monkeypatch.setattr(module, "instruction_set", lambda: request.param)
 
 
 def pytest_collection_modifyitems(items):

@@ -11,17 +11,6 @@ from deed.kernels.native.attention import attend, attends, available
 pytestmark = pytest.mark.skipif(not available(), reason="the native library is not built, or off")
 
 
-@pytest.fixture(params=native.SETS)
-def each_set(request, monkeypatch):
-    """Every instruction set of this processor in turn, as far as the environment allows."""
-    best = native.instruction_set()
-    if best is None or native.SETS.index(request.param) > native.SETS.index(best):
-        pytest.skip("not of this processor, or not allowed")
-    if not native.load().deed_has(native.SETS.index(request.param)):
-        pytest.skip("not of this processor")
-    monkeypatch.setattr(attention, "instruction_set", lambda: request.param)
-
-
 def inputs(rows, heads, queries, keys, dim, kv_heads=None, seed=0):
     generator = torch.Generator().manual_seed(seed)
     shape = (rows, kv_heads or heads, keys, dim)

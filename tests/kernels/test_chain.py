@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from deed.kernels import Link, RowNorm, chain, fused_norm_linear, native
+from deed.kernels import Link, RowNorm, chain, fused_norm_linear
 from deed.kernels.int8 import IntMM, Native, is_exact
 from deed.kernels.int8_linear import Int8Linear
-from deed.kernels.native import runs
 from deed.kernels.native.runs import available
 
 WIDTH, INNER, OTHER = 96, 256, 48
@@ -22,17 +21,6 @@ CASES = ("qkv", "feed_forward", "gated", "post_norm", "between", "after", "gate_
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch):
     monkeypatch.setenv("DEED_KERNELS", "fixed")
-
-
-@pytest.fixture(params=native.SETS)
-def each_set(request, monkeypatch):
-    """Every instruction set of this processor in turn, as far as the environment allows."""
-    best = native.instruction_set()
-    if best is None or native.SETS.index(request.param) > native.SETS.index(best):
-        pytest.skip("not of this processor, or not allowed")
-    if not native.load().deed_has(native.SETS.index(request.param)):
-        pytest.skip("not of this processor")
-    monkeypatch.setattr(runs, "instruction_set", lambda: request.param)
 
 
 @pytest.fixture(params=["float32", "int8", "mixed"])

@@ -97,14 +97,13 @@ def faster(times: Times, name: str, others: Sequence[str]) -> bool:
 
 
 def in_doubt(out_features: int, in_features: int, kernels: Sequence[Kernel]) -> bool:
-    """Whether `measure` found no times to rely on: the machine was too busy.
+    """Whether `measure`, which has been called, found no times to rely on: the machine was too busy.
 
     Args:
         out_features: size of the output.
         in_features: size of the input.
         kernels: what was timed.
     """
-    measure(out_features, in_features, kernels)
     return _key(out_features, in_features, kernels) in _doubtful
 
 
@@ -150,7 +149,8 @@ def _repeatedly(out_features: int, in_features: int, kernels: Sequence[Kernel]) 
         started = time.perf_counter()
         with torch.inference_mode(False), torch.no_grad():
             found, settled = _measure(out_features, in_features, kernels)
-        _spent[0] += (time.perf_counter() - started) * (attempt > 0)
+        if attempt:
+            _spent[0] += time.perf_counter() - started
         least = {name: tuple(map(min, least.get(name, row), row)) for name, row in found.items()}
         fastest_row = min(row[0] for row in least.values()) / 1e3
         if settled and out_features * in_features >= STALLED * fastest_row:

@@ -223,8 +223,9 @@ def faster_than_float32(out_features: int, in_features: int) -> tuple[Any, int] 
         return default
     contracts = [contract(*one) for one in found]
     floats = candidates(in_features)
-    times = measure(out_features, in_features, (*floats, *contracts))
-    best, doubt = None, in_doubt(out_features, in_features, (*floats, *contracts))
+    timed = (*floats, *contracts)
+    times, doubt = measure(out_features, in_features, timed), in_doubt(out_features, in_features, timed)
+    best = None
     for one, int8 in zip(found, contracts, strict=True):
         pays = doubt or faster(times, int8.name, [f.name for f in floats])
         if pays and _independent(*one, out_features, in_features):
