@@ -35,6 +35,6 @@ def test_a_client_that_fails(tmp_path):
     client = tmp_path / "client"
     client.write_text("#!/bin/sh\necho first >&2\necho no such package >&2\nexit 1\n")
     client.chmod(0o755)
-    assert download("some", tmp_path, str(client)) == "no such package"
+    assert download(["some"], tmp_path, str(client)) == "no such package"
     client.write_text("#!/bin/sh\nexit 0\n")
-    assert download("some", tmp_path, str(client)) == "nothing was downloaded"
+    assert download(["some"], tmp_path, str(client)) == "nothing was downloaded"

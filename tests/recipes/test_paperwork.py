@@ -22,7 +22,17 @@ from deed.ocr.words import Word
 from deed.recipes import paperwork
 from deed.recipes.paperwork import CURVE, Sources, answer_losses, start_paperwork, train_paperwork
 from deed.recipes.paperwork_batches import POOL, WINDOWS, PaperworkBatches, PaperworkRecipe
-from deed.recipes.paperwork_pages import AskedPage, by_line, choose, drawn_page, readings, real_page, thumbnail
+from deed.recipes.paperwork_pages import (
+    AskedPage,
+    by_line,
+    choose,
+    drawn_page,
+    hundreds,
+    page_to_copy,
+    readings,
+    real_page,
+    thumbnail,
+)
 from deed.tasks.answering import answer_rows
 from deed.tasks.documents import DocumentTask
 
@@ -168,6 +178,15 @@ def test_questions_chosen_are_of_many_kinds():
     assert counts["label"] > 1300 and 50 < counts["unanswerable"] + counts["presence"] + counts["next word"] < 150
     few = choose([a for a in asked if a[0] != "label"], 8, rng)
     assert Counter(kind for kind, *_ in few) == {"next word": 2, "presence": 2, "unanswerable": 1}
+    many = choose(asked, 8, rng, times=3)
+    assert len(many) == 24 and Counter(kind for kind, *_ in many)["label"] in (8, 9), "a long page is asked more"
+
+
+def test_long_pages_are_asked_more(batches, sources):
+    assert [hundreds([None] * n) for n in (0, 1, 100, 101, 300)] == [1, 1, 1, 2, 3]
+    rng = random.Random(0)
+    rows = [batches.encode(page_to_copy(sources.store, rng, n), rng) for n in (40, 260)]
+    assert len(rows[0]["questions"]) <= 4 < len(rows[1]["questions"]) <= 12
 
 
 def test_a_thumbnail_is_darker_where_words_are():

@@ -46,6 +46,19 @@ def options(
     """Early exit for encoder-decoder transformers (DEED)."""
 
 
+def leave_group() -> None:
+    """End the group of processes that a training under `torchrun` was in.
+
+    Threads of one that is left behind at exit now and then abort the process ("terminate called without an active exception"),
+    and with it a run that was done.
+    """
+    if "torch" in sys.modules:  # else no verb has had any use for it
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
 def main() -> None:
     """Entry point of the `deed` script."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -57,3 +70,5 @@ def main() -> None:
             raise
         print(f"deed: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        leave_group()

@@ -18,13 +18,19 @@ from deed.utils.saved_model import read_saved_model
 from .calibrate_answers import RISK as ANSWER_RISK
 from .calibrate_answers import calibrate_answers
 from .options import Count, Data, HeldOutSplit, Json, SkipMissing
+from .shared import whisper_or_folder
 
 EXAMPLE = "Example: deed calibrate runs/g2p/model --risk 0.01 --confidence 0.95; then deed calibrate runs/g2p/model --answers"
 RISK = 0.01  # where none is given
 
 
 def calibrate(
-    model: Annotated[Path, typer.Argument(help="Folder of a saved deed model; its config.json is updated.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a saved deed model, whose config.json is updated; with --exits a plain one, or base (Whisper)."
+        ),
+    ],
     task: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,6 +92,7 @@ def calibrate(
         raise ValueError(
             "--answers needs a model that was saved with its exits (model.save_pretrained); leave --exits out"
         )
+    model = whisper_or_folder(model)
     has_exits = read_saved_model(model).has_exits  # before PyTorch is imported, which takes a second
     if not (has_exits or exits):
         raise ValueError(

@@ -26,7 +26,9 @@ EXAMPLES = 200
 
 
 def estimate(
-    model: Annotated[str, typer.Argument(help="Folder or Hub name of a model, plain or with exits.")],
+    model: Annotated[
+        str, typer.Argument(help="Folder or Hub name of a model, plain or with exits, or base (Whisper).")
+    ],
     source: Annotated[
         Path | None, typer.Argument(metavar="DATA", help=".jsonl, .parquet, or a folder of files.")
     ] = None,
@@ -66,10 +68,11 @@ def estimate(
     from deed.calibration.estimate import estimate as estimated
     from deed.utils.progress import RichProgress
 
-    from .shared import quiet_libraries
+    from .shared import quiet_libraries, whisper_or_folder
 
     if source is not None and (data or split):
         raise ValueError("--data and --split are for a task's own data set; with DATA leave them out")
+    model = str(whisper_or_folder(Path(model)))
     quiet_libraries()
     given = {"src_lang": source_language, "tgt_lang": target_language, "max_new_tokens": max_new_tokens}
     given = {name: value for name, value in given.items() if value is not None}

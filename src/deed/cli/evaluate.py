@@ -13,13 +13,16 @@ from deed.constants import NEVER_EXIT
 from deed.utils.saved_model import read_saved_model
 
 from .options import Count, Data, Exact, Json, SkipMissing
-from .shared import check_abstain_below
+from .shared import check_abstain_below, whisper_or_folder
 
 EXAMPLE = "Example: deed evaluate runs/g2p/model --split test"
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Folder of a saved model; a plain one is scored at full depth only.")],
+    model: Annotated[
+        Path,
+        typer.Argument(help="Folder of a saved model, or base (Whisper); a plain one is scored at full depth only."),
+    ],
     task: Annotated[
         str | None,
         typer.Option(
@@ -65,6 +68,7 @@ def evaluate(
         as_json: print the result as JSON.
     """
     check_abstain_below(abstain_below)
+    model = whisper_or_folder(model)
     read_saved_model(model)  # before PyTorch is imported, which takes a second
     from deed.modeling.model import DeedMixin
     from deed.tasks.answering import evaluate_task

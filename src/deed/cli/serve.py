@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .shared import CHECKPOINTS
+from .shared import CHECKPOINTS, whisper_or_folder
 
 EXAMPLE = (
     "Example: deed serve answers questions about documents at http://127.0.0.1:8000; deed serve documents pictures "
@@ -169,9 +169,9 @@ def named(text: str) -> tuple[str, str]:
     name, equals, place = text.partition("=")
     if not equals or Path(text).is_dir():
         name, place = "", text
-    folder = Path(place).absolute()
+    folder = whisper_or_folder(Path(place)).absolute()
     read_saved_model(folder)
-    return name or folder.name, str(folder)
+    return name or Path(place).absolute().name, str(folder)
 
 
 def exits_of(text: str) -> tuple[str, str]:

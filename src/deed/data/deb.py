@@ -11,22 +11,22 @@ import shutil
 import subprocess
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from deed.errors import DataError
 
 
-def download(name: str, folder: Path, client: str, file: str = "*.deb") -> str:
-    """Put the `.deb` file of a package into a folder; why it failed, empty where it did not.
+def download(names: Sequence[str], folder: Path, client: str, file: str = "*.deb") -> str:
+    """Put the `.deb` files of packages into a folder; why it failed, empty where it did not.
 
     Args:
-        name: of the package.
+        names: of the packages; where the client does not know one of them, it fetches none.
         folder: where to; it is there.
         client: Debian's package client; `apt-get update` has been run.
-        file: pattern of the file that is there then.
+        file: pattern of a file that is there then.
     """
-    got = subprocess.run([client, "download", "-q", name], cwd=folder, capture_output=True, text=True)
+    got = subprocess.run([client, "download", "-q", *names], cwd=folder, capture_output=True, text=True)
     if got.returncode == 0 and any(folder.glob(file)):
         return ""
     return (got.stderr.strip().splitlines() or ["nothing was downloaded"])[-1]

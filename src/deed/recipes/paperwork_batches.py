@@ -23,6 +23,7 @@ from .paperwork_pages import (
     PicturePicker,
     choose,
     drawn_page,
+    hundreds,
     page_to_copy,
     readings,
     real_page,
@@ -41,7 +42,7 @@ class PaperworkRecipe(Recipe):
     Args:
         batch_size: tokens per step and process, those of answers counted twice.
         decay_steps: last steps, over which the learning rate falls to zero; until then it stays at its peak.
-        questions: per page, at most.
+        questions: per page and hundred words of it, at most.
         picture_share: share of batches from easy-vqa.
         form_share: share of pages that are forms, of those that are not to copy from.
         drawn_share: share of pages of the generator of `--task pages`, likewise.
@@ -192,11 +193,11 @@ class PaperworkBatches(Dataset):
             page = drawn_page(rng, None if level >= len(WINDOWS) - 1 else level)
         else:
             page = real_page(self.store, rng, longest, recipe.noise)
-        return replace(page, asked=[*page.asked, *readings(page.words, rng)])
+        return replace(page, asked=[*page.asked, *readings(page.words, rng, 2 * hundreds(page.words))])
 
     def encode(self, page: AskedPage, rng: random.Random) -> dict[str, Any]:
         """Ids of a page and of the questions chosen."""
-        processor, chosen = self.processor, choose(page.asked, self.recipe.questions, rng)
+        processor, chosen = self.processor, choose(page.asked, self.recipe.questions, rng, hundreds(page.words))
         words, boxes = processor.encode_page(page.words, processor.max_length)
         questions = [processor.encode_question(reworded(question, rng)) for _, question, _ in chosen]
         answers = [processor.encode_answer(answer) for _, _, answer in chosen]

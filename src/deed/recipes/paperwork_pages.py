@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -29,7 +30,12 @@ from .easy_vqa import Pictures, turned
 
 SIDE = 64  # pixels of a picture
 LINE = 8  # thousandths of the page's height: words whose middles are within are of one line to an OCR engine
-COMMON = {"reading": 2, "next word": 2, "presence": 2, "unanswerable": 1}  # at most, of kinds that any page has
+COMMON = {
+    "reading": 2,
+    "next word": 2,
+    "presence": 2,
+    "unanswerable": 1,
+}  # at most, of kinds that any page has, by hundred
 LONGEST_READING = 8  # words
 KNOWN = 60  # words of a real page, to choose from for one to copy from
 
@@ -70,7 +76,7 @@ def real_page(store: PageStore, rng: random.Random, longest: int, noise: float =
         # Tops of pages have titles, authors and dates.
         first = 0 if rng.random() < 0.4 else rng.randint(0, length - count)
         page = store.page(index, first, count)
-        tries.append((page, questions_of(page, rng, COMMON["next word"])))
+        tries.append((page, questions_of(page, rng, COMMON["next word"] * hundreds(page.words))))
         if rng.random() < 0.3:
             break
     # Of two, the one with more to ask beyond what any text has.
@@ -113,6 +119,11 @@ def drawn_page(rng: random.Random, fields: int | None) -> AskedPage:
     return AskedPage("drawn", pages.ocr_words(page, rng), asked, pages.sketch(page))
 
 
+def hundreds(words: Sequence[Any]) -> int:
+    """Hundreds of words begun, 1 where there are none: a long page is asked more, since most of its cost is encoding it."""
+    return max(1, math.ceil(len(words) / 100))
+
+
 def page_to_copy(store: PageStore, rng: random.Random, longest: int, noise: float = 0.0) -> AskedPage:
     """Strings that nobody can guess, half of them words of a real page in random order.
 
@@ -147,16 +158,17 @@ class PicturePicker:
         return AskedPage("picture", [], list(self.of_image[image]), turned(self.images[image], rng.randrange(8)))
 
 
-def choose(asked: Sequence[Question], count: int, rng: random.Random) -> list[Question]:
+def choose(asked: Sequence[Question], count: int, rng: random.Random, times: int = 1) -> list[Question]:
     """At most so many questions, in random order, of the common kinds only a few.
 
     Args:
         asked: to choose from.
-        count: at most.
+        count: at most, `times` as many.
         rng: decides.
+        times: of a long page, see `hundreds`.
     """
     mixed = rng.sample(list(asked), len(asked))
-    left = dict(COMMON)
+    count, left = count * times, {kind: limit * times for kind, limit in COMMON.items()}
     chosen: list[Question] = []
     for question in sorted(mixed, key=lambda q: q[0] in left):
         if len(chosen) < count and left.get(question[0], 1):
@@ -237,6 +249,7 @@ __all__ = [
     "by_line",
     "choose",
     "drawn_page",
+    "hundreds",
     "page_to_copy",
     "readings",
     "real_page",

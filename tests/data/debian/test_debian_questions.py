@@ -171,10 +171,12 @@ def test_fetching_unpacks_pdfs_only(tmp_path):
     with gzip.open(root / "usr/share/doc/x/b.pdf.gz", "wb") as file:
         file.write(content)
     (root / "usr/share/doc/x/text.pdf").write_text("a text file with that name")
-    deb = tmp_path / "x_1_all.deb"
+    deb = tmp_path / "x-doc_1_all.deb"
     subprocess.run(["dpkg-deb", "-b", str(root), str(deb)], check=True, capture_output=True)
     client = tmp_path / "client"
-    client.write_text(f'#!/bin/sh\n[ "$3" = x-doc ] && cp {deb} . || {{ echo no package {{}} >&2; exit 100; }}\n')
+    # Like apt-get it fetches nothing where it does not know one of the names.
+    unknown = 'case "$*" in *y-doc*) echo no package >&2; exit 100;; esac'
+    client.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\n{unknown}\ncp {deb} .\n')
     client.chmod(0o755)
     failed = packages.fetch(["x-doc", "y-doc"], tmp_path / "cache", client=str(client))
     assert list(failed) == ["y-doc"] and "no package" in failed["y-doc"]
@@ -182,6 +184,11 @@ def test_fetching_unpacks_pdfs_only(tmp_path):
     assert about["pdfs"] == ["1-a.pdf"]  # its copy is the same document, and the text file is none
     assert (tmp_path / "cache" / "x-doc" / "1-a.pdf").read_bytes() == content
     assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == ["x-doc"]
+    calls = ["download -q x-doc y-doc", "download -q x-doc", "download -q y-doc"]
+    assert (tmp_path / "calls").read_text().splitlines() == calls
+    assert packages.fetch(["x-doc"], tmp_path / "cache", client="true") == {}, "it is there"
+    assert packages.fetch(["x-doc"], tmp_path / "new", client=str(client)) == {}
+    assert (tmp_path / "calls").read_text().splitlines()[3:] == ["download -q x-doc"]
 
 
 def test_fetching_takes_a_client_and_names():

@@ -6,6 +6,7 @@ A package belongs to one split, by the SHA-256 of its name, so that no document 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
@@ -21,6 +22,7 @@ SPLITS = {"4": "validation", "5": "calibration", "6": "test", "7": "", "8": "", 
 LARGEST = 60_000_000  # bytes of one PDF; a larger one is a book of pictures
 NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 DONE = "package.json"
+TOGETHER = 40  # packages fetched by one call
 
 
 def split_of(package: str) -> str:
@@ -54,31 +56,38 @@ def fetch(
     if shutil.which(client) is None or shutil.which("dpkg-deb") is None:
         raise DataError(f"fetching Debian's packages takes {client} and dpkg-deb, which this machine does not have")
     failed = {}
-    for name in names:
-        if not NAME.fullmatch(name):
-            raise DataError(f"{name!r} is no name of a Debian package")
-        if not (folder / name / DONE).exists():
-            problem = _fetch_one(name, folder, client)
-            if problem:
-                failed[name] = problem
-        if tick is not None:
-            tick(name)
+    names = list(names)
+    for first in range(0, len(names), TOGETHER):
+        group = names[first : first + TOGETHER]
+        for name in group:
+            if not NAME.fullmatch(name):
+                raise DataError(f"{name!r} is no name of a Debian package")
+        missing = [name for name in group if not (folder / name / DONE).exists()]
+        with contextlib.ExitStack() as stack:
+            if missing:
+                folder.mkdir(parents=True, exist_ok=True)
+                place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=".fetching.")))
+                place.chmod(0o755)
+                # The client reads its lists once for all of them; a name that it does not know makes it fetch none.
+                download(missing, place, client)
+            for name in group:
+                if name in missing and (problem := _take_one(name, place, folder, client)):
+                    failed[name] = problem
+                if tick is not None:
+                    tick(name)
     return failed
 
 
-def _fetch_one(name: str, folder: Path, client: str) -> str:
-    """Why it failed; empty where it did not."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as temporary:
-        place = Path(temporary)
-        place.chmod(0o755)
-        problem = download(name, place, client)
-        if problem:
-            return problem
-        package = next(place.glob("*.deb"))
-        with swapped_folder(folder / name) as out:
-            found = [path.name for path in _unpack(package, out)]
-            write_json(out / DONE, {"package": name, "file": package.name, "pdfs": found}, indent=1)
+def _take_one(name: str, place: Path, folder: Path, client: str) -> str:
+    """Unpack a package, fetched by itself where it is not in `place`; why it failed, empty where it did not."""
+    pattern = f"{name}_*.deb"
+    if not any(place.glob(pattern)) and (problem := download([name], place, client, pattern)):
+        return problem
+    package = next(place.glob(pattern))
+    with swapped_folder(folder / name) as out:
+        found = [path.name for path in _unpack(package, out)]
+        write_json(out / DONE, {"package": name, "file": package.name, "pdfs": found}, indent=1)
+    package.unlink()
     return ""
 
 

@@ -57,13 +57,13 @@ def questions_of(page: DebianPage, rng: random.Random, copies: int = 2) -> list[
     Args:
         page: the page.
         rng: chooses among many, and the unanswerable ones.
-        copies: questions of the kinds that any text has (what follows a word pair, is a word there).
+        copies: questions of each kind, at most.
     """
     found = [asked for rule in RULES for asked in rule(page)]
     by_kind: dict[str, list[Asked]] = defaultdict(list)
     for asked in found:
         by_kind[asked.kind].append(asked)
-    kept = [asked for kind in by_kind for asked in rng.sample(by_kind[kind], min(2, len(by_kind[kind])))]
+    kept = [asked for kind in by_kind for asked in rng.sample(by_kind[kind], min(copies, len(by_kind[kind])))]
     kept += _followers(page, rng, copies)
     kept += _presence(page, rng, copies)
     kept += _unanswerable(page, set(by_kind), rng)

@@ -91,7 +91,7 @@ def fetch(
                     f"fetching {name} takes {client}, which this machine does not have; put its .deb there"
                 )
             folder.mkdir(parents=True, exist_ok=True)
-            problem = download(name, folder, client, f"{name}_*.deb")
+            problem = download([name], folder, client, f"{name}_*.deb")
             if problem:
                 failed[name] = problem
         if tick is not None:

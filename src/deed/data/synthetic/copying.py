@@ -7,6 +7,7 @@ answer follows from what a model has read elsewhere. Lines break at random, some
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import string
 from collections import Counter
@@ -78,7 +79,7 @@ def _asked(words: Sequence[Word], labels: Sequence[tuple[int, int, int]], rng: r
     pairs = Counter(itertools.pairwise(texts))
     sure = [i for i, pair in enumerate(itertools.pairwise(texts)) if pairs[pair] == 1]
     found: list[Question] = []
-    for i in rng.sample(sure, min(4, len(sure))):
+    for i in rng.sample(sure, min(4 * math.ceil(len(words) / 100), len(sure))):
         pair = f'"{texts[i]} {texts[i + 1]}"'
         if i + 2 < len(texts) and rng.random() < 0.5:
             found.append(("next word", f"which word comes after {pair}?", texts[i + 2]))
