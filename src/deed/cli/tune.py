@@ -108,7 +108,7 @@ def tune(
         float | None,
         typer.Option(help="By a recipe: decay of a moving average of the weights.", show_default="0, none"),
     ] = None,
-    warmup: Annotated[float | None, typer.Option(help="By a recipe: share of the run.", show_default="0.02")] = None,
+    warmup: Annotated[float | None, typer.Option(help="By a recipe: share of the run.", show_default="0.1")] = None,
     decoder_rate: Annotated[
         float | None, typer.Option(help="By lora and decoder: learning rate there.", show_default="3e-4 and 3e-5")
     ] = None,

@@ -36,7 +36,7 @@ class TuneRecipe(Recipe):
         batch_size: examples per step.
         learning_rate: of the exits, peak; warmed up over `warmup`, then falling by a cosine to a hundredth.
         decoder_rate: the same of the decoder's weights (decoder) or of what is added to them (lora); None: 3e-5 and 3e-4.
-        warmup: share of the run.
+        warmup: share of the run; too short a one (3 of 150 steps) halves what an exit with a layer of its own learns.
         weight_decay: of AdamW.
         dropout: in the exits' layers.
         label_share: share of the cross-entropy of the tokens that follow; the rest is the divergence to the teacher.
@@ -69,7 +69,7 @@ class TuneRecipe(Recipe):
     batch_size: Count = 8
     learning_rate: Rate = 1e-3
     decoder_rate: Rate | None = None
-    warmup: Share = 0.02
+    warmup: Share = 0.1
     weight_decay: Rate = 0.01
     dropout: Share = 0.0
     label_share: Share = 0.0
