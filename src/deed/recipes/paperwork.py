@@ -22,12 +22,14 @@ import torch
 from transformers import TrainerCallback
 
 from deed.constants import IGNORE_INDEX
+from deed.data.base import UNANSWERABLE
 from deed.data.debian.packages import fetch, package_names, split_of
 from deed.data.debian.store import PageStore, open_store
 from deed.data.synthetic.forms.kept import kept_forms
 from deed.models.latr import LatrForConditionalGeneration, LatrProcessor
 from deed.models.latr import small as small_latr
 from deed.models.latr.pieces import learn_tokenizer
+from deed.models.latr.spans import FREE, rules_of
 from deed.models.latr.wiring import wire_look_up
 from deed.training.curriculum import LossGatedCurriculum
 
@@ -260,9 +262,11 @@ def start_paperwork(recipe: PaperworkRecipe, sources: Sources) -> tuple[Any, Any
         box_bias=recipe.box_bias,
     )
     wire_look_up(plain)
+    processor = small_latr.build_processor(tokenizer, recipe.max_length, "late")
+    plain.config.update(rules_of(processor, (*FREE, UNANSWERABLE)))
     model = prepared(plain, recipe)
     model.encoder.bias_share = recipe.bias_share
-    return model, small_latr.build_processor(tokenizer, recipe.max_length, "late")
+    return model, processor
 
 
 def train_paperwork(

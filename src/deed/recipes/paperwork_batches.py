@@ -70,38 +70,38 @@ class PaperworkRecipe(Recipe):
     """
 
     task: Literal["paperwork"] = field(default="paperwork", metadata={"help": argparse.SUPPRESS})
-    steps: Count = 40_000
+    steps: Count = 16_500
     batch_size: Count = 2048
     learning_rate: Rate = 8e-4
     warmup_steps: Natural = 200
-    decay_steps: Natural = 8000
+    decay_steps: Natural = 5000
     weight_decay: Rate = 0.02
     loss: Loss = "rising"
     questions: Count = 8
     picture_share: Share = 0.15
-    form_share: Share = 0.3
-    drawn_share: Share = 0.15
-    copy_share: Share = 0.15
-    copy_steps: Natural = 1500
+    form_share: Share = 0.35
+    drawn_share: Share = 0.35
+    copy_share: Share = 0.12
+    copy_steps: Natural = 1200
     seen_share: Share = 0.1
     noise: Share = 0.4
     forms: Count = 6000
     curriculum_loss: Rate = 0.5
-    curriculum_steps: Count = 600
+    curriculum_steps: Count = 700
     pieces: Count = 4096
     max_length: Count = 800
-    encoder_layers: Count = 4
-    decoder_layers: Count = field(default=8, metadata={"aliases": "--layers"})
+    encoder_layers: Count = 3
+    decoder_layers: Count = field(default=6, metadata={"aliases": "--layers"})
     vision_layers: Count = 2
-    d_model: Width = 256
-    d_ff: Count = 1024
+    d_model: Width = 160
+    d_ff: Count = 640
     d_vision: Width = 128
     box_bias: bool = True
     bias_share: Share = 0.25
-    validate_every: Count = 300
+    validate_every: Count = 500
     data: str = "paperwork"
     start: str | None = field(default=None, metadata={"aliases": "--from"})
-    save_every: Count = 150
+    save_every: Count = 300
     workers: Natural = 0
 
 

@@ -27,6 +27,11 @@ class LatrConfig(T5Config):
         question: `"early"`: patches, question and words are one sequence, in which all see all. `"late"`: patches, words,
             question; the page does not see the question, so that one page is encoded once for many (`packing.py`).
         box_bias: with a late question, attention is biased by how two words' boxes lie to each other (`relative.py`).
+        copy_answers: with a late question, `generate()` keeps answers to words that stand in a row on the page, to
+            `free_answers`, and to what begins with one of `open_pieces` (`spans.py`).
+        free_answers: ids of answers that need not stand there, end token last.
+        open_pieces: pieces after which an answer is free: those that open a JSON object.
+        word_begins: pairs of pieces that spell the same letters within a word and at its beginning.
     """
 
     model_type = "latr"
@@ -38,12 +43,23 @@ class LatrConfig(T5Config):
     freeze_vision: bool = False
     question: str = "early"
     box_bias: bool = False
+    copy_answers: bool = False
+    free_answers: list | None = None
+    open_pieces: list | None = None
+    word_begins: list | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.question not in QUESTION_PLACES:
             raise ValueError(f"question must be one of {', '.join(QUESTION_PLACES)}, got {self.question!r}")
         if self.box_bias and self.question != "late":
             raise ValueError('box_bias takes question="late"')
+        if self.copy_answers:
+            if self.question != "late":
+                raise ValueError('copy_answers takes question="late"')
+            if None in (self.free_answers, self.open_pieces, self.word_begins):
+                raise ValueError(
+                    "copy_answers takes free_answers, open_pieces and word_begins (`latr.spans.rules_of`)"
+                )
         super().__post_init__(**kwargs)
         register_model(self.model_type)
 

@@ -26,6 +26,7 @@ from .configuration_latr import LatrConfig
 from .encoder import LatrEncoder, LatrEncoderOutput
 from .packing import attention_scores_mask, follows, may_see
 from .sharing import packed_pages, unpacked
+from .spans import allowed_pieces, page_ids
 
 
 class LatrForConditionalGeneration(T5ForConditionalGeneration):
@@ -157,6 +158,9 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
     def _maybe_prepare_encoder_kwargs_for_generation(
         self, inputs_tensor: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
+        pages = None
+        if self.config.copy_answers and inputs_tensor.ndim == 2 and model_kwargs.get("bbox") is not None:
+            pages = page_ids(inputs_tensor, model_kwargs["bbox"])
         shared = None
         wanted = [kwargs.get("generation_config", args[-1] if args else None), self.config]
         tells = any(getattr(c, name, False) for c in wanted for name in ("output_hidden_states", "output_attentions"))
@@ -176,7 +180,24 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
             values["attention_mask"] = mask
         for name in ("bbox", "pixel_values", "pixel_mask", "question_ids"):
             values.pop(name, None)
+        if pages is not None:
+            values[
+                "encoder_outputs"
+            ].page_ids = pages  # an attribute, no field: it stays as it is where rows are repeated
         return values
+
+    def _get_logits_processor(self, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
+        """Transformers', with answers kept to the page where the configuration says so."""
+        if self.config.copy_answers and kwargs.get("prefix_allowed_tokens_fn") is None:
+            inputs, ids = kwargs.get("model_kwargs") or {}, kwargs.get("encoder_input_ids")
+            pages = getattr(inputs.get("encoder_outputs"), "page_ids", None)
+            if pages is None and ids is not None and ids.ndim == 2 and inputs.get("bbox") is not None:
+                pages = page_ids(ids, inputs["bbox"])  # to be encoded later (`deed.Scheduler`)
+            if pages is not None:
+                copies = 1 if generation_config.num_beams > 1 else generation_config.num_return_sequences
+                start = kwargs["input_ids_seq_length"]
+                kwargs["prefix_allowed_tokens_fn"] = allowed_pieces(self.config, pages, start, copies)
+        return super()._get_logits_processor(generation_config, *args, **kwargs)  # type: ignore[misc]
 
 
 _OWN_WEIGHTS = ("encoder.box_embeddings.", "encoder.vit.", "encoder.visual_projection.", "encoder.relative_bias.")
