@@ -311,6 +311,7 @@ def draw(runs: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    colors = plt.get_cmap("tab20")
     for number, (name, run) in enumerate(runs.items()):
         for key, style in (("free_running", "o-"), ("forced_curve", "--")):
             rows = run.get(key) or []
@@ -318,12 +319,12 @@ def draw(runs: dict[str, Any], path: Path) -> None:
             points = sorted((100 * row["changed"], 100 * row["depth"]) for row in rows)
             if points:
                 told = name.replace("_", " ") + (", free-running" if key == "free_running" else "")
-                axes.plot(*zip(*points, strict=True), style, ms=3, lw=1, color=f"C{number}", label=told)
+                axes.plot(*zip(*points, strict=True), style, ms=3, lw=1, color=colors(number), label=told)
         if not run.get(
             "forced_curve"
         ):  # another last layer: no curve was made, only the thresholds that the run chose
             points = [(100 * row["changed"], 100 * row["depth"]) for row in run["teacher_forced"]]
-            axes.plot(*zip(*points, strict=True), "x", ms=5, color=f"C{number}", label=name.replace("_", " "))
+            axes.plot(*zip(*points, strict=True), "x", ms=5, color=colors(number), label=name.replace("_", " "))
     axes.plot(2, 70, "k*", ms=10)
     axes.set(xlabel="changed tokens, %", ylabel="mean depth, % of six layers, exits' own layers counted", xlim=(0, 10))
     axes.legend(fontsize=7)
