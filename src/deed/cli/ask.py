@@ -13,7 +13,7 @@ from deed.tasks.page_reading import ALWAYS, AUTO, NEVER, NO_OCR, Reader
 from deed.tasks.questions import what_it_reads
 
 from .answering import DOCUMENT, check_texts, closing_lines, confidence_line, times_line
-from .ask_document import CHECKPOINT, SAMPLE, ask_document
+from .ask_document import CHECKPOINT, PAPERWORK, SAMPLE, ask_document
 from .ask_picture import TASKS, ask_picture, output_path, show_picture
 from .options import Exact
 
@@ -216,6 +216,9 @@ def show(results: dict[str, Any]) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    reads = what_it_reads(CHECKPOINT)
-    said = f"\n\nThe model shipped for documents: {reads}" if reads else ""
+    known = (
+        ("The model shipped for short pages that OCR reads", CHECKPOINT),
+        ("The one for a PDF's own text and for longer pages", PAPERWORK),
+    )
+    said = "".join(f"\n\n{name}: {reads}" for name, folder in known if (reads := what_it_reads(folder)))
     app.command(epilog=EXAMPLE, help=f"{__doc__}{said}")(ask)

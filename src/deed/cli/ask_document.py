@@ -12,7 +12,9 @@ from deed.tasks.questions import examples_of, what_it_reads, whole_object
 from .answering import DOCUMENT, answer_each, check_kind
 from .shared import CHECKPOINTS
 
-CHECKPOINT = CHECKPOINTS / "latr"
+CHECKPOINT = CHECKPOINTS / "latr"  # short business documents, as OCR reads them, and pictures
+PAPERWORK = CHECKPOINTS / "paperwork"  # pages of any PDF, and long ones
+SHORT = 60  # words: the longest pages that the first was trained on
 SAMPLE = Path(__file__).parents[1] / "data" / "samples" / "invoice.pdf"
 
 
@@ -32,7 +34,7 @@ def ask_document(
         reader: of the document.
         page: counted from 1; None: for each question the page whose answer is likeliest to be right.
         questions: one or more.
-        folder: of the model; None: the shipped one.
+        folder: of the model; None: the shipped one for such a page (`shipped_for`).
         threshold: None: the model's own.
         abstain_below: an answer is sure from this confidence on; None: what calibration chose.
         progress: is told what is being done.
@@ -51,8 +53,9 @@ def ask_document(
     from .shared import find_model, quiet_libraries
 
     seconds = {}
-    folder = find_model(folder, CHECKPOINT)
-    check_kind(folder, DOCUMENT)
+    if folder is not None:
+        folder = find_model(folder, CHECKPOINT)
+        check_kind(folder, DOCUMENT)
     quiet_libraries()
     start = time.perf_counter()
     if page is not None:
@@ -64,6 +67,9 @@ def ask_document(
             seen = reader.read(page)
             seconds["page"] = time.perf_counter() - start
         start = time.perf_counter()
+        if folder is None:
+            folder = find_model(None, shipped_for(seen))
+            check_kind(folder, DOCUMENT)
         task = DocumentTask("pages")
         model, processor = task.load(folder)
         seconds["model"] = time.perf_counter() - start
@@ -87,6 +93,17 @@ def ask_document(
         results["ocr"] = seen["ocr"]
     seconds["answers"] = time.perf_counter() - start
     return {**results, "reads": what_it_reads(folder), "seconds": seconds}
+
+
+def shipped_for(seen: dict[str, Any] | None) -> Path:
+    """The folder of the shipped model that knows such a page best.
+
+    Args:
+        seen: of `Reader.read`; None: all pages of a document.
+    """
+    if seen is not None and (seen["ocr"] is None or (seen["ocr"]["ms"] is not None and len(seen["words"]) <= SHORT)):
+        return CHECKPOINT  # looked at without its words, or few of them, read by OCR
+    return PAPERWORK
 
 
 def answers(

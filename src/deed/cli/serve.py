@@ -18,14 +18,18 @@ EXAMPLE = (
 CACHE_SHARE = 8  # of --memory: keys and values of one model, where --limit cache_bytes does not say
 SPEECH = "speech"
 SHIPPED = {"documents": "latr", "pictures": "ofa", "pronunciation": "g2p"}
+NAMED = {
+    **SHIPPED,
+    "paperwork": "paperwork",
+}  # documents read short pages by OCR, paperwork PDFs' own text and long ones
 
 
 def serve(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Folders of saved models, or NAME=FOLDER; documents, pictures and pronunciation are those shipped, speech is "
-            "Whisper base from its packages.",
+            help="Folders of saved models, or NAME=FOLDER; documents, paperwork, pictures and pronunciation are shipped, "
+            "speech is Whisper base from its packages.",
             show_default="documents",
         ),
     ] = None,
@@ -164,8 +168,8 @@ def named(text: str) -> tuple[str, str]:
 
     if text == SPEECH and not Path(text).is_dir():
         return text, str(read_saved_model(find_whisper("base", user_cache())).folder)
-    if text in SHIPPED and not Path(text).is_dir():
-        return text, str(CHECKPOINTS / SHIPPED[text])
+    if text in NAMED and not Path(text).is_dir():
+        return text, str(CHECKPOINTS / NAMED[text])
     name, equals, place = text.partition("=")
     if not equals or Path(text).is_dir():
         name, place = "", text
