@@ -87,6 +87,7 @@ def test_what_may_come_next():
     assert after(5) == [6] and after(5, 6) == [END], "a free answer is given whole"
     assert after(20, END) == [END, 0] and after(OPEN, 3) == list(range(VOCAB))
     assert after(30) == list(range(VOCAB)), "told by the caller, and not there"
+    assert allowed_pieces(config, [[]], 1)(0, torch.tensor([0])) == list(range(VOCAB)), "a picture without words"
     both = allowed_pieces(config, [[20], [21]], 1, copies=2)
     assert [20 in both(row, torch.tensor([0])) for row in range(4)] == [True, True, False, False]
 

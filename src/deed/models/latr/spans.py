@@ -2,8 +2,9 @@
 
 Reading a value off the page is copying, and a small model that copies piece by piece takes a wrong piece at times ("Febian").
 A prefix of an answer leaves a few places on the page where it can stand, and only what follows there may come next, or the
-end. Beside that there are answers that no page needs to hold ("yes", "not on the page"), and answers that list fields as JSON
-are free. By Transformers' own `prefix_allowed_tokens_fn`, so beams, exact mode and serving know it.
+end. Beside that there are answers that no page needs to hold ("yes", "not on the page"); answers that list fields as JSON are
+free, and those about a picture without words. By Transformers' own `prefix_allowed_tokens_fn`, so beams, exact mode and serving
+know it.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def allowed_pieces(
 
     def allowed(row: int, ids: torch.Tensor) -> list[int]:
         page, answer = pages[row // copies], ids[start:].tolist()
+        if not page:
+            return everything
         if not answer:
             found = {*page, *(begins[piece] for piece in page if piece in begins)}
             found |= {alike[piece] for piece in page if piece in alike}

@@ -1,0 +1,90 @@
+"""The LaTr++ shipped for PDFs' own text and long pages: it knows forms in layouts that no training saw, decoded exactly."""
+
+import json
+import random
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+import oracle as ref
+from deed.cli.ask_document import CHECKPOINT, PAPERWORK, SHORT, shipped_for
+from deed.data.synthetic.forms import make_form
+from deed.models.latr import LatrForConditionalGeneration
+from deed.tasks.answering import answer_rows, score_answers
+from deed.tasks.documents import DocumentTask
+
+TASK = DocumentTask("pages")
+FORMS = 15
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return TASK.load(PAPERWORK)
+
+
+@pytest.fixture(scope="module")
+def asked(shipped):
+    """Questions about held-out forms, by the words of their layout, with the encoded rows."""
+    pytest.importorskip("weasyprint")
+    found = []
+    for index in range(FORMS):
+        form = make_form(random.Random(f"forms/unseen/{index}"), unseen=True)
+        found += [replace(e, image=None) for e in form.examples(random.Random(index))[:6]]
+    return found, [TASK.encode(shipped[1], example) for example in found]
+
+
+def test_what_is_shipped():
+    files = {p.name: p.stat().st_size for p in PAPERWORK.iterdir()}
+    needed = {"README.md", "recipe.json", "training_log.jsonl", "learning_curve.jsonl", "deed_exits.safetensors"}
+    assert needed | {"tokenizer.json", "processor_config.json"} <= set(files)
+    assert sum(files.values()) < 15e6
+    recipe = json.loads((PAPERWORK / "recipe.json").read_text())
+    assert recipe["task"] == "paperwork" and recipe["conventional"] is False
+
+
+def test_answers_on_forms_never_seen(shipped, asked):
+    """A floor below what all held-out forms give (its card)."""
+    model, processor = shipped
+    examples, rows = asked
+    scores = {}
+    for name, options in (("full", {"exit_threshold": 2.0}), ("early", {})):
+        found = answer_rows(TASK, model, processor, rows, **options)
+        answers = [TASK.answer(processor, ids, e) for ids, e in zip(found.tokens, examples, strict=True)]
+        scores[name] = score_answers(TASK, answers, examples)["anls"], found.mean_depth
+    assert scores["full"][0] > 0.5 and scores["early"][0] > scores["full"][0] - 0.05
+    assert scores["early"][1] < 0.7 * scores["full"][1]
+
+
+def test_answers_stand_on_the_page(shipped, asked):
+    model, processor = shipped
+    examples, rows = asked
+    found = answer_rows(TASK, model, processor, rows[:30])
+    for example, ids in zip(examples, found.tokens, strict=False):
+        answer = TASK.answer(processor, ids, example)
+        page = re.sub(r"\s", "", "".join(word[0] for word in example.words))
+        assert answer in ("yes", "no", "not on the page") or re.sub(r"\s", "", answer) in page or answer[:1] == "{"
+
+
+@pytest.mark.parametrize("mode", [{}, {"num_beams": 2}], ids=["greedy", "beam"])
+def test_trained_exits_equal_the_cache_free_reference(shipped, asked, mode):
+    model, processor = shipped
+    inputs = TASK.collate(processor, asked[1][:6])
+    plain = LatrForConditionalGeneration.from_pretrained(PAPERWORK).eval()
+    full = model.generate(**inputs, **mode, exit_threshold=1.5, max_new_tokens=16)
+    assert torch.equal(full, plain.generate(**inputs, **mode, max_new_tokens=16))
+    threshold = model.deed_config.threshold
+    expected, trace = ref.Oracle(model, threshold).generate(inputs, **mode, max_new_tokens=16)
+    got = model.generate(**inputs, **mode, max_new_tokens=16, exit_threshold=threshold, return_dict_in_generate=True)
+    assert torch.equal(got.sequences, expected.sequences)
+    depths = ref.expected_exit_layers(expected, trace, 1, processor.tokenizer.eos_token_id)
+    assert torch.equal(got.exit_layers, depths)
+
+
+def test_which_model_reads_a_page():
+    def seen(words, ms):
+        return {"words": [("a", (0, 0, 1, 1))] * words, "ocr": {"ms": ms}}
+
+    assert shipped_for(None) == shipped_for(seen(3, None)) == shipped_for(seen(SHORT + 1, 20.0)) == PAPERWORK
+    assert shipped_for(seen(SHORT, 20.0)) == shipped_for({"words": [], "ocr": None}) == CHECKPOINT
