@@ -3,7 +3,7 @@
 Reading a value off the page is copying, and a small model that copies piece by piece takes a wrong piece at times ("Febian").
 A prefix of an answer leaves a few places on the page where it can stand, and only what follows there may come next, or the
 end. Beside that there are answers that no page needs to hold ("yes", "not on the page"); answers that list fields as JSON are
-free, and those about a picture without words. By Transformers' own `prefix_allowed_tokens_fn`, so beams, exact mode and serving
+free, and those about a picture without words. By Transformers' own `prefix_allowed_tokens_fn`: beams, exact mode and serving
 know it.
 """
 
