@@ -35,6 +35,7 @@ from deed.utils.timing import machine, versions
 
 SETS = ("real", "forms", "easyvqa", "pages", "unseen")
 FORMS = 200
+RIGHT = 0.5  # ANLS (or 1 for exact match) from which an answer counts as right
 
 
 def main() -> None:
@@ -71,8 +72,20 @@ def main() -> None:
         rows: list[dict[str, Any]] = []
         for threshold in thresholds:
             begun = time.time()
-            given, depth = answer(task, model, processor, examples, threshold, options)
+            # What calibration says of confidence holds at the model's own threshold.
+            calibrated = getattr(getattr(model, "deed_config", None), "answer_calibration", None)
+            if calibrated is not None and threshold == NEVER_EXIT:
+                model.deed_config.answer_calibration = None
+            given, depth, sure = answer(task, model, processor, examples, threshold, options)
+            if calibrated is not None:
+                model.deed_config.answer_calibration = calibrated
+            right = [score >= RIGHT for score in task.score(given, examples)]
             row = {"threshold": threshold, "mean_depth": depth, **rounded(score_answers(task, given, examples))}
+            row["right"] = round(sum(right) / len(right), 4)
+            if any(value is not None for value in sure):
+                least = calibrated["abstain_below"]
+                kept = [r for r, value in zip(right, sure, strict=True) if value is not None and value >= least]
+                row["sure"] = {"from": least, "answers": len(kept), "right": round(sum(kept) / max(1, len(kept)), 4)}
             rows.append({**row, "seconds": round(time.time() - begun)})
             print(name, json.dumps(rows[-1]), flush=True)
             answers += [
@@ -114,8 +127,8 @@ def examples_of(name: str, task: DocumentTask, options: argparse.Namespace) -> I
 
 def answer(
     task: DocumentTask, model: Any, processor: Any, examples: list[Any], threshold: Any, options: argparse.Namespace
-) -> tuple[list[str], float | None]:
-    """Answers, of several windows the surest, and the mean exit depth."""
+) -> tuple[list[str], float | None, list[float | None]]:
+    """Answers, of several windows the surest, the mean exit depth, and how sure each is, where answers are calibrated."""
     parts, owners = [], []
     for i, example in enumerate(examples):
         read = example.words
@@ -128,13 +141,17 @@ def answer(
     texts = [task.answer(processor, ids, examples[i]) for ids, i in zip(found.tokens, owners, strict=True)]
     at = FEATURES.index("log_prob_mean")
     sure = [0.0] * len(texts) if found.features is None else found.features[:, at].tolist()
-    given = []
+    confidences = [None] * len(texts) if found.confidences is None else list(found.confidences)
+    if found.confidences is not None:
+        sure = confidences
+    given, sureness = [], []
     for _, group in itertools.groupby(range(len(owners)), key=owners.__getitem__):
         of_example = list(group)
         best = best_window([texts[j] for j in of_example], [sure[j] for j in of_example], UNANSWERABLE)
         given.append(texts[of_example[best]])
+        sureness.append(confidences[of_example[best]])
     depth = found.mean_depth
-    return given, round(depth, 3) if depth == depth else None
+    return given, round(depth, 3) if depth == depth else None, sureness
 
 
 def rounded(scores: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -56,14 +57,17 @@ def draw(image: Any, words: Sequence[Word], answers: list[dict[str, Any]], optio
     import matplotlib.pyplot as plt
     from matplotlib.patches import Rectangle
 
-    figure, (page, text) = plt.subplots(1, 2, figsize=(10, 6.2), width_ratios=(0.46, 0.54), layout="constrained")
+    figure, (page, text) = plt.subplots(1, 2, figsize=(10, 5.6), width_ratios=(0.5, 0.5), layout="constrained")
     page.imshow(image)
     page.set(xticks=[], yticks=[])
+    left, top, right, bottom = (f(word.box[i] for word in words) for i, f in enumerate((min, min, max, max)))
+    page.set_xlim((left - 40) * image.width / 1000, (right + 40) * image.width / 1000)
+    page.set_ylim((bottom + 30) * image.height / 1000, (top - 30) * image.height / 1000)
     text.axis("off")
     text.text(0, 0.98, f"$ deed ask {options.pdf.name}", family="monospace", fontsize=10, va="top", weight="bold")
     for number, answer in enumerate(answers):
         color = COLORS[number % len(COLORS)]
-        for x0, y0, x1, y1 in places(words, answer["text"]):
+        for x0, y0, x1, y1 in places(words, answer["question"], answer["answer"]):
             at = (x0 * image.width / 1000 - 3, y0 * image.height / 1000 - 3)
             size = ((x1 - x0) * image.width / 1000 + 6, (y1 - y0) * image.height / 1000 + 6)
             page.add_patch(Rectangle(at, *size, facecolor=color, alpha=0.35, edgecolor=color))
@@ -73,23 +77,23 @@ def draw(image: Any, words: Sequence[Word], answers: list[dict[str, Any]], optio
         text.text(
             0, top - 0.055, f"{sure} ({answer['confidence']:.0%}):", fontsize=10, va="top", color=color, weight="bold"
         )
-        text.text(0.25, top - 0.055, answer["text"], fontsize=11, va="top", wrap=True)
+        text.text(0.28, top - 0.055, answer["answer"], fontsize=11, va="top", wrap=True)
     figure.savefig(options.output, dpi=110)
 
 
-def places(words: Sequence[Word], answer: str) -> list[tuple[int, int, int, int]]:
-    """Boxes of the first run of words that reads like the answer; none where there is no such run."""
-    wanted = answer.split()
-    texts = [word.text for word in words]
-    for first in range(len(texts) - len(wanted) + 1):
-        if wanted and [plain(text) for text in texts[first : first + len(wanted)]] == [plain(text) for text in wanted]:
-            return [word.box for word in words[first : first + len(wanted)]]
-    return []
+def places(words: Sequence[Word], question: str, answer: str) -> list[tuple[int, int, int, int]]:
+    """Boxes of the run of words that reads like the answer: behind what the question quotes, else the first one; none where there is no such run."""
+    texts, wanted = [plain(word.text) for word in words], [plain(word) for word in answer.split()]
+    quoted = [plain(word) for text in re.findall('"(.+?)"', question) for word in text.split()]
+    starts = [i for i in range(len(texts)) if wanted and texts[i : i + len(wanted)] == wanted]
+    behind = [i for i in starts if quoted and texts[max(0, i - len(quoted)) : i] == quoted]
+    chosen = (behind or starts)[:1]
+    return [word.box for i in chosen for word in words[i : i + len(wanted)]]
 
 
 def plain(text: str) -> str:
     """A word without the marks around it."""
-    return text.strip(".,;:()\"'").lower()
+    return text.strip(".,;:()\"'")
 
 
 if __name__ == "__main__":
