@@ -82,7 +82,7 @@ def draw(image: Any, words: Sequence[Word], answers: list[dict[str, Any]], optio
 
 
 def places(words: Sequence[Word], question: str, answer: str) -> list[tuple[int, int, int, int]]:
-    """Boxes of the run of words that reads like the answer: behind what the question quotes, else the first one; none where there is no such run."""
+    """Boxes of the run of words that reads like the answer: behind what the question quotes, else the first such run."""
     texts, wanted = [plain(word.text) for word in words], [plain(word) for word in answer.split()]
     quoted = [plain(word) for text in re.findall('"(.+?)"', question) for word in text.split()]
     starts = [i for i in range(len(texts)) if wanted and texts[i : i + len(wanted)] == wanted]

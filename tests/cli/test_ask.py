@@ -424,13 +424,13 @@ def test_without_a_file_the_sample_invoice_is_asked(monkeypatch):
     done = run("What is the total?", COLUMNS="50")
     text = " ".join(done.stdout.split())
     assert "$125.16" in re.sub(r"[₀-₉]", "", text) and "deed's sample invoice" in text
-    reads = questions.what_it_reads(ask_document.CHECKPOINT)
+    reads, other = map(questions.what_it_reads, (ask_document.PAPERWORK, ask_document.CHECKPOINT))
     assert len(reads) > 100 and reads in text and all(len(line) <= 50 for line in done.stdout.splitlines())
     told = json.loads(run("--json").stdout)
     assert [a["question"] for a in told["answers"]] == ask.SAMPLE_QUESTIONS and told["image"] == str(ask.SAMPLE)
     assert told["reads"] == reads and "sample invoice" in told["notes"][0]
     wide = " ".join(re.sub("[│╭╮╰╯─]", " ", run("--help", COLUMNS="200").stdout).split())
-    assert reads in wide
+    assert reads in wide and other in wide
 
 
 @pytest.mark.parametrize(
