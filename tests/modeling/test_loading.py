@@ -556,7 +556,7 @@ BASE_FIELDS = sorted(
 @given(field=st.sampled_from(BASE_FIELDS), value=JUNK)
 def test_the_bases_fields_give_a_model_or_one_kind_of_error(saved, tmp_path, field, value):
     # A model of a hundred thousand layers is a model, and takes all memory that there is.
-    assume(not isinstance(value, int) or abs(value) < 1000 or abs(value) > 2**62)
+    assume(not isinstance(value, int) or abs(value) < 1000)
     folder = shutil.copytree(saved, tmp_path / "m", dirs_exist_ok=True)
     change(folder, **{field: value})
     try:
