@@ -88,3 +88,15 @@ def test_which_model_reads_a_page():
 
     assert shipped_for(None) == shipped_for(seen(3, None)) == shipped_for(seen(SHORT + 1, 20.0)) == PAPERWORK
     assert shipped_for(seen(SHORT, 20.0)) == shipped_for({"words": [], "ocr": None}) == CHECKPOINT
+
+
+def test_it_is_found_by_name(tmp_path, monkeypatch):
+    import deed
+    from deed.cli.ask_document import SAMPLE
+    from deed.cli.serve import named
+
+    monkeypatch.chdir(tmp_path)
+    assert named("paperwork") == ("paperwork", str(PAPERWORK))
+    ask = deed.pipeline("document-qa", "paperwork")
+    assert ask(SAMPLE, question="what is the total?")["answer"] == "$125.16"
+    assert len(ask.model.deed_config.exit_layers) == 6
