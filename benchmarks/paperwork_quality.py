@@ -15,10 +15,12 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deed.calibration.calibrate_answers import uncalibrated
 from deed.constants import NEVER_EXIT
 from deed.data.base import UNANSWERABLE
 from deed.data.debian.held_out import held_out
@@ -73,17 +75,15 @@ def main() -> None:
         for threshold in thresholds:
             begun = time.time()
             # What calibration says of confidence holds at the model's own threshold.
-            calibrated = getattr(getattr(model, "deed_config", None), "answer_calibration", None)
-            if calibrated is not None and threshold == NEVER_EXIT:
-                model.deed_config.answer_calibration = None
-            given, depth, sure = answer(task, model, processor, examples, threshold, options)
-            if calibrated is not None:
-                model.deed_config.answer_calibration = calibrated
+            config = model.deed_config if isinstance(model, DeedMixin) else None
+            aside = config is not None and threshold == NEVER_EXIT
+            with uncalibrated(config) if aside else nullcontext():
+                given, depth, sure = answer(task, model, processor, examples, threshold, options)
             right = [score >= RIGHT for score in task.score(given, examples)]
             row = {"threshold": threshold, "mean_depth": depth, **rounded(score_answers(task, given, examples))}
             row["right"] = round(sum(right) / len(right), 4)
             if any(value is not None for value in sure):
-                least = calibrated["abstain_below"]
+                least = config.answer_calibration["abstain_below"]
                 kept = [r for r, value in zip(right, sure, strict=True) if value is not None and value >= least]
                 row["sure"] = {"from": least, "answers": len(kept), "right": round(sum(kept) / max(1, len(kept)), 4)}
             rows.append({**row, "seconds": round(time.time() - begun)})

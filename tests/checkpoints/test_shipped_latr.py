@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-import oracle as ref
 from deed.cli.demo import LATR_CHECKPOINT as LATR
 from deed.data.synthetic.pages_read import read_pages
 from deed.models.latr import LatrForConditionalGeneration
 from deed.tasks.answering import answer_rows, score_answers
 from deed.tasks.documents import DocumentTask
+from test_decode import compare
 
 PAGES_TASK, EASY_VQA = DocumentTask("pages"), DocumentTask("easyvqa")
 PAGES = 12  # of each split: about 120 questions and 25 seconds of reading
@@ -87,9 +87,4 @@ def test_trained_exits_equal_the_cache_free_reference(shipped, asked, mode):
     plain = LatrForConditionalGeneration.from_pretrained(LATR).eval()
     full = model.generate(**inputs, **mode, exit_threshold=1.5, max_new_tokens=40)
     assert torch.equal(full, plain.generate(**inputs, **mode, max_new_tokens=40))
-    threshold = model.deed_config.threshold
-    expected, trace = ref.Oracle(model, threshold).generate(inputs, **mode, max_new_tokens=40)
-    got = model.generate(**inputs, **mode, max_new_tokens=40, exit_threshold=threshold, return_dict_in_generate=True)
-    assert torch.equal(got.sequences, expected.sequences)
-    depths = ref.expected_exit_layers(expected, trace, 1, processor.tokenizer.eos_token_id)
-    assert torch.equal(got.exit_layers, depths)
+    compare(model, inputs, model.deed_config.threshold, **mode, max_new_tokens=40)

@@ -10,6 +10,7 @@ from deed.cli.shared import CHECKPOINTS
 from deed.models.ofa import OFAForConditionalGeneration
 from deed.tasks.answering import answer_rows, evaluate_task
 from deed.tasks.pictures import PictureTask
+from test_decode import compare
 
 OFA = CHECKPOINTS / "ofa"
 COUNT = 150  # examples of each task
@@ -87,8 +88,4 @@ def test_trained_exits_equal_the_cache_free_reference(shipped, mode, task):
     measure = model.deed_config.confidence
     assert measure["name"] == "ordered_prob"
     bins = ref.ordered(measure["first"], measure["count"], measure["within"])
-    expected, trace = ref.Oracle(model, threshold, bins).generate(inputs, **limits)
-    got = model.generate(**inputs, **limits, exit_threshold=threshold, return_dict_in_generate=True)
-    assert torch.equal(got.sequences, expected.sequences)
-    depths = ref.expected_exit_layers(expected, trace, 1, processor.tokenizer.eos_token_id)
-    assert torch.equal(got.exit_layers, depths)
+    compare(model, inputs, threshold, bins, **limits)

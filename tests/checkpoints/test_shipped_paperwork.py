@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-import oracle as ref
 from deed.cli.ask_document import CHECKPOINT, PAPERWORK, SHORT, shipped_for
 from deed.data.synthetic.forms import make_form
 from deed.models.latr import LatrForConditionalGeneration
 from deed.tasks.answering import answer_rows, score_answers
 from deed.tasks.documents import DocumentTask
+from test_decode import compare
 
 TASK = DocumentTask("pages")
 FORMS = 15
@@ -74,12 +74,7 @@ def test_trained_exits_equal_the_cache_free_reference(shipped, asked, mode):
     plain = LatrForConditionalGeneration.from_pretrained(PAPERWORK).eval()
     full = model.generate(**inputs, **mode, exit_threshold=1.5, max_new_tokens=16)
     assert torch.equal(full, plain.generate(**inputs, **mode, max_new_tokens=16))
-    threshold = model.deed_config.threshold
-    expected, trace = ref.Oracle(model, threshold).generate(inputs, **mode, max_new_tokens=16)
-    got = model.generate(**inputs, **mode, max_new_tokens=16, exit_threshold=threshold, return_dict_in_generate=True)
-    assert torch.equal(got.sequences, expected.sequences)
-    depths = ref.expected_exit_layers(expected, trace, 1, processor.tokenizer.eos_token_id)
-    assert torch.equal(got.exit_layers, depths)
+    compare(model, inputs, model.deed_config.threshold, **mode, max_new_tokens=16)
 
 
 def test_which_model_reads_a_page():

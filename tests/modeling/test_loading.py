@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
@@ -555,8 +555,6 @@ BASE_FIELDS = sorted(
 @FUZZ
 @given(field=st.sampled_from(BASE_FIELDS), value=JUNK)
 def test_the_bases_fields_give_a_model_or_one_kind_of_error(saved, tmp_path, field, value):
-    # A model of a hundred thousand layers is a model, and takes all memory that there is.
-    assume(not isinstance(value, int) or abs(value) < 1000)
     folder = shutil.copytree(saved, tmp_path / "m", dirs_exist_ok=True)
     change(folder, **{field: value})
     try:

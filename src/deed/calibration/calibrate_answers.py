@@ -176,7 +176,7 @@ def answer_to_calibrate(
             raise ValueError(f"answers are calibrated at the model's own threshold; set it, and leave {name} out")
     options = {**refuse_nan(generate_kwargs), "answer_confidence": True}
     options.pop("return_dict_in_generate", None)
-    with _uncalibrated(model.deed_config):
+    with uncalibrated(model.deed_config):
         found = generate_rows(model, rows, to_batch, options, batch_size, tick)
     assert found.features is not None and found.states is not None
     truth = [bool(right(tokens, row)) for tokens, row in zip(found.tokens, rows, strict=True)]
@@ -184,7 +184,7 @@ def answer_to_calibrate(
 
 
 @contextmanager
-def _uncalibrated(config: DeedConfig) -> Iterator[None]:
+def uncalibrated(config: DeedConfig) -> Iterator[None]:
     """Without the calibration of answers that is there, which may be for other settings."""
     before, config.answer_calibration = config.answer_calibration, None
     try:

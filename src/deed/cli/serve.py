@@ -18,10 +18,8 @@ EXAMPLE = (
 CACHE_SHARE = 8  # of --memory: keys and values of one model, where --limit cache_bytes does not say
 SPEECH = "speech"
 SHIPPED = {"documents": "latr", "pictures": "ofa", "pronunciation": "g2p"}
-NAMED = {
-    **SHIPPED,
-    "paperwork": "paperwork",
-}  # documents read short pages by OCR, paperwork PDFs' own text and long ones
+# documents are short pages that OCR reads, paperwork PDFs' own text and long ones.
+NAMED = {**SHIPPED, "paperwork": "paperwork"}
 
 
 def serve(

@@ -30,12 +30,8 @@ from .easy_vqa import Pictures, turned
 
 SIDE = 64  # pixels of a picture
 LINE = 8  # thousandths of the page's height: words whose middles are within are of one line to an OCR engine
-COMMON = {
-    "reading": 2,
-    "next word": 2,
-    "presence": 2,
-    "unanswerable": 1,
-}  # at most, of kinds that any page has, by hundred
+# Of kinds that any page has, at most, by the hundred words.
+COMMON = {"reading": 2, "next word": 2, "presence": 2, "unanswerable": 1}
 LONGEST_READING = 8  # words
 KNOWN = 60  # words of a real page, to choose from for one to copy from
 

@@ -6,7 +6,6 @@ A package belongs to one split, by the SHA-256 of its name, so that no document 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 import shutil
@@ -55,7 +54,7 @@ def fetch(
     """
     if shutil.which(client) is None or shutil.which("dpkg-deb") is None:
         raise DataError(f"fetching Debian's packages takes {client} and dpkg-deb, which this machine does not have")
-    failed = {}
+    failed: dict[str, str] = {}
     names = list(names)
     for first in range(0, len(names), TOGETHER):
         group = names[first : first + TOGETHER]
@@ -63,19 +62,23 @@ def fetch(
             if not NAME.fullmatch(name):
                 raise DataError(f"{name!r} is no name of a Debian package")
         missing = [name for name in group if not (folder / name / DONE).exists()]
-        with contextlib.ExitStack() as stack:
-            if missing:
-                folder.mkdir(parents=True, exist_ok=True)
-                place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=".fetching.")))
-                place.chmod(0o755)
-                # The client reads its lists once for all of them; a name that it does not know makes it fetch none.
-                download(missing, place, client)
+        if missing:
+            failed |= _fetch_group(missing, folder, client)
+        if tick is not None:
             for name in group:
-                if name in missing and (problem := _take_one(name, place, folder, client)):
-                    failed[name] = problem
-                if tick is not None:
-                    tick(name)
+                tick(name)
     return failed
+
+
+def _fetch_group(names: list[str], folder: Path, client: str) -> dict[str, str]:
+    """Fetch packages together and unpack them; those that could not be had, each with the reason."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching.") as temporary:
+        place = Path(temporary)
+        place.chmod(0o755)
+        # The client reads its lists once for all of them; a name that it does not know makes it fetch none.
+        download(names, place, client)
+        return {name: problem for name in names if (problem := _take_one(name, place, folder, client))}
 
 
 def _take_one(name: str, place: Path, folder: Path, client: str) -> str:

@@ -158,9 +158,7 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
     def _maybe_prepare_encoder_kwargs_for_generation(
         self, inputs_tensor: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
-        pages = None
-        if self.config.copy_answers and inputs_tensor.ndim == 2 and model_kwargs.get("bbox") is not None:
-            pages = page_ids(inputs_tensor, model_kwargs["bbox"])
+        pages = page_ids(inputs_tensor, model_kwargs.get("bbox")) if self.config.copy_answers else None
         shared = None
         wanted = [kwargs.get("generation_config", args[-1] if args else None), self.config]
         tells = any(getattr(c, name, False) for c in wanted for name in ("output_hidden_states", "output_attentions"))
@@ -181,18 +179,17 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
         for name in ("bbox", "pixel_values", "pixel_mask", "question_ids"):
             values.pop(name, None)
         if pages is not None:
-            values[
-                "encoder_outputs"
-            ].page_ids = pages  # an attribute, no field: it stays as it is where rows are repeated
+            # An attribute, no field: it stays as it is where rows are repeated.
+            values["encoder_outputs"].page_ids = pages
         return values
 
     def _get_logits_processor(self, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
         """Transformers', with answers kept to the page where the configuration says so."""
         if self.config.copy_answers and kwargs.get("prefix_allowed_tokens_fn") is None:
-            inputs, ids = kwargs.get("model_kwargs") or {}, kwargs.get("encoder_input_ids")
+            inputs = kwargs.get("model_kwargs") or {}
             pages = getattr(inputs.get("encoder_outputs"), "page_ids", None)
-            if pages is None and ids is not None and ids.ndim == 2 and inputs.get("bbox") is not None:
-                pages = page_ids(ids, inputs["bbox"])  # to be encoded later (`deed.Scheduler`)
+            if pages is None:  # to be encoded later (`deed.Scheduler`), or encoded by the caller
+                pages = page_ids(kwargs.get("encoder_input_ids"), inputs.get("bbox"))
             if pages is not None:
                 copies = 1 if generation_config.num_beams > 1 else generation_config.num_return_sequences
                 start = kwargs["input_ids_seq_length"]

@@ -17,13 +17,15 @@ import torch
 FREE = ("yes", "no")  # answers of any page, beside the one that says that the page has none
 
 
-def page_ids(input_ids: torch.Tensor, boxes: torch.Tensor) -> list[list[int]]:
-    """The pieces of each row's page: those that have a place.
+def page_ids(input_ids: torch.Tensor | None, boxes: torch.Tensor | None) -> list[list[int]] | None:
+    """The pieces of each row's page: those that have a place; None where no text with places was given.
 
     Args:
         input_ids: `[batch, text]`.
         boxes: `[batch, text, 4]`; zeros are a question's, or padding.
     """
+    if input_ids is None or input_ids.ndim != 2 or boxes is None:
+        return None
     return [row[placed].tolist() for row, placed in zip(input_ids, (boxes != 0).any(-1), strict=True)]
 
 
@@ -57,8 +59,8 @@ def allowed_pieces(
         start: ids at the front of the decoder's that are no part of the answer.
         copies: rows in turn that are of one page.
     """
-    begins = dict(config.word_begins)  # "Foo" on the page, "▁Foo" in an answer
-    alike = {begin: inside for inside, begin in config.word_begins}
+    # "Foo" within a word of the page is "▁Foo" where an answer begins, and the other way round.
+    twins = {one: other for pair in config.word_begins for one, other in (pair, pair[::-1])}
     opens, end = set(config.open_pieces), config.eos_token_id
     everything = list(range(config.vocab_size))
 
@@ -67,14 +69,13 @@ def allowed_pieces(
         if not page:
             return everything
         if not answer:
-            found = {*page, *(begins[piece] for piece in page if piece in begins)}
-            found |= {alike[piece] for piece in page if piece in alike}
+            found = {*page, *(twins[piece] for piece in page if piece in twins)}
             return sorted({*found, *opens, *(free[0] for free in config.free_answers)})
         if end in answer:
             return [end, config.pad_token_id]
         if answer[0] in opens:
             return everything
-        first = {answer[0], begins.get(answer[0]), alike.get(answer[0])}
+        first = {answer[0], twins.get(answer[0])}
         places = [at for at, piece in enumerate(page) if piece in first]
         for piece in answer[1:]:
             places = [at + 1 for at in places if at + 1 < len(page) and page[at + 1] == piece]
