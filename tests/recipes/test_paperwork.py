@@ -28,7 +28,9 @@ from deed.recipes.paperwork_pages import (
     choose,
     drawn_page,
     hundreds,
+    page_of_kind,
     page_to_copy,
+    pages_by_kind,
     readings,
     real_page,
     thumbnail,
@@ -153,6 +155,27 @@ def test_a_real_page_is_a_run_of_words_with_questions_it_answers(sources):
         for kind, question, answer in page.asked:
             if kind in ("title", "next word"):
                 assert answer in text and (kind == "title") == (question == "what is the title?")
+
+
+def test_pages_are_chosen_by_what_they_can_be_asked(sources):
+    by_kind = pages_by_kind(sources.store)
+    first = [i for i in range(len(sources.store)) if sources.store.page(i).number == 1]
+    assert by_kind["title"] == first, "some_page's titles are on first pages"
+    rng = random.Random(0)
+    kinds = Counter()
+    for _ in range(60):
+        page = page_of_kind(sources.store, {"title": first, "heading": [0]}, rng, 20, 0.0)
+        kinds.update({kind for kind, _, _ in page.asked})
+        assert page.source == "real" and len(page.words) == 20
+    assert kinds["title"] > 25, "half of the pages are first pages for their titles"
+
+
+def test_some_pages_to_copy_from_are_tables(sources):
+    rng = random.Random(0)
+    pages = [page_to_copy(sources.store, rng, 40, tables=0.5) for _ in range(40)]
+    tables = [page for page in pages if all(kind == "table" for kind, _, _ in page.asked)]
+    assert 10 < len(tables) < 30 and {page.source for page in pages} == {"copy"}
+    assert not any(kind == "table" for _ in range(20) for kind, _, _ in page_to_copy(sources.store, rng, 40).asked)
 
 
 def test_readings_are_what_stands_after_a_pair_that_stands_once():

@@ -36,7 +36,7 @@ from deed.training.curriculum import LossGatedCurriculum
 from . import easy_vqa
 from .pages import PagesTrainer
 from .paperwork_batches import WINDOWS, PaperworkBatches, PaperworkRecipe
-from .paperwork_pages import AskedPage, FormPicker, PicturePicker, drawn_page, page_to_copy, real_page
+from .paperwork_pages import AskedPage, FormPicker, PicturePicker, drawn_page, page_to_copy, pages_by_kind, real_page
 from .recipe import check_start, prepared, started
 from .run import Parts, only_item, run_recipe, say, whole_batches
 
@@ -294,7 +294,8 @@ def train_paperwork(
 
     def plan(model: Any, processor: Any, checkpoint: str | None) -> Parts:
         curriculum.resume(checkpoint or recipe.start)
-        data = PaperworkBatches(recipe, processor, curriculum.level, sources.store, sources.forms, sources.pictures)
+        drawn_from = (sources.store, sources.forms, sources.pictures, pages_by_kind(sources.store))
+        data = PaperworkBatches(recipe, processor, curriculum.level, *drawn_from)
         curve = LearningCurve(output / CURVE, sources.held_out(), data, recipe.validate_every)
         trainer = functools.partial(PaperworkTrainer, curriculum=curriculum)
         return Parts(data, only_item, trainer=trainer, callbacks=[curriculum, curve], write_more=curriculum.save)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from .paperwork_pages import (
     choose,
     drawn_page,
     hundreds,
+    page_of_kind,
     page_to_copy,
     readings,
     real_page,
@@ -32,6 +33,7 @@ from .paperwork_pages import (
 from .recipe import Count, Loss, Natural, Rate, Recipe, Share, Width
 
 WINDOWS = (8, 14, 24, 40, 75, 130, 210, 300)  # words of a real page at each level
+WHOLE = 0.4  # share of generated pages that are asked for all of their fields
 POOL = 6  # batches drawn at once and sorted by length, so that little of a batch is padding
 
 
@@ -47,7 +49,10 @@ class PaperworkRecipe(Recipe):
         form_share: share of pages that are forms, of those that are not to copy from.
         drawn_share: share of pages of the generator of `--task pages`, likewise.
         copy_share: share of pages of strings that nobody can guess, whose questions take copying and nothing else.
-        copy_steps: first steps, in which all pages are of that kind.
+        grid_share: share of those that are a table.
+        copy_steps: first steps, in which all pages are to copy from and none is a table.
+        kind_share: share of real pages chosen by what they can be asked, rare kinds nearly as often as common ones; the others
+            are chosen by lot.
         seen_share: share of page batches that have (a stand-in for) the pages' pictures.
         noise: share of pages read as an OCR engine reads them.
         forms: how many forms are drawn and kept.
@@ -81,8 +86,10 @@ class PaperworkRecipe(Recipe):
     picture_share: Share = 0.15
     form_share: Share = 0.35
     drawn_share: Share = 0.35
-    copy_share: Share = 0.12
+    copy_share: Share = 0.14
+    grid_share: Share = 0.4
     copy_steps: Natural = 1200
+    kind_share: Share = 0.6
     seen_share: Share = 0.1
     noise: Share = 0.4
     forms: Count = 6000
@@ -115,6 +122,7 @@ class PaperworkBatches(Dataset):
         store: real pages.
         forms: forms to choose from.
         pictures: of easy-vqa.
+        by_kind: real pages by what they can be asked (`pages_by_kind`); None: all are chosen by lot.
     """
 
     def __init__(
@@ -125,9 +133,11 @@ class PaperworkBatches(Dataset):
         store: PageStore,
         forms: FormPicker,
         pictures: PicturePicker,
+        by_kind: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.recipe, self.processor, self.level = recipe, processor, level
         self.store, self.forms, self.pictures = store, forms, pictures
+        self.by_kind = by_kind
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.pooled: tuple[Any, list[list[dict[str, Any]]]] = (None, [])
 
@@ -184,16 +194,21 @@ class PaperworkBatches(Dataset):
         level = now if rng.random() < 0.6 else rng.randint(1, now)
         longest = rng.randint(WINDOWS[level - 2] if level > 1 else 4, WINDOWS[level - 1])
         if copying or rng.random() < recipe.copy_share:
-            return page_to_copy(self.store, rng, longest, recipe.noise * (not copying))
+            share = recipe.grid_share * (not copying)
+            return page_to_copy(self.store, rng, longest, recipe.noise * (not copying), share)
         sort = rng.random()
         # Forms are no runs of words: the shortest have twenty.
         if sort < recipe.form_share and longest >= WINDOWS[1]:
             page = self.forms.page(rng, longest, recipe.noise)
         elif sort < recipe.form_share + recipe.drawn_share:
             page = drawn_page(rng, None if level >= len(WINDOWS) - 1 else level)
+        elif self.by_kind and rng.random() < recipe.kind_share:
+            page = page_of_kind(self.store, self.by_kind, rng, longest, recipe.noise)
         else:
             page = real_page(self.store, rng, longest, recipe.noise)
-        return replace(page, asked=[*page.asked, *readings(page.words, rng, 2 * hundreds(page.words))])
+        # Its answer is longer than all the others together.
+        asked = [question for question in page.asked if question[0] != "all" or rng.random() < WHOLE]
+        return replace(page, asked=[*asked, *readings(page.words, rng, hundreds(page.words))])
 
     def encode(self, page: AskedPage, rng: random.Random) -> dict[str, Any]:
         """Ids of a page and of the questions chosen."""

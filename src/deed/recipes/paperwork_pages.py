@@ -11,17 +11,18 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from deed.data.debian.questions import questions_of
+from deed.data.debian.questions import RULES, questions_of
 from deed.data.debian.store import PageStore
 from deed.data.synthetic import pages
 from deed.data.synthetic.copying import copying_page
 from deed.data.synthetic.forms.kept import KeptForm
+from deed.data.synthetic.grids import grid_page
 from deed.data.synthetic.pages.questions import ask
 from deed.data.synthetic.pages.simulate import PAPER, misread
 from deed.ocr.words import Word
@@ -33,6 +34,8 @@ LINE = 8  # thousandths of the page's height: words whose middles are within are
 # Of kinds that any page has, at most, by the hundred words.
 COMMON = {"reading": 2, "next word": 2, "presence": 2, "unanswerable": 1}
 LONGEST_READING = 8  # words
+OF_FIRST_PAGES = ("title", "author", "date", "version")
+SMALLEST_TABLE = 14  # words
 KNOWN = 60  # words of a real page, to choose from for one to copy from
 
 Question = tuple[str, str, str]  # kind, question, answer
@@ -53,6 +56,42 @@ class AskedPage:
     words: Sequence[Word]
     asked: list[Question]
     image: Any = field(default=None, repr=False)
+
+
+def pages_by_kind(store: PageStore) -> dict[str, list[int]]:
+    """Of each kind of question that follows from a rule the pages that answer one: dates are on one page of twenty, and a
+    model that is asked about pages as they come learns to say that there is none."""
+    found: dict[str, list[int]] = {}
+    for index in range(len(store)):
+        page = store.page(index)
+        for kind in {asked.kind for rule in RULES for asked in rule(page)}:
+            found.setdefault(kind, []).append(index)
+    return dict(sorted(found.items()))
+
+
+def page_of_kind(
+    store: PageStore, by_kind: Mapping[str, Sequence[int]], rng: random.Random, longest: int, noise: float = 0.5
+) -> AskedPage:
+    """Like `real_page`, of a page that answers a question of a kind chosen by lot, rare ones nearly as often as common ones.
+
+    Args:
+        store: pages to choose from.
+        by_kind: as `pages_by_kind` gives it.
+        rng: decides everything.
+        longest: words of the run.
+        noise: see `real_page`.
+    """
+    kind = rng.choices(list(by_kind), [len(indices) ** 0.25 for indices in by_kind.values()])[0]
+    index = rng.choice(by_kind[kind])
+    length = store.length(index)
+    count = min(length, longest)
+    for tried in range(4):
+        top = tried == 0 and (kind in OF_FIRST_PAGES or rng.random() < 0.4)
+        page = store.page(index, 0 if top else rng.randint(0, length - count), count)
+        asked = questions_of(page, rng, COMMON["next word"] * hundreds(page.words))
+        if any(a.kind == kind for a in asked):
+            break
+    return AskedPage("real", _read(page.all_words, rng, noise), [(a.kind, a.question, a.answer) for a in asked])
 
 
 def real_page(store: PageStore, rng: random.Random, longest: int, noise: float = 0.5) -> AskedPage:
@@ -120,7 +159,9 @@ def hundreds(words: Sequence[Any]) -> int:
     return max(1, math.ceil(len(words) / 100))
 
 
-def page_to_copy(store: PageStore, rng: random.Random, longest: int, noise: float = 0.0) -> AskedPage:
+def page_to_copy(
+    store: PageStore, rng: random.Random, longest: int, noise: float = 0.0, tables: float = 0.0
+) -> AskedPage:
     """Strings that nobody can guess, half of them words of a real page in random order.
 
     Args:
@@ -128,10 +169,13 @@ def page_to_copy(store: PageStore, rng: random.Random, longest: int, noise: floa
         rng: decides everything.
         longest: words.
         noise: see `real_page`.
+        tables: share of pages that are a table.
     """
     index = rng.randrange(len(store))
     known = [word.text for word in store.page(index, 0, KNOWN).all_words]
-    words, asked = copying_page(rng, longest, known)
+    # Without `tables` nothing is drawn for it: validation pages stay the same.
+    make = grid_page if tables and longest >= SMALLEST_TABLE and rng.random() < tables else copying_page
+    words, asked = make(rng, longest, known)
     return AskedPage("copy", _read(words, rng, noise), asked)
 
 
@@ -246,7 +290,9 @@ __all__ = [
     "choose",
     "drawn_page",
     "hundreds",
+    "page_of_kind",
     "page_to_copy",
+    "pages_by_kind",
     "readings",
     "real_page",
     "thumbnail",

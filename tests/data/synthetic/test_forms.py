@@ -32,6 +32,15 @@ def test_every_answer_can_be_read_off_the_page(kind):
     )
 
 
+def test_more_look_ups_and_more_that_is_missing_can_be_asked():
+    form = next(f for i in range(99) if len((f := make_form(random.Random(i), kinds=["invoice"])).content.rows) > 4)
+    few, many = (form.examples(random.Random(0), *counts) for counts in ((3, 1), (9, 4)))
+    count = lambda examples, kind: sum(example.kind == kind for example in examples)  # noqa: E731
+    assert (count(few, "table"), count(many, "table")) == (3, len(form.content.rows))
+    assert (count(few, "unanswerable"), count(many, "unanswerable")) == (1, 4)
+    assert form.examples(random.Random(0)) == few
+
+
 def test_the_same_seed_gives_the_same_page_and_another_one_another():
     one, two, other = (make_form(random.Random(seed), kinds=["invoice"]) for seed in (3, 3, 4))
     assert one.content == two.content and one.layer == two.layer and one.layout == two.layout

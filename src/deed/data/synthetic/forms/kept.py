@@ -22,6 +22,7 @@ from .making import make_form
 
 SHARD = 100
 DRAWS = 3  # times that a form is asked for its questions: table look-ups and wordings are drawn at random
+LOOK_UPS, MISSING = 9, 2  # rows looked up and questions without an answer, each time
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def kept_forms(
 
 def _made(rng: random.Random, held_out: bool) -> dict[str, Any]:
     form = make_form(rng, held_out)
-    examples: list[Example] = [example for _ in range(DRAWS) for example in form.examples(rng)]
+    examples: list[Example] = [example for _ in range(DRAWS) for example in form.examples(rng, LOOK_UPS, MISSING)]
     asked = {example.question: [example.kind, example.question, example.answers[0]] for example in examples}
     words = [[word.text, *word.box] for word in form.layer.words]
     return {"kind": form.content.kind, "layout": "/".join(form.layout), "words": words, "asked": list(asked.values())}

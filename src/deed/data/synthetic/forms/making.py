@@ -43,18 +43,25 @@ class Form:
         page = pypdfium2.PdfDocument(self.pdf)[0]
         return page.render(scale=width / page.get_size()[0]).to_pil().convert("RGB")
 
-    def examples(self, rng: random.Random) -> list[Example]:
-        """Questions with their answers, and one that the page does not answer."""
+    def examples(self, rng: random.Random, look_ups: int = 3, missing: int = 1) -> list[Example]:
+        """Questions with their answers, and some that the page does not answer.
+
+        Args:
+            rng: chooses wordings, cells and what is missing.
+            look_ups: rows of the table that are asked about, one cell of each, at most.
+            missing: questions without an answer.
+        """
         content, found = self.content, []
         for key, (label, value) in content.fields.items():
             forms = (f"what is the {ASKED.get(key, key)}?", f'what comes after "{label}"?', f"{label.lower()}?")
             found.append(("field", rng.choices(forms, (6, 3, 1))[0], value))
-        for row in rng.sample(content.rows, min(3, len(content.rows))):
+        for row in rng.sample(content.rows, min(look_ups, len(content.rows))):
             column = rng.randrange(1, len(content.heads))
             found.append(("table", f'what is the "{content.heads[column]}" of "{row[0]}"?', row[column]))
         found.append(("title", "what is the title?", content.title))
-        missing = [k for kind in KINDS for k in FIELDS[kind] if k not in content.fields]
-        found.append(("unanswerable", f"what is the {ASKED.get(k := rng.choice(missing), k)}?", UNANSWERABLE))
+        others = [k for kind in KINDS for k in FIELDS[kind] if k not in content.fields]
+        for _ in range(missing):
+            found.append(("unanswerable", f"what is the {ASKED.get(k := rng.choice(others), k)}?", UNANSWERABLE))
         extra = {"document": content.kind, "layout": "/".join(self.layout)}
         return [Example(q, [a], self.layer.words, None, "", kind, extra) for kind, q, a in found]
 
