@@ -93,8 +93,8 @@ def ofa_base() -> Any:
 
 def shipped(name: str, task_name: str, batch: int) -> tuple[Any, dict[str, Any]]:
     """A shipped model and examples of its test split."""
-    from deed.bench.shapes import CHECKPOINTS
     from deed.tasks.task import get_task
+    from deed.utils.shipped import CHECKPOINTS
 
     task = get_task(task_name, name)
     model, processor = task.load(CHECKPOINTS / name)

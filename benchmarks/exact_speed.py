@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from deed.bench.shapes import CHECKPOINTS
 from deed.constants import NEVER_EXIT
 from deed.engine import exact
 from deed.modeling import generation
 from deed.modeling.answering import batches
 from deed.tasks.task import get_task
+from deed.utils.shipped import CHECKPOINTS
 from deed.utils.timing import interleave, machine, spread
 
 TASKS = {"g2p": ["g2p"], "latr": ["pages"], "ofa": ["scenes-refer", "scenes-caption", "scenes-vqa"]}

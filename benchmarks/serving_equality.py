@@ -13,12 +13,12 @@ from transformers import AutoTokenizer
 
 import deed
 from deed.bench.shapes import real_pages
-from deed.cli.shared import CHECKPOINTS
 from deed.data.readers import cmudict
 from deed.serving.request import GenerationRequest
 from deed.serving.scheduler import Scheduler
 from deed.tasks import pictures
 from deed.tasks.pictures import PictureTask
+from deed.utils.shipped import CHECKPOINTS
 from deed.utils.timing import machine, versions
 
 NEAR = 1e-4  # of probabilities and of logits

@@ -16,11 +16,11 @@ from transformers import AutoTokenizer
 
 import deed
 from deed.bench.shapes import real_pages
-from deed.cli.shared import CHECKPOINTS
 from deed.constants import NEVER_EXIT
 from deed.data.readers import cmudict
 from deed.serving.request import GenerationRequest
 from deed.serving.scheduler import Scheduler
+from deed.utils.shipped import CHECKPOINTS
 from deed.utils.timing import machine, versions
 
 KINDS: dict[str, dict[str, Any]] = {

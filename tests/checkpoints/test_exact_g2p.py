@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from deed.bench.shapes import CHECKPOINTS
 from deed.constants import NEVER_EXIT
 from deed.errors import DataError
 from deed.tasks.task import get_task
+from deed.utils.shipped import CHECKPOINTS
 
 
 @pytest.mark.parametrize("rows", [1, 8])

@@ -11,11 +11,11 @@ import deed
 import oracle as ref
 from data.g2p_words import answer
 from deed.cli.demo import CHECKPOINT
-from deed.cli.shared import CHECKPOINTS
 from deed.data.readers import cmudict
 from deed.recipes.g2p import G2pRecipe, start_g2p
 from deed.tasks import g2p
 from deed.tasks.loading import load_saved as load
+from deed.utils.shipped import CHECKPOINTS
 
 WORDS = 300
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import oracle as ref
-from deed.cli.shared import CHECKPOINTS
 from deed.models.ofa import OFAForConditionalGeneration
 from deed.tasks.answering import answer_rows, evaluate_task
 from deed.tasks.pictures import PictureTask
+from deed.utils.shipped import CHECKPOINTS
 from test_decode import compare
 
 OFA = CHECKPOINTS / "ofa"

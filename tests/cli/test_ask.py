@@ -13,11 +13,12 @@ from small_model import draw_page, save_small_model
 from typer.testing import CliRunner
 
 import deed.ocr
-from deed.cli import answering, ask, ask_document, shared
+from deed.cli import answering, ask, ask_document
 from deed.ocr import OcrResult
 from deed.ocr.words import Word
 from deed.tasks import questions
 from deed.tasks.documents import DocumentTask
+from deed.utils.shipped import CHECKPOINTS
 
 WORDS = [Word("Total:", (100, 100, 200, 120)), Word("82.50", (220, 100, 300, 120))]
 
@@ -223,7 +224,7 @@ def test_small_letters_where_the_vocabulary_is_small(places):
         (["page.png", "q", "--model", "config"], "config.json cannot be read as JSON"),
         (["page.png", "q", "--model", "tokens"], "processor in .* cannot be loaded"),
         (["page.png", "q", "--model", "endless"], "no end or padding token"),
-        (["page.png", "q", "--model", shared.CHECKPOINTS / "g2p"], "needs a LaTr\\+\\+ model"),
+        (["page.png", "q", "--model", CHECKPOINTS / "g2p"], "needs a LaTr\\+\\+ model"),
     ],
 )
 def test_bad_input(places, read, arguments, message):

@@ -12,7 +12,7 @@ from small_model import save_small_model
 from typer.testing import CliRunner
 
 from deed import DeedConfig, get_deed_model
-from deed.cli import answering, ask, ask_picture, shared
+from deed.cli import answering, ask, ask_picture
 from deed.cli.painting import Painter
 from deed.data.base import Example
 from deed.data.synthetic import scenes
@@ -20,8 +20,9 @@ from deed.metrics.boxes import iou
 from deed.models.ofa import small as small_ofa
 from deed.tasks.answering import answer_rows
 from deed.tasks.pictures import PictureTask, box_of, text_of
+from deed.utils.shipped import CHECKPOINTS
 
-SHIPPED = shared.CHECKPOINTS / "ofa"
+SHIPPED = CHECKPOINTS / "ofa"
 
 
 def run(*arguments, **environment):
@@ -255,7 +256,7 @@ def test_an_older_picture_is_replaced_and_the_image_never(places, tmp_path, answ
         (["scene.png", "q", "--model", "boxes"], "holds an OFA model.* add --task refer, caption or vqa"),
         (["scene.png", "q", "--model", "plain"], "holds an OFA model.* add --task refer, caption or vqa"),
         (["scene.png", "q", "--task", "refer", "--model", "plain"], "holds a plain OFA, without early exit"),
-        (["scene.png", "--task", "caption", "--model", shared.CHECKPOINTS / "g2p"], "needs an OFA model"),
+        (["scene.png", "--task", "caption", "--model", CHECKPOINTS / "g2p"], "needs an OFA model"),
         (["scene.png", "q", "--task", "refer", "--model", "weights"], "the base model in .* cannot be loaded"),
         (["scene.png", "q", "--task", "refer", "--model", "exits"], "deed_exits.safetensors is damaged"),
         (["scene.png", "q", "--task", "refer", "--model", "config"], "config.json cannot be read as JSON"),

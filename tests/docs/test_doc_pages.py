@@ -11,8 +11,8 @@ import typer
 
 import deed
 import deed.cli
-from deed.cli.shared import CHECKPOINTS
 from deed.data.synthetic.scenes import examples
+from deed.utils.shipped import CHECKPOINTS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 import deed
-from deed.bench.shapes import CHECKPOINTS
 from deed.families.encoders import stem as stems
 from deed.families.encoders.lean import lean
 from deed.models.ofa.configuration_ofa import OFAConfig
 from deed.models.ofa.stem import OFAStem
+from deed.utils.shipped import CHECKPOINTS
 
 
 def stem_of(kind="bottleneck", frozen=True):

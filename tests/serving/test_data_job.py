@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 import deed
 from deed.cli import app
-from deed.cli.shared import CHECKPOINTS
 from deed.errors import DataError
 from deed.serving import data_job as jobs
 from deed.serving.job_inputs import Source
 from deed.serving.kinds import tasks_of_kind, usual_task
+from deed.utils.shipped import CHECKPOINTS
 
 G2P, LATR, OFA = (CHECKPOINTS / name for name in ("g2p", "latr", "ofa"))
 INVOICE = CHECKPOINTS.parent / "data" / "samples" / "invoice.pdf"

@@ -172,8 +172,8 @@ def test_limit_and_stricter_thresholds_come_with_the_model():
 
 
 def test_every_shipped_model_has_a_limit():
-    from deed.cli.shared import CHECKPOINTS
     from deed.utils.files import read_json
+    from deed.utils.shipped import CHECKPOINTS
 
     for name in ("g2p", "latr", "ofa"):
         stored = read_json(CHECKPOINTS / name / "config.json")["deed_config"]
@@ -186,9 +186,9 @@ def test_every_shipped_model_has_a_limit():
 def test_the_shipped_model_on_words_and_on_nonsense():
     """Test words of CMUdict raise no alarm; strings of random letters do."""
     from deed.calibration.answering import generate_all
-    from deed.cli.shared import CHECKPOINTS
     from deed.data.readers.cmudict import cmudict_path
     from deed.tasks.task import task_for
+    from deed.utils.shipped import CHECKPOINTS
 
     folder = CHECKPOINTS / "g2p"
     task = task_for(folder)

@@ -115,10 +115,10 @@ def test_a_server_that_is_told_to_watches_its_models():
     """Settings to metrics: every request of the shipped model is compared, and `/metrics` says so."""
     from fastapi.testclient import TestClient
 
-    from deed.cli.shared import CHECKPOINTS
     from deed.serving.app import create_app
     from deed.serving.models import Models
     from deed.serving.settings import ServeSettings
+    from deed.utils.shipped import CHECKPOINTS
 
     settings = ServeSettings(models=(("words", str(CHECKPOINTS / "g2p")),), drift=1, drift_rise=True)
     models = Models(settings)

@@ -16,11 +16,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import deed
-from deed.cli.shared import CHECKPOINTS
 from deed.serving.folders import choose, served_folder
 from deed.serving.ray import RayOptions, app, build
 from deed.serving.ray_metrics import merged
 from deed.serving.settings import ServeSettings
+from deed.utils.shipped import CHECKPOINTS
 
 G2P = CHECKPOINTS / "g2p"
 KEY = "a-key-of-tests"

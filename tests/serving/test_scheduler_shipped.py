@@ -6,11 +6,11 @@ from transformers import AutoTokenizer
 
 import deed
 from deed.bench.shapes import real_pages
-from deed.cli.shared import CHECKPOINTS
 from deed.serving.request import GenerationRequest
 from deed.serving.scheduler import Scheduler
 from deed.tasks import pictures
 from deed.tasks.pictures import PictureTask
+from deed.utils.shipped import CHECKPOINTS
 
 
 def words():

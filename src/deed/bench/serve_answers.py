@@ -16,9 +16,8 @@ from typing import Any
 import torch
 
 from deed.utils.files import read_json, write_json
+from deed.utils.shipped import CHECKPOINTS
 from deed.utils.timing import versions
-
-from .shapes import CHECKPOINTS
 
 RECORDED = Path(__file__).with_name("serve_answers.json")
 TASKS = ("documents", "g2p")

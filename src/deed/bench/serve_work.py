@@ -17,11 +17,12 @@ import torch
 from deed.config import DeedConfig
 from deed.exits.learned import Learned
 from deed.utils.files import read_json, write_json
+from deed.utils.shipped import CHECKPOINTS
 
 from .random_weights import FIRST_WORD
 from .schedules import replayed
 from .serve_answers import recorded
-from .shapes import CHECKPOINTS, NotAvailable, shape_of, twin
+from .shapes import NotAvailable, shape_of, twin
 
 SHAPES = ("t5-small", "t5-base", "g2p", "tiny-t5")
 EXIT_CHECK = "gate"  # of random weights: in a batch some row passes most exits, and a gate costs next to nothing there

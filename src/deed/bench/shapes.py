@@ -19,10 +19,10 @@ from deed.config import DeedConfig
 from deed.modeling.exits_file import load_exits_into
 from deed.modeling.model import get_deed_model
 from deed.modeling.saved_config import read_config, saved_deed_config
+from deed.utils.shipped import CHECKPOINTS
 
 from .random_weights import Inputs, bart, latr, random_ids, random_page, t5
 
-CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 SHIPPED = ("g2p", "latr")
 SOURCE = 256  # tokens, unless the shape says otherwise
 

@@ -8,12 +8,11 @@ from typing import Any
 
 from deed.tasks.page_reading import NO_OCR, Reader
 from deed.tasks.questions import examples_of, what_it_reads, whole_object
+from deed.utils.shipped import shipped
 
 from .answering import DOCUMENT, answer_each, check_kind
-from .shared import CHECKPOINTS
 
-CHECKPOINT = CHECKPOINTS / "latr"  # short business documents, as OCR reads them, and pictures
-PAPERWORK = CHECKPOINTS / "paperwork"  # pages of any PDF, and long ones
+CHECKPOINT, PAPERWORK = shipped("documents"), shipped("paperwork")
 SHORT = 60  # words: the longest pages that the first was trained on
 SAMPLE = Path(__file__).parents[1] / "data" / "samples" / "invoice.pdf"
 

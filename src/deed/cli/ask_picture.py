@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deed.tasks.questions import check_lengths, in_one_line
+from deed.utils.shipped import shipped
 
 from .answering import answer_each, check_kind, closing_lines, confidence_line, times_line
 from .box_drawing import FORMATS, draw_boxes, save_picture
-from .shared import CHECKPOINTS
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .painting import Painter
 
 TASKS = ("refer", "caption", "vqa")
-CHECKPOINT = CHECKPOINTS / "ofa"
+CHECKPOINT = shipped("pictures")
 _BIN = re.compile(r"<bin_(\d+)>")
 
 

@@ -13,8 +13,10 @@ from typing import Annotated
 
 import typer
 
+from deed.utils.shipped import shipped
+
 from .options import Column, Exact, Json, MaxNewTokens, Questions
-from .shared import CHECKPOINTS, check_threshold
+from .shared import check_threshold
 
 EXAMPLE = (
     'Example: deed batch invoices/ answers/ --question "what is the total?"; deed batch texts.jsonl out/ --model '
@@ -81,7 +83,7 @@ def batch(
         done = data_job(
             source,
             output,
-            model or CHECKPOINTS / "latr",
+            model or shipped("documents"),
             task=task,
             question=question or None,
             column=column,

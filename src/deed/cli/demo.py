@@ -10,11 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from deed.utils.saved_model import read_saved_model
-
-from .shared import CHECKPOINTS
+from deed.utils.shipped import shipped
 
 EXAMPLE = "Example: deed demo; deed demo --task scenes; deed demo --task g2p flibbertigibbet tomato"
-CHECKPOINT, LATR_CHECKPOINT, OFA_CHECKPOINT = CHECKPOINTS / "g2p", CHECKPOINTS / "latr", CHECKPOINTS / "ofa"
+CHECKPOINT, LATR_CHECKPOINT, OFA_CHECKPOINT = shipped("pronunciation"), shipped("documents"), shipped("pictures")
 # Where words of one's own belong that a task does not take.
 ELSEWHERE = {
     "pages": "about a page of your own: deed ask IMAGE QUESTION",

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .shared import CHECKPOINTS, whisper_or_folder
+from deed.utils.shipped import NAMES, shipped
+
+from .shared import whisper_or_folder
 
 EXAMPLE = (
     "Example: deed serve answers questions about documents at http://127.0.0.1:8000; deed serve documents pictures "
@@ -17,9 +19,6 @@ EXAMPLE = (
 )
 CACHE_SHARE = 8  # of --memory: keys and values of one model, where --limit cache_bytes does not say
 SPEECH = "speech"
-SHIPPED = {"documents": "latr", "pictures": "ofa", "pronunciation": "g2p"}
-# documents are short pages that OCR reads, paperwork PDFs' own text and long ones.
-NAMED = {**SHIPPED, "paperwork": "paperwork"}
 
 
 def serve(
@@ -166,8 +165,8 @@ def named(text: str) -> tuple[str, str]:
 
     if text == SPEECH and not Path(text).is_dir():
         return text, str(read_saved_model(find_whisper("base", user_cache())).folder)
-    if text in NAMED and not Path(text).is_dir():
-        return text, str(CHECKPOINTS / NAMED[text])
+    if text in NAMES and not Path(text).is_dir():
+        return text, str(shipped(text))
     name, equals, place = text.partition("=")
     if not equals or Path(text).is_dir():
         name, place = "", text

@@ -10,8 +10,6 @@ from typing import Any
 
 from deed.utils.saved_model import read_saved_model
 
-CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
-
 
 def find_model(folder: Path | None, shipped: Path) -> Path:
     """The folder given, or that of the shipped checkpoint.

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from deed.utils.shipped import CHECKPOINTS
+
 from .options import Exact
-from .shared import CHECKPOINTS
 from .transcribe_files import STDIN, batched, check_names, found, one_of, write
 from .transcribe_model import Wanted, decode, load
 

@@ -20,6 +20,7 @@ from deed.errors import DeedLoadError
 from deed.exits.draft_head import NAME as DRAFT_HEAD
 from deed.utils.files import atomic_write, write_json
 from deed.utils.locating import file_of
+from deed.utils.shipped import CHECKPOINTS
 
 from .exits_file import check_fit, read_exits
 from .fingerprint import describe_base, is_base
@@ -27,7 +28,6 @@ from .saved_config import read_config, saved_deed_config
 from .saving import EXITS_FILE, PREFIX
 
 ABOUT_FILE = "deed_exits.json"
-CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 SAVED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FORMAT = 1  # of ABOUT_FILE
 NONE, SHIPPED = "none", "shipped"

@@ -15,6 +15,7 @@ from deed.modeling.model import DeedMixin, get_deed_model
 from deed.models.whisper import find_whisper
 from deed.utils.files import user_cache
 from deed.utils.locating import PLACE
+from deed.utils.shipped import shipped
 
 from .base import Pipeline
 
@@ -37,9 +38,8 @@ _FORMER = {
     "visual-question-answering": "vqa",
     "document-question-answering": "document-qa",
 }
-_SHIPPED = {"document-qa": "latr", "vqa": "ofa", "caption": "ofa"}
-_NAMED = {("document-qa", "paperwork"): "paperwork"}  # shipped, by name
-_CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+# Shipped models by name; a task's first is the one it takes by itself.
+_SHIPPED = {"document-qa": ("documents", "paperwork"), "vqa": ("pictures",), "caption": ("pictures",)}
 
 
 def pipeline(
@@ -63,8 +63,8 @@ def pipeline(
         model: a folder, a Hub name, or a model. A plain one gets exits, which are untrained: use `exact=True` then, or train
             them (`deed tune`); a plain model given as an object is changed in place, `deed.unwrap` undoes it. To transcribe
             also a size of Whisper (`"base"`, `"tiny.en"` …), from the packages that hold it or the Hub. None: the model
-            shipped with deed, for pictures and documents (`"paperwork"`: the one for long pages and PDFs' own text); to
-            transcribe Whisper base.
+            shipped with deed, for pictures and documents, also by name (`"documents"`: short pages, `"paperwork"`: PDFs' own
+            text and long pages, `"pictures"`); to transcribe Whisper base.
         processor: processor or tokenizer, or a folder or Hub name of it; needed with a model given as an object.
         threshold: exit threshold; None: the model's own.
         exact: the tokens of full depth, by verified drafts; see docs/exact.md.
@@ -99,9 +99,9 @@ def pipeline(
     if model is None:
         if name not in _SHIPPED:
             raise ValueError(f'pipeline("{task}") needs a model: a folder, a Hub name or a model')
-        model = _CHECKPOINTS / _SHIPPED[name]
-    if (name, model) in _NAMED and not Path(model).is_dir():
-        model = _CHECKPOINTS / _NAMED[name, model]
+        model = shipped(_SHIPPED[name][0])
+    if isinstance(model, str) and model in _SHIPPED.get(name, ()) and not Path(model).is_dir():
+        model = shipped(model)
     if isinstance(model, str | os.PathLike):
         place = model
         processor = processor if processor is not None else _processor_of(place, model_kwargs or {})

@@ -12,13 +12,12 @@ import pytest
 import uvicorn
 from tasks.tiny_whisper import word_whisper
 
-from deed.cli.serve import SHIPPED
-from deed.cli.shared import CHECKPOINTS
 from deed.serving.app import create_app
 from deed.serving.models import Models
 from deed.serving.scheduler import Scheduler
 from deed.serving.served import ServedModel
 from deed.serving.settings import Limits, ServeSettings
+from deed.utils.shipped import CHECKPOINTS, shipped
 
 RATE = 16_000
 
@@ -49,7 +48,7 @@ LIMITS = Limits(
     new_tokens=128,
     unpacked_bytes=10**6,
 )
-FOLDERS = {name: str(CHECKPOINTS / folder) for name, folder in SHIPPED.items()}
+FOLDERS = {name: str(shipped(name)) for name in ("documents", "pictures", "pronunciation")}
 
 
 @pytest.fixture(scope="session")

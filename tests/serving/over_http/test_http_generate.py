@@ -8,8 +8,8 @@ import pytest
 
 import deed
 import deed.ocr
-from deed.cli.shared import CHECKPOINTS
 from deed.ocr import OcrResult
+from deed.utils.shipped import CHECKPOINTS
 from over_http.conftest import events, eventually, png
 
 LATR = CHECKPOINTS / "latr"  # what is served as documents

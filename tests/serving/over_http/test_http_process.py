@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from deed.cli import app
 from deed.cli.serve import limits_of, named
-from deed.cli.shared import CHECKPOINTS
 from deed.serving import watchdog
 from deed.serving.settings import ServeSettings
 from deed.serving.watchdog import Watchdog
 from deed.serving.worker import Progress
+from deed.utils.shipped import CHECKPOINTS
 from over_http.conftest import eventually
 
 START = 240  # seconds, on a machine that is busy with other things
