@@ -236,7 +236,7 @@ def test_bad_input(places, read, arguments, message):
 
 
 def test_missing_checkpoint_is_named(places, monkeypatch, tmp_path):
-    monkeypatch.setattr(ask_document, "CHECKPOINT", tmp_path / "none")
+    monkeypatch.setattr(ask_document, "shipped", lambda name: tmp_path / "none")
     with pytest.raises(ValueError, match=r"the shipped checkpoint .*none is missing; pass --model"):
         run(places / "page.png", "q")
 

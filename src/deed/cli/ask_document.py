@@ -6,14 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deed.tasks.page_reading import NO_OCR, Reader
+from deed.tasks.page_reading import NO_OCR, Reader, suited
 from deed.tasks.questions import examples_of, what_it_reads, whole_object
 from deed.utils.shipped import shipped
 
 from .answering import DOCUMENT, answer_each, check_kind
 
 CHECKPOINT, PAPERWORK = shipped("documents"), shipped("paperwork")
-SHORT = 60  # words: the longest pages that the first was trained on
 SAMPLE = Path(__file__).parents[1] / "data" / "samples" / "invoice.pdf"
 
 
@@ -33,7 +32,7 @@ def ask_document(
         reader: of the document.
         page: counted from 1; None: for each question the page whose answer is likeliest to be right.
         questions: one or more.
-        folder: of the model; None: the shipped one for such a page (`shipped_for`).
+        folder: of the model; None: the shipped one for such a page (`page_reading.suited`).
         threshold: None: the model's own.
         abstain_below: an answer is sure from this confidence on; None: what calibration chose.
         progress: is told what is being done.
@@ -67,7 +66,7 @@ def ask_document(
             seconds["page"] = time.perf_counter() - start
         start = time.perf_counter()
         if folder is None:
-            folder = find_model(None, shipped_for(seen))
+            folder = find_model(None, shipped(suited(seen)))
             check_kind(folder, DOCUMENT)
         task = DocumentTask("pages")
         model, processor = task.load(folder)
@@ -92,17 +91,6 @@ def ask_document(
         results["ocr"] = seen["ocr"]
     seconds["answers"] = time.perf_counter() - start
     return {**results, "reads": what_it_reads(folder), "seconds": seconds}
-
-
-def shipped_for(seen: dict[str, Any] | None) -> Path:
-    """The folder of the shipped model that knows such a page best.
-
-    Args:
-        seen: of `Reader.read`; None: all pages of a document.
-    """
-    if seen is not None and (seen["ocr"] is None or (seen["ocr"]["ms"] is not None and len(seen["words"]) <= SHORT)):
-        return CHECKPOINT  # looked at without its words, or few of them, read by OCR
-    return PAPERWORK
 
 
 def answers(

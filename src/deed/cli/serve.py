@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deed.utils.shipped import NAMES, shipped
+from deed.utils.shipped import DOCUMENTS, NAMES, PAPERWORK, shipped
 
 from .shared import whisper_or_folder
 
@@ -27,7 +27,7 @@ def serve(
         typer.Argument(
             help="Folders of saved models, or NAME=FOLDER; documents, paperwork, pictures and pronunciation are shipped, "
             "speech is Whisper base from its packages.",
-            show_default="documents",
+            show_default="documents paperwork",
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
@@ -123,7 +123,7 @@ def serve(
     keys = read_keys(api_key, api_key_file)
     check_exposure(host, bool(keys), no_auth)
     settings = ServeSettings(
-        models=tuple(named(text) for text in models or ["documents"]),
+        models=tuple(named(text) for text in models or [DOCUMENTS, PAPERWORK]),
         host=host,
         port=port,
         keys=keys,

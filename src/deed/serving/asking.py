@@ -22,7 +22,7 @@ from deed.tasks.questions import check_lengths, examples_of, in_known_words, in_
 from .api_errors import ApiError
 from .detokenize import Detokenizer
 from .reading import opened_document
-from .served import Asked, ServedModel, mean_depth
+from .served import Asked, ByPage, ServedModel, mean_depth
 from .settings import Limits
 from .ticket import Finished
 from .wire import AskResponse, Evidence, Generation, Times, TokenOut
@@ -78,12 +78,12 @@ def ask_tasks(served: ServedModel) -> tuple[str, ...]:
 
 
 def make_ready(
-    served: ServedModel, data: bytes, wanted: Generation, text: str | None, task: str | None, page: int, ocr: str
+    models: ByPage, data: bytes, wanted: Generation, text: str | None, task: str | None, page: int, ocr: str
 ) -> Question:
     """Read a file and encode a question about it.
 
     Args:
-        served: the model.
+        models: the model, or two of which the page chooses one.
         data: of the file.
         wanted: how it is answered.
         text: the question.
@@ -95,7 +95,7 @@ def make_ready(
         DataError: a file that cannot be read, or has no such page.
         ApiError, ValueError: a question that does not fit the model, or a file above the limits.
     """
-    began = time.perf_counter()
+    began, served = time.perf_counter(), models.usual
     possible = ask_tasks(served)
     task = task or (possible[0] if possible else None)
     if task is None or task not in possible:
@@ -106,7 +106,7 @@ def make_ready(
     with opened_document(data, served.limits) as document:
         document.check(page)
         if kind == "latr":
-            question = _of_document(served, document, page, text or "", wanted, ocr)
+            question = _of_document(models, document, page, text or "", wanted, ocr)
         elif kind == "ofa":
             question = _of_picture(served, document.image(page), task, text, wanted)
         else:
@@ -117,22 +117,24 @@ def make_ready(
 
 
 def all_pages(
-    served: ServedModel, data: bytes, wanted: Generation, text: str | None, task: str | None, ocr: str
+    models: ByPage, data: bytes, wanted: Generation, text: str | None, task: str | None, ocr: str
 ) -> list[Question]:
     """The same question about every page that can be read.
 
     Args:
-        served, data, wanted, text, task, ocr: as for `make_ready`.
+        models, data, wanted, text, task, ocr: as for `make_ready`; all pages are for one model, so that its confidence in them
+            can be compared.
 
     Raises:
         DataError: no page can be read.
     """
-    with opened_document(data, served.limits) as document:
+    models = ByPage(models.of(None))
+    with opened_document(data, models.usual.limits) as document:
         count = document.count
     found, failures = [], []
     for page in range(1, count + 1):
         try:
-            found.append(make_ready(served, data, wanted, text, task, page, ocr))
+            found.append(make_ready(models, data, wanted, text, task, page, ocr))
         except DataError as error:  # one bad page does not make the others unreadable
             failures.append((page, error))
     if not found:
@@ -184,10 +186,11 @@ def _checked_text(text: str | None, task: str, limits: Limits) -> str | None:
     return text
 
 
-def _of_document(served: ServedModel, document: Any, page: int, text: str, wanted: Generation, ocr: str) -> Question:
-    task, processor = DocumentTask("pages"), served.processor
+def _of_document(models: ByPage, document: Any, page: int, text: str, wanted: Generation, ocr: str) -> Question:
     reader = Reader(document, "auto" if ocr == "rapidocr" else ocr, None)  # what was sent is kept nowhere
     seen = reader.read(page)
+    served = models.of(seen)
+    task, processor = DocumentTask("pages"), served.processor
     [example], [fits] = examples_of(processor, seen, [text])
     inputs = task.collate(processor, [task.encode(processor, example)])
     asked = served.asked(wanted, task.generation_options(served.model, processor))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deed.errors import QueueFull, RequestTooLarge
+from deed.utils.shipped import DOCUMENTS, PAPERWORK, shipped
 
 from .api_errors import ApiError
 from .drift_watch import start_watch
@@ -124,6 +125,12 @@ class Models:
         """Those that are loaded, in the order in which they were named."""
         loaded = self.pool.loaded if self.pool is not None else {}
         return [*(loaded[name].loaded for name in self._folders if name in loaded), *self._added.values()]
+
+    @property
+    def suits_pages(self) -> bool:
+        """Whether both shipped models for documents are served, so that a page may choose its own."""
+        given = dict(self.settings.models)
+        return all(given.get(name) == str(shipped(name)) for name in (DOCUMENTS, PAPERWORK))
 
     @property
     def names(self) -> list[str]:

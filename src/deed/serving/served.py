@@ -13,7 +13,9 @@ from deed.modeling.answer_confidence import confidence_problem
 from deed.pipelines import Pipeline, pipeline
 from deed.pipelines.base import Generated
 from deed.policies.policy import FixedSchedule
+from deed.tasks.page_reading import suited
 from deed.tasks.protocol import tokenizer_of
+from deed.utils.shipped import DOCUMENTS
 
 from .api_errors import ApiError
 from .detokenize import Detokenizer, StopTexts
@@ -159,6 +161,27 @@ class ServedModel:
     def threshold_of(self, asked: Asked) -> Any:
         """The exit threshold that an answer was made with."""
         return asked.options.get("exit_threshold", self.model.deed_config.threshold)
+
+
+@dataclass(frozen=True)
+class ByPage:
+    """The model for a page, or two of which what is on the page chooses one.
+
+    Attributes:
+        usual: the only one, or that for short pages.
+        long: for PDFs' own text and long pages.
+    """
+
+    usual: ServedModel
+    long: ServedModel | None = None
+
+    def of(self, seen: dict[str, Any] | None) -> ServedModel:
+        """The model for a page.
+
+        Args:
+            seen: of `Reader.read`; None: all pages of a document.
+        """
+        return self.usual if self.long is None or suited(seen) == DOCUMENTS else self.long
 
 
 async def finished(ticket: Ticket) -> Finished:

@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 import anyio
 from fastapi import Request
 
+from deed.utils.shipped import DOCUMENTS, PAPERWORK
+
 from .api_errors import ApiError
 from .models import Models
 from .observing import HttpMetrics
 from .security import Keys
-from .served import ServedModel
+from .served import ByPage, ServedModel
 from .settings import ServeSettings
 from .turns import in_one_thread
 
@@ -85,6 +87,17 @@ class ServerState:
             hold = await anyio.to_thread.run_sync(self.models.hold, chosen, limiter=self._loaders)
         request.scope[HOLDS].callback(hold.release)
         return hold.served
+
+    async def by_page(self, request: Request, name: str | None, served: ServedModel) -> ByPage:
+        """The models that a page may be for; one, unless the client names none and both shipped ones are served.
+
+        Args:
+            request: that it is for.
+            name: as the client says it.
+            served: the model for it, whatever is on the page.
+        """
+        both = self.models.suits_pages and name is None and served.name == DOCUMENTS
+        return ByPage(served, await self.model(request, PAPERWORK) if both else None)
 
     def check_text(self, text: str, param: str) -> str:
         """The text, if it is not too long.

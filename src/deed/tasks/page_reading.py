@@ -5,10 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from deed.utils.shipped import DOCUMENTS, PAPERWORK
+
 OCR, NO_OCR = "rapidocr", "none"
 # Whether OCR reads a page: where its own text does not cover it, or not.
 AUTO, ALWAYS, NEVER = "auto", "always", "never"
 SMALL_DPI = 72  # a page read without OCR is only looked at as a whole
+SHORT = 60  # words: the longest pages that the shipped model for short ones was trained on
+
+
+def suited(seen: dict[str, Any] | None) -> str:
+    """The name (`deed.utils.shipped.NAMES`) of the shipped model that knows such a page best: `"documents"` for few words that
+    OCR reads and for pages looked at without their words, `"paperwork"` for PDFs' own text and long pages.
+
+    Args:
+        seen: of `Reader.read`; None: all pages of a document.
+    """
+    if seen is not None and (seen["ocr"] is None or (seen["ocr"]["ms"] is not None and len(seen["words"]) <= SHORT)):
+        return DOCUMENTS
+    return PAPERWORK
 
 
 class Reader:

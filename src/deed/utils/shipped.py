@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
-#: What a model is for, and its folder. "documents" are short business documents as OCR reads them, "paperwork" PDFs' own text
-#: and long pages.
-NAMES = {"documents": "latr", "paperwork": "paperwork", "pictures": "ofa", "pronunciation": "g2p"}
+#: Short business documents as OCR reads them; PDFs' own text and long pages.
+DOCUMENTS, PAPERWORK = "documents", "paperwork"
+#: What a model is for, and its folder.
+NAMES = {DOCUMENTS: "latr", PAPERWORK: "paperwork", "pictures": "ofa", "pronunciation": "g2p"}
 
 
 def shipped(name: str) -> Path:
@@ -19,4 +20,4 @@ def shipped(name: str) -> Path:
     return CHECKPOINTS / NAMES[name]
 
 
-__all__ = ["CHECKPOINTS", "NAMES", "shipped"]
+__all__ = ["CHECKPOINTS", "DOCUMENTS", "NAMES", "PAPERWORK", "shipped"]

@@ -5,6 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from deed.serving.app import create_app
+from deed.serving.models import Models
+from deed.serving.settings import ServeSettings
+from deed.utils.shipped import shipped
+
+from .conftest import Served
+
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -195,3 +202,32 @@ def test_the_endpoints_described(page_of, served):
     assert "/v1/audio/transcriptions" in page.inner_text("#endpoints")
     assert page.evaluate(CONTRAST) == []
     shot(page, "docs")
+
+
+def test_the_page_chooses_between_the_models_for_documents(browser, tmp_path):
+    folders = tuple((name, str(shipped(name))) for name in ("pronunciation", "documents", "paperwork"))
+    models = Models(ServeSettings(models=folders, threads=1))
+    models.load()
+    served = Served(create_app(models.settings, models))
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    try:
+        page.set_default_timeout(WAIT)
+        page.goto(served.url)
+        page.click("#sample")
+        assert (
+            page.eval_on_selector("#model", "e => e.selectedOptions[0].text") == "chosen by the page"
+        )
+        page.fill("#question", "what is the total?")
+        page.click("#ask")
+        done(page)
+        assert "of 6" in page.inner_text("#numbers"), "paperwork, whose decoder has six layers, for a PDF's own text"
+        assert page.inner_text("#legend").count("layer") == 6
+        shot(page, "by-page")
+        page.select_option("#model", "documents")
+        page.click("#ask")
+        done(page)
+        assert page.inner_text("#legend").count("layer") == 8 and "of 8" in page.inner_text("#numbers")
+    finally:
+        page.close()
+        served.close()
+        models.close()

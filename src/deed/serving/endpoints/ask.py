@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from .. import asking, sse
 from ..api_errors import ApiError
 from ..asking import Question
-from ..served import ServedModel, all_finished, finished, token_list, tokens_of
+from ..served import ByPage, all_finished, finished, token_list, tokens_of
 from ..state import ServerState, answered, state_of
 from ..ticket import Finished
 from ..uploads import from_base64
@@ -46,37 +46,38 @@ async def ask(request: Request) -> Any:
     served = await state.model(request, wanted.model, *kinds)
     if wanted.abstain_below is not None and served.model.deed_config.answer_calibration is None:
         raise ApiError(400, f"the answers of {served.name} are not calibrated", "abstain_below")
+    models = await state.by_page(request, wanted.model, served)
     if wanted.page == "all" and wanted.stream:
         raise ApiError(400, "page=all is decided when all pages are answered; leave stream out", "page")
     if wanted.page != "all" and wanted.page < 1:
         raise ApiError(400, "page counts from 1", "page")
     if wanted.stream:
-        return await sse.stream(request, _events(state, served, data, wanted))
-    return await answered(request, _answer(state, served, data, wanted))
+        return await sse.stream(request, _events(state, models, data, wanted))
+    return await answered(request, _answer(state, models, data, wanted))
 
 
-def _arguments(state: ServerState, served: ServedModel, data: bytes, wanted: AskRequest) -> tuple[Any, ...]:
-    return served, data, wanted, wanted.question, wanted.task
+def _arguments(models: ByPage, data: bytes, wanted: AskRequest) -> tuple[Any, ...]:
+    return models, data, wanted, wanted.question, wanted.task
 
 
-async def _answer(state: ServerState, served: ServedModel, data: bytes, wanted: AskRequest) -> AskResponse:
+async def _answer(state: ServerState, models: ByPage, data: bytes, wanted: AskRequest) -> AskResponse:
     ocr = state.settings.ocr
-    arguments = _arguments(state, served, data, wanted)
+    arguments = _arguments(models, data, wanted)
     if wanted.page == "all":
         questions = await state.read(asking.all_pages, *arguments, ocr)
     else:
         questions = [await state.read(asking.make_ready, *arguments, wanted.page, ocr)]
     questions = [place for question in questions for place in await state.read(asking.in_windows, question)]
-    best, tokens, end = await _surest(served, questions)
+    best, tokens, end = await _surest(questions)
     return await state.read(asking.respond, best, tokens, end, wanted.abstain_below)
 
 
-async def _surest(served: ServedModel, questions: list[Question]) -> tuple[Question, list[TokenOut], Finished]:
+async def _surest(questions: list[Question]) -> tuple[Question, list[TokenOut], Finished]:
     """All places asked, and the one with the surest answer."""
     tickets = []
     try:
         for question in questions:
-            tickets.append(served.submit(question.inputs, question.asked, answer_confidence=True))
+            tickets.append(question.served.submit(question.inputs, question.asked, answer_confidence=True))
         ends = await all_finished(tickets)
     finally:
         for ticket in tickets:
@@ -87,18 +88,18 @@ async def _surest(served: ServedModel, questions: list[Question]) -> tuple[Quest
     return questions[best], tokens[best], ends[best]
 
 
-async def _events(state: ServerState, served: ServedModel, data: bytes, wanted: AskRequest) -> AsyncIterator[str]:
-    arguments = _arguments(state, served, data, wanted)
+async def _events(state: ServerState, models: ByPage, data: bytes, wanted: AskRequest) -> AsyncIterator[str]:
+    arguments = _arguments(models, data, wanted)
     question = await state.read(asking.make_ready, *arguments, wanted.page, state.settings.ocr)
     places = await state.read(asking.in_windows, question)
     if len(places) > 1:  # which one is answered from is known when all have been
         yield sse.event(await state.read(_page, question, wanted.preview), "page")
-        best, told, end = await _surest(served, places)
+        best, told, end = await _surest(places)
         for token in told:
             yield sse.event(token)
         yield sse.event(await state.read(asking.respond, best, told, end, wanted.abstain_below), "done")
         return
-    ticket = served.submit(question.inputs, question.asked, answer_confidence=True)
+    ticket = question.served.submit(question.inputs, question.asked, answer_confidence=True)
     try:
         yield sse.event(await state.read(_page, question, wanted.preview), "page")
         text, tokens = question.detokenizer(), []

@@ -6,6 +6,7 @@ const ANCHORS = [[0x1f, 0xa2, 0x8d], [0x4f, 0x83, 0xdb], [0x96, 0x68, 0xd9], [0x
 const TASKS = { document: "read the page", vqa: "answer about the picture", caption: "describe the picture", refer: "find what is described" };
 const OF_PIPELINE = { "document-qa": "document", vqa: "vqa", caption: "caption", refer: "refer" };
 const FULL_DEPTH = 2;
+const BY_PAGE = ["documents", "paperwork"]; // without a name, the server takes the one of these that suits the page
 
 let models = [], file = null, running = null, ownThreshold = null;
 
@@ -90,9 +91,18 @@ async function loadModels() {
     return;
   }
   $("error").hidden = true;
-  $("model").replaceChildren(...models.map((model) => element("option", model.id)));
+  const options = models.map((model) => element("option", model.id));
+  if (BY_PAGE.every((name) => models.some((model) => model.id === name))) {
+    const option = element("option", "chosen by the page");
+    option.value = "";
+    options.unshift(option);
+  }
+  $("model").replaceChildren(...options);
   chooseModel();
 }
+
+// The model that is asked; of two between which the page chooses, the one that stands for both.
+const chosen = () => models.find((m) => m.id === ($("model").value || BY_PAGE[0]));
 
 const kindOf = (f) => (!f ? "text" : f.type.startsWith("audio/") || f.type.startsWith("video/") ? "audio"
   : f.type === "application/pdf" || /\.pdf(\.gz)?$/i.test(f.name) ? "pdf" : "image");
@@ -105,14 +115,17 @@ function fits(model, kind) {
 }
 
 function chooseModel() {
-  const kind = kindOf(file), current = models.find((m) => m.id === $("model").value);
+  const kind = kindOf(file), current = chosen();
   const better = models.find((m) => fits(m, kind));
-  if (better && (!current || !fits(current, kind))) $("model").value = better.id;
+  if (better && (!current || !fits(current, kind))) {
+    const byPage = BY_PAGE.includes(better.id) && $("model").options[0].value === "";
+    $("model").value = byPage ? "" : better.id;
+  }
   showModel();
 }
 
 function showModel() {
-  const model = models.find((m) => m.id === $("model").value);
+  const model = chosen();
   if (!model) return;
   const tasks = model.tasks.map((task) => OF_PIPELINE[task]).filter(Boolean);
   const before = $("task").value;
@@ -129,7 +142,7 @@ function showModel() {
 }
 
 function showTask() {
-  const model = models.find((m) => m.id === $("model").value), kind = kindOf(file);
+  const model = chosen(), kind = kindOf(file);
   const isText = model && model.tasks.includes("text2text");
   const caption = kind === "image" && $("task").value === "caption" && !$("task-row").hidden;
   $("question").disabled = kind === "audio" || caption;
@@ -155,7 +168,7 @@ function threshold() {
 function showThreshold() {
   const value = Number($("threshold").value), own = $("threshold").dataset.own === "yes";
   const said = own && ownThreshold === null ? "one for each exit" : value > 1 ? "full depth" : own ? String(ownThreshold) : value.toFixed(2);
-  const text = own ? `${said} (the model's own)` : said;
+  const text = own ? ($("model").value ? `${said} (the model's own)` : "the model's own") : said;
   $("threshold-text").textContent = text;
   $("threshold").setAttribute("aria-valuetext", text);
   $("reset").disabled = own;
@@ -193,7 +206,7 @@ function clearResult() {
 function bodyOf(fullDepth) {
   const body = new FormData(), kind = kindOf(file);
   const wanted = fullDepth ? FULL_DEPTH : threshold();
-  body.set("model", $("model").value);
+  if ($("model").value) body.set("model", $("model").value);
   if (wanted !== null) body.set("threshold", wanted);
   if (kind === "audio") body.set("audio", file);
   else if (kind === "text") body.set("text", $("question").value);
@@ -213,7 +226,7 @@ const address = () => (["audio", "text"].includes(kindOf(file)) ? "/generate/str
 async function ask(event) {
   event.preventDefault();
   if (running) return;
-  if (!file && !models.some((m) => m.id === $("model").value && m.tasks.includes("text2text"))) return fail("Choose a picture, a PDF or a sound first.");
+  if (!file && !chosen()?.tasks.includes("text2text")) return fail("Choose a picture, a PDF or a sound first.");
   if (!$("question").disabled && !$("question").value.trim()) {
     $("question").focus();
     return fail("Type a question first.");
@@ -245,15 +258,21 @@ async function ask(event) {
 
 // One request; shown while it runs, but for the one at full depth, which is only compared.
 async function run(fullDepth) {
-  const model = models.find((m) => m.id === $("model").value);
   if (!fullDepth) $("status").textContent = "Reading …";
   const response = await fetch(address(), { method: "POST", body: bodyOf(fullDepth), headers: headers(), signal: running.signal });
   if (!response.ok) throw new Error(await explain(response));
-  const layers = model.layers, tokens = [];
+  let layers = chosen().layers;
+  const tokens = [];
   if (!fullDepth) legend(layers);
   for await (const { name, data } of events(response)) {
     if (name === "error") throw new Error(data.error.message || data.error);
-    if (name === "page" && !fullDepth) showPage(data);
+    if (name === "page") {
+      layers = data.layers;
+      if (!fullDepth) {
+        legend(layers);
+        showPage(data);
+      }
+    }
     if (name === "token") {
       tokens.push(data);
       if (!fullDepth) {
