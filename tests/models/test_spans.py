@@ -8,7 +8,7 @@ from conftest import VOCAB
 from deed.models.latr import LatrConfig
 from deed.models.latr.pieces import learn_tokenizer
 from deed.models.latr.small import build_processor
-from deed.models.latr.spans import allowed_pieces, page_ids, rules_of
+from deed.models.latr.spans import allowed_labels, allowed_pieces, page_ids, rules_of
 from deed.serving.request import GenerationRequest
 from deed.serving.scheduler import Scheduler
 from latr import latr_model
@@ -85,11 +85,48 @@ def test_what_may_come_next():
     assert after() == sorted({5, OPEN, 10, 37, 20, 21, 11, 38, 22})
     assert after(20) == [END, 21, 22] and after(20, 22) == [END] and after(37, 20) == [END, 21]
     assert after(5) == [6] and after(5, 6) == [END], "a free answer is given whole"
-    assert after(20, END) == [END, 0] and after(OPEN, 3) == list(range(VOCAB))
+    assert after(20, END) == [0, END] and after(OPEN, 3) == list(range(VOCAB))
     assert after(30) == list(range(VOCAB)), "told by the caller, and not there"
     assert allowed_pieces(config, [[]], 1)(0, torch.tensor([0])) == list(range(VOCAB)), "a picture without words"
     both = allowed_pieces(config, [[20], [21]], 1, copies=2)
     assert [20 in both(row, torch.tensor([0])) for row in range(4)] == [True, True, False, False]
+
+
+def test_labels_are_chosen_from_what_generation_would_let_come_next():
+    config = LatrConfig(vocab_size=VOCAB, question="late", pad_token_id=0, eos_token_id=END, **RULES)
+    pages = [[10, 20, 21, 11, 20, 22], [30, 31, 30, 32], []]
+    answers = [[[10, 20, END], [37, 20, 21, 11, END], [5, 6, END]], [[30, 32, END], [30, 33, 31, END]], [[7, 8, END]]]
+    mask = allowed_labels(config, pages, answers, VOCAB)
+    assert mask.shape == (3, 11, VOCAB) and mask.dtype == torch.bool
+    allowed = allowed_pieces(config, pages, 0)
+    for row, of_page in enumerate(answers):
+        at = 0
+        for answer in of_page:
+            left = False
+            for known, label in enumerate(answer):
+                may = allowed(row, torch.tensor(answer[:known], dtype=torch.long))
+                left = left or label not in may  # from there on everything
+                assert mask[row, at + known].nonzero()[:, 0].tolist() == (list(range(VOCAB)) if left else may)
+                assert mask[row, at + known, label]
+            at += len(answer)
+        assert mask[row, at:].all(), "padding is labelled nowhere"
+    # Within the second page's last answer 33 stands nowhere; its first piece was chosen from the page.
+    assert not mask[1, 3].all() and mask[1, 4:].all() and mask[2].all()
+
+
+def test_a_models_loss_is_of_what_it_may_say():
+    made, batch = model().float().eval(), rows(words=(17, 12, 14))
+    ids = made.generate(**batch, exit_threshold=2.0, max_new_tokens=6)
+    labels = ids[:, 1:].masked_fill(ids[:, 1:] == 0, -100)
+    config, pages = made.config, page_ids(batch["input_ids"], batch["bbox"])
+    answers = [[[piece for piece in row if piece >= 0]] for row in labels.tolist()]
+    mask = allowed_labels(config, pages, answers, config.vocab_size)
+    out = made(**batch, labels=labels, allowed_tokens=mask)
+    at = labels != -100
+    among = torch.where(mask, out.logits, -torch.inf)[at]
+    wanted = torch.nn.functional.cross_entropy(among, labels[at])
+    torch.testing.assert_close(out.exit_losses[-1], wanted)
+    assert bool(out.exit_losses[-1] < made(**batch, labels=labels).exit_losses[-1])
 
 
 def test_rules_of_a_processor():

@@ -267,6 +267,28 @@ def test_first_come_pages_to_copy_from_alone(batches):
     assert "copy" not in sources(0, 4 * POOL)
 
 
+def test_answers_are_learnt_among_what_stands_on_the_page(batches, sources, recipe):
+    batches.level.fill_(5)
+    items = [batches[i] for i in range(20)]
+    masks = {item["source"]: item.get("allowed_tokens") for item in items}
+    assert masks["pictures"] is None, "answers about pictures are free"
+    item = next(item for item in items if item["source"] == "pages")
+    keep = item["labels"] != IGNORE_INDEX
+    allowed = item["allowed_tokens"][keep]
+    assert allowed.gather(1, item["labels"][keep][:, None]).all() and 0.6 < float((~allowed).float().mean()) < 1
+    kinds = {kind.partition("/")[2] for item in items for row in item["kinds"] for kind in row}
+    assert "next word" in kinds, "pages are asked as before"
+    plain = PaperworkBatches(
+        replace(batches.recipe, conventional=True),
+        batches.processor,
+        batches.level,
+        sources.store,
+        sources.forms,
+        sources.pictures,
+    )
+    assert "allowed_tokens" not in plain[0]
+
+
 def test_every_page_drawn_is_in_one_batch_of_its_pool(batches):
     batches.level.fill_(4)
     pool = batches.draw(0)

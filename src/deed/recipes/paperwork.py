@@ -64,7 +64,8 @@ class PaperworkTrainer(PagesTrainer):
         kinds = inputs.pop("kinds")
         labels, answers = inputs["labels"], inputs["answer_ids"]
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        for kind, value in answer_losses(outputs["logits"], labels, answers, kinds):
+        logits = kept(outputs["logits"].detach(), inputs.get("allowed_tokens"))
+        for kind, value in answer_losses(logits, labels, answers, kinds):
             self.by_kind[kind][0] += value
             self.by_kind[kind][1] += 1
             self.asked += 1
@@ -172,13 +173,24 @@ def exit_predictions(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.
         model: deed or plain.
         inputs: a packed batch.
     """
-    inputs = {name: value for name, value in inputs.items() if name != "labels"}
+    allowed = inputs.get("allowed_tokens")
+    inputs = {name: value for name, value in inputs.items() if name not in ("labels", "allowed_tokens")}
     out = model(**inputs, use_cache=False, output_hidden_states=True)
     if not hasattr(model, "exit_head"):
-        return [out.logits.argmax(-1)]
+        return [kept(out.logits, allowed).argmax(-1)]
     depths = model.deed_config.exit_layers[:-1]
-    early = [model.exit_head(depth, out.decoder_hidden_states[depth]).argmax(-1) for depth in depths]
-    return [*early, out.logits.argmax(-1)]
+    early = [kept(model.exit_head(depth, out.decoder_hidden_states[depth]), allowed).argmax(-1) for depth in depths]
+    return [*early, kept(out.logits, allowed).argmax(-1)]
+
+
+def kept(logits: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
+    """Logits of what may stand in each place; the others have the least there is.
+
+    Args:
+        logits: `[batch, length, vocab]`.
+        allowed: bool of that shape; None: everything may.
+    """
+    return logits if allowed is None else logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
 
 
 def _parts(rows: list[Any], size: int) -> list[list[Any]]:

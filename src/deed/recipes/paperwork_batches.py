@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from deed.data.base import UNANSWERABLE
 from deed.data.debian.store import PageStore
 from deed.data.debian.wording import reworded
+from deed.models.latr.configuration_latr import LatrConfig
 from deed.models.latr.packing import pack
+from deed.models.latr.spans import FREE, allowed_labels, rules_of
 
 from .paperwork_pages import (
     AskedPage,
@@ -53,6 +56,8 @@ class PaperworkRecipe(Recipe):
         copy_steps: first steps, in which all pages are to copy from and none is a table.
         kind_share: share of real pages chosen by what they can be asked, rare kinds nearly as often as common ones; the others
             are chosen by lot.
+        copy_loss: answers are learnt as they are given, chosen from what stands on the page (`deed.models.latr.spans`); not in
+            a conventional training.
         seen_share: share of page batches that have (a stand-in for) the pages' pictures.
         noise: share of pages read as an OCR engine reads them.
         forms: how many forms are drawn and kept.
@@ -90,6 +95,7 @@ class PaperworkRecipe(Recipe):
     grid_share: Share = 0.4
     copy_steps: Natural = 1200
     kind_share: Share = 0.6
+    copy_loss: bool = True
     seen_share: Share = 0.1
     noise: Share = 0.4
     forms: Count = 6000
@@ -110,6 +116,17 @@ class PaperworkRecipe(Recipe):
     start: str | None = field(default=None, metadata={"aliases": "--from"})
     save_every: Count = 300
     workers: Natural = 0
+
+
+def rules_for(processor: Any) -> LatrConfig:
+    """By which answers are kept to the page, with the ids of the processor's tokenizer.
+
+    Args:
+        processor: a `LatrProcessor`.
+    """
+    tokenizer = processor.tokenizer
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return LatrConfig(vocab_size=len(tokenizer), question="late", **ids, **rules_of(processor, (*FREE, UNANSWERABLE)))
 
 
 class PaperworkBatches(Dataset):
@@ -138,6 +155,7 @@ class PaperworkBatches(Dataset):
         self.recipe, self.processor, self.level = recipe, processor, level
         self.store, self.forms, self.pictures = store, forms, pictures
         self.by_kind = by_kind
+        self.rules = rules_for(processor) if recipe.copy_loss and not recipe.conventional else None
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.pooled: tuple[Any, list[list[dict[str, Any]]]] = (None, [])
 
@@ -208,7 +226,9 @@ class PaperworkBatches(Dataset):
             page = real_page(self.store, rng, longest, recipe.noise)
         # Its answer is longer than all the others together.
         asked = [question for question in page.asked if question[0] != "all" or rng.random() < WHOLE]
-        return replace(page, asked=[*asked, *readings(page.words, rng, hundreds(page.words))])
+        # Where spelling need not be learnt, they tell nothing: how many words such an answer has cannot be known.
+        more = readings(page.words, rng, hundreds(page.words)) if self.rules is None else []
+        return replace(page, asked=[*asked, *more])
 
     def encode(self, page: AskedPage, rng: random.Random) -> dict[str, Any]:
         """Ids of a page and of the questions chosen."""
@@ -237,6 +257,9 @@ class PaperworkBatches(Dataset):
         """
         pad = self.processor.tokenizer.pad_token_id
         batch: dict[str, Any] = pack(rows, pad, pad)
+        if self.rules is not None and source != "pictures":
+            pages, answers = [row["words"] for row in rows], [row["answers"] for row in rows]
+            batch["allowed_tokens"] = allowed_labels(self.rules, pages, answers, self.rules.vocab_size)
         if seen:
             pictures = [thumbnail(r["page"].words) if r["page"].image is None else r["page"].image for r in rows]
             pixels = torch.from_numpy(np.stack(pictures))

@@ -214,9 +214,7 @@ def test_the_page_chooses_between_the_models_for_documents(browser, tmp_path):
         page.set_default_timeout(WAIT)
         page.goto(served.url)
         page.click("#sample")
-        assert (
-            page.eval_on_selector("#model", "e => e.selectedOptions[0].text") == "chosen by the page"
-        )
+        assert page.eval_on_selector("#model", "e => e.selectedOptions[0].text") == "chosen by the page"
         page.fill("#question", "what is the total?")
         page.click("#ask")
         done(page)

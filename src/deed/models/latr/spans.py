@@ -9,7 +9,8 @@ know it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +49,52 @@ def rules_of(processor: Any, answers: Sequence[str]) -> dict[str, Any]:
     }
 
 
+class Spans:
+    """What may stand in an answer about one page, given what stands before.
+
+    Args:
+        rules: a `LatrConfig` with the fields of `rules_of`, or anything that has them and the special ids.
+        page: pieces of the page; none: everything may stand.
+    """
+
+    def __init__(self, rules: Any, page: Sequence[int]) -> None:
+        self.rules, self.page = rules, page
+        # "Foo" within a word of the page is "▁Foo" where an answer begins, and the other way round.
+        self.twins = {one: other for pair in rules.word_begins for one, other in (pair, pair[::-1])}
+        self.opens = set(rules.open_pieces)
+        begins = {*page, *(self.twins[piece] for piece in page if piece in self.twins)}
+        self.begins = begins | self.opens | {free[0] for free in rules.free_answers}
+
+    def along(self, answer: Sequence[int]) -> Iterator[set[int] | None]:
+        """What may come after nothing of an answer, after its first piece, … after all of it; None: everything.
+
+        Args:
+            answer: pieces.
+        """
+        if not self.page or (answer and answer[0] in self.opens):
+            yield from (None if known or not self.page else self.begins for known in range(len(answer) + 1))
+            return
+        yield self.begins
+        places: list[int] = []
+        ended = False
+        for known, piece in enumerate(answer, 1):
+            if known == 1:
+                first = {piece, self.twins.get(piece)}
+                places = [at for at, there in enumerate(self.page) if there in first]
+            else:
+                places = [at + 1 for at in places if at + 1 < len(self.page) and self.page[at + 1] == piece]
+            ended = ended or piece == self.rules.eos_token_id
+            if ended:
+                yield {self.rules.eos_token_id, self.rules.pad_token_id}
+                continue
+            found = {self.page[at + 1] for at in places if at + 1 < len(self.page)}
+            if places:
+                found.add(self.rules.eos_token_id)
+            begun = list(answer[:known])
+            found |= {free[known] for free in self.rules.free_answers if free[:known] == begun and known < len(free)}
+            yield found or None  # a beginning that was given, and stands nowhere
+
+
 def allowed_pieces(
     config: Any, pages: Sequence[Sequence[int]], start: int, copies: int = 1
 ) -> Callable[[int, torch.Tensor], list[int]]:
@@ -59,34 +106,47 @@ def allowed_pieces(
         start: ids at the front of the decoder's that are no part of the answer.
         copies: rows in turn that are of one page.
     """
-    # "Foo" within a word of the page is "▁Foo" where an answer begins, and the other way round.
-    twins = {one: other for pair in config.word_begins for one, other in (pair, pair[::-1])}
-    opens, end = set(config.open_pieces), config.eos_token_id
+    spans = [Spans(config, page) for page in pages]
     everything = list(range(config.vocab_size))
 
     def allowed(row: int, ids: torch.Tensor) -> list[int]:
-        page, answer = pages[row // copies], ids[start:].tolist()
-        if not page:
-            return everything
-        if not answer:
-            found = {*page, *(twins[piece] for piece in page if piece in twins)}
-            return sorted({*found, *opens, *(free[0] for free in config.free_answers)})
-        if end in answer:
-            return [end, config.pad_token_id]
-        if answer[0] in opens:
-            return everything
-        first = {answer[0], twins.get(answer[0])}
-        places = [at for at, piece in enumerate(page) if piece in first]
-        for piece in answer[1:]:
-            places = [at + 1 for at in places if at + 1 < len(page) and page[at + 1] == piece]
-        found = {page[at + 1] for at in places if at + 1 < len(page)}
-        if places:
-            found.add(end)
-        known = len(answer)
-        found |= {free[known] for free in config.free_answers if free[:known] == answer and known < len(free)}
-        return sorted(found) or everything  # a beginning that was given, and stands nowhere
+        found = deque(spans[row // copies].along(ids[start:].tolist()), maxlen=1)[0]
+        return everything if found is None else sorted(found)
 
     return allowed
 
 
-__all__ = ["FREE", "allowed_pieces", "page_ids", "rules_of"]
+def allowed_labels(
+    rules: Any, pages: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]], vocab: int
+) -> torch.Tensor:
+    """What each label of packed answers (`packing.pack`) is chosen from, for the loss of a model whose answers are kept to the
+    page: what it would not be let say need not be learnt. From where an answer leaves the page on, everything.
+
+    Args:
+        rules: see `Spans`.
+        pages: pieces of each row's page.
+        answers: of each row the label ids of its answers.
+        vocab: tokens that the model knows.
+
+    Returns:
+        `[batch, length, vocab]` bool, as `allowed_tokens` of a deed model's `forward`.
+    """
+    length = max((sum(map(len, of_page)) for of_page in answers), default=0)
+    mask = torch.ones(len(pages), length, vocab, dtype=torch.bool)
+    cells: list[tuple[int, int, int]] = []
+    for row, (page, of_page) in enumerate(zip(pages, answers, strict=True)):
+        spans, at = Spans(rules, page), 0
+        for answer in of_page:
+            for place, (piece, found) in enumerate(zip(answer, spans.along(answer[:-1]), strict=True), at):
+                if found is None or piece not in found:
+                    break
+                mask[row, place] = False
+                cells += [(row, place, token) for token in found]
+            at += len(answer)
+    if cells:
+        rows, places, tokens = torch.tensor(cells).unbind(1)
+        mask[rows, places, tokens] = True
+    return mask
+
+
+__all__ = ["FREE", "Spans", "allowed_labels", "allowed_pieces", "page_ids", "rules_of"]
