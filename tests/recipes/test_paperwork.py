@@ -359,3 +359,15 @@ def test_kept_forms_are_drawn_once_and_stay_the_same(tmp_path, monkeypatch):
         assert len({question for _, question, _ in form.asked}) == len(form.asked) > 2
         text = " ".join(word.text for word in form.all_words)
         assert all(" ".join(a.split()) in text for kind, _, a in form.asked if kind in ("field", "table"))
+
+
+def test_pictures_are_asked_for_their_shapes(batches, recipe):
+    pictures = batches.pictures
+    page = pictures.page(random.Random(0), 2)
+    everything = pictures.page(random.Random(0))
+    assert len(page.asked) == 2 and set(page.asked) < set(everything.asked) and (page.image == everything.image).all()
+    shapes = [question for question in everything.asked if question[2] in ("circle", "rectangle", "triangle")]
+    assert set(page.asked) & set(shapes) == set(shapes[:2]) if shapes else True
+    items = [batches[i] for i in range(30)]
+    of_pictures = [item for item in items if item["source"] == "pictures"]
+    assert of_pictures and all(len(row) <= 4 for item in of_pictures for row in item["kinds"])

@@ -37,6 +37,7 @@ from .recipe import Count, Loss, Natural, Rate, Recipe, Share, Width
 
 WINDOWS = (8, 14, 24, 40, 75, 130, 210, 300)  # words of a real page at each level
 WHOLE = 0.4  # share of generated pages that are asked for all of their fields
+OF_PICTURE = 4  # questions about a picture: many pictures teach more than many questions
 POOL = 6  # batches drawn at once and sorted by length, so that little of a batch is padding
 
 
@@ -170,8 +171,8 @@ class PaperworkBatches(Dataset):
             rng = random.Random(f"{recipe.seed}/batch/{index}")
             patches = (64 // 8) ** 2 + 1
             pages = [
-                self.encode(self.pictures.page(rng), rng)
-                for _ in range(max(1, recipe.batch_size // (patches + 8 * recipe.questions)))
+                self.encode(self.pictures.page(rng, OF_PICTURE), rng)
+                for _ in range(max(1, recipe.batch_size // (patches + 8 * min(OF_PICTURE, recipe.questions))))
             ]
             return self.collate(pages, "pictures", seen=True)
         pool, at = divmod(step, POOL)

@@ -27,7 +27,7 @@ from deed.data.synthetic.pages.questions import ask
 from deed.data.synthetic.pages.simulate import PAPER, misread
 from deed.ocr.words import Word
 
-from .easy_vqa import Pictures, turned
+from .easy_vqa import SHAPES, Pictures, turned
 
 SIDE = 64  # pixels of a picture
 LINE = 8  # thousandths of the page's height: words whose middles are within are of one line to an OCR engine
@@ -192,10 +192,19 @@ class PicturePicker:
         for question, answer, image in questions:
             self.of_image[image].append(("picture", question, answer))
 
-    def page(self, rng: random.Random) -> AskedPage:
-        """A picture, turned one of eight ways."""
+    def page(self, rng: random.Random, count: int | None = None) -> AskedPage:
+        """A picture, turned one of eight ways.
+
+        Args:
+            rng: decides everything.
+            count: of its questions, which shape it is among them: a tenth of all, and the hardest to learn; None: all.
+        """
         image = rng.randrange(len(self.images))
-        return AskedPage("picture", [], list(self.of_image[image]), turned(self.images[image], rng.randrange(8)))
+        picture, asked = turned(self.images[image], rng.randrange(8)), list(self.of_image[image])
+        if count is not None:
+            rng.shuffle(asked)
+            asked = sorted(asked, key=lambda question: question[2] not in SHAPES)[:count]
+        return AskedPage("picture", [], asked, picture)
 
 
 def choose(asked: Sequence[Question], count: int, rng: random.Random, times: int = 1) -> list[Question]:
