@@ -224,7 +224,7 @@ class PaperworkBatches(Dataset):
         elif self.by_kind and rng.random() < recipe.kind_share:
             page = page_of_kind(self.store, self.by_kind, rng, longest, recipe.noise)
         else:
-            page = real_page(self.store, rng, longest, recipe.noise)
+            page = real_page(self.store, rng, longest, recipe.noise, absent=True)
         # Its answer is longer than all the others together.
         asked = [question for question in page.asked if question[0] != "all" or rng.random() < WHOLE]
         # Where spelling need not be learnt, they tell nothing: how many words such an answer has cannot be known.

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from deed.data.debian.absences import absences
 from deed.data.debian.questions import RULES, questions_of
 from deed.data.debian.store import PageStore
 from deed.data.synthetic import pages
@@ -91,10 +92,13 @@ def page_of_kind(
         asked = questions_of(page, rng, COMMON["next word"] * hundreds(page.words))
         if any(a.kind == kind for a in asked):
             break
+    asked += absences(page, rng, hundreds(page.words))
     return AskedPage("real", _read(page.all_words, rng, noise), [(a.kind, a.question, a.answer) for a in asked])
 
 
-def real_page(store: PageStore, rng: random.Random, longest: int, noise: float = 0.5) -> AskedPage:
+def real_page(
+    store: PageStore, rng: random.Random, longest: int, noise: float = 0.5, absent: bool = False
+) -> AskedPage:
     """A run of words of a real page with the questions that it answers.
 
     Args:
@@ -102,6 +106,7 @@ def real_page(store: PageStore, rng: random.Random, longest: int, noise: float =
         rng: decides everything.
         longest: words of the run.
         noise: share of pages that are read as an OCR engine reads them: line by line across the page, with slips.
+        absent: also ask for what other runs of the page may have (`absences`).
     """
     tries = []
     for _ in range(2):
@@ -116,6 +121,8 @@ def real_page(store: PageStore, rng: random.Random, longest: int, noise: float =
             break
     # Of two, the one with more to ask beyond what any text has.
     page, asked = max(tries, key=lambda found: sum(a.kind not in COMMON for a in found[1]))
+    if absent:
+        asked += absences(page, rng, hundreds(page.words))
     return AskedPage("real", _read(page.all_words, rng, noise), [(a.kind, a.question, a.answer) for a in asked])
 
 
