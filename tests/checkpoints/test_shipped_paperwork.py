@@ -8,14 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from deed.cli.ask_document import CHECKPOINT, PAPERWORK, SHORT, shipped_for
 from deed.data.synthetic.forms import make_form
 from deed.models.latr import LatrForConditionalGeneration
 from deed.tasks.answering import answer_rows, score_answers
 from deed.tasks.documents import DocumentTask
+from deed.tasks.page_reading import SHORT, suited
+from deed.utils.shipped import shipped as folder_of
 from test_decode import compare
 
 TASK = DocumentTask("pages")
+PAPERWORK = folder_of("paperwork")
 FORMS = 15
 
 
@@ -81,8 +83,8 @@ def test_which_model_reads_a_page():
     def seen(words, ms):
         return {"words": [("a", (0, 0, 1, 1))] * words, "ocr": {"ms": ms}}
 
-    assert shipped_for(None) == shipped_for(seen(3, None)) == shipped_for(seen(SHORT + 1, 20.0)) == PAPERWORK
-    assert shipped_for(seen(SHORT, 20.0)) == shipped_for({"words": [], "ocr": None}) == CHECKPOINT
+    assert suited(None) == suited(seen(3, None)) == suited(seen(SHORT + 1, 20.0)) == "paperwork"
+    assert suited(seen(SHORT, 20.0)) == suited({"words": [], "ocr": None}) == "documents"
 
 
 def test_it_is_found_by_name(tmp_path, monkeypatch):
