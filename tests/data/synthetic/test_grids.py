@@ -45,8 +45,9 @@ def test_answers_stand_in_the_row_named_and_under_the_head_named(known):
 
 def test_words_are_within_the_page_and_cells_do_not_overlap():
     rng = random.Random(1)
-    for _ in range(100):
-        words, _ = grid_page(rng, rng.choice((14, 60, 200)))
+    for i in range(300):
+        long = ("https://example.org/a/very/long/address", "of", "a" * 90)
+        words, _ = grid_page(rng, rng.choice((14, 60, 200)), long * (i % 2))
         assert all(0 <= w.box[0] < w.box[2] <= 1000 and 0 <= w.box[1] < w.box[3] <= 1000 and w.text for w in words)
         lines = {}
         for word in words:

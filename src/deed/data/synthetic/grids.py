@@ -64,7 +64,8 @@ def _placed(texts: Sequence[str], left: float, top: int, letter: float) -> list[
     words = []
     for text in texts:
         right = left + letter * len(text)
-        words.append(Word(text, (int(left), top, min(1000, int(right) + 1), top + HEIGHT)))
+        # A line of long words runs over the page's edge.
+        words.append(Word(text, (min(999, int(left)), top, min(1000, int(right) + 1), top + HEIGHT)))
         left = right + letter
     return words
 
