@@ -10,6 +10,7 @@ import torch
 
 from deed.data.synthetic.forms import make_form
 from deed.models.latr import LatrForConditionalGeneration
+from deed.models.latr.spans import allowed_pieces, page_ids
 from deed.tasks.answering import answer_rows, score_answers
 from deed.tasks.documents import DocumentTask
 from deed.tasks.page_reading import SHORT, suited
@@ -76,7 +77,17 @@ def test_trained_exits_equal_the_cache_free_reference(shipped, asked, mode):
     plain = LatrForConditionalGeneration.from_pretrained(PAPERWORK).eval()
     full = model.generate(**inputs, **mode, exit_threshold=1.5, max_new_tokens=16)
     assert torch.equal(full, plain.generate(**inputs, **mode, max_new_tokens=16))
-    compare(model, inputs, model.deed_config.threshold, **mode, max_new_tokens=16)
+    assert model.deed_config.confidence_over == "allowed"
+    pages = page_ids(inputs["input_ids"], inputs["bbox"])
+    may, beams = allowed_pieces(model.config, pages, 1), mode.get("num_beams", 1)
+
+    def allowed(ids):
+        mask = torch.zeros(len(ids), model.config.vocab_size, dtype=torch.bool)
+        for row, prefix in enumerate(ids):
+            mask[row, may(row // beams, prefix)] = True
+        return mask
+
+    compare(model, inputs, model.deed_config.threshold, allowed=allowed, **mode, max_new_tokens=16)
 
 
 def test_which_model_reads_a_page():

@@ -23,12 +23,24 @@ MODES = {
 }
 
 
-def compare(model, inputs, threshold=None, measure=ref.max_prob, depths=None, policy=None, seed=3, prompt=1, **mode):
-    """Runs both, asserts that tokens and depths agree, returns the engine's output."""
+def compare(
+    model,
+    inputs,
+    threshold=None,
+    measure=ref.max_prob,
+    depths=None,
+    policy=None,
+    seed=3,
+    prompt=1,
+    allowed=None,
+    **mode,
+):
+    """Runs both, asserts that tokens and depths agree, returns the engine's output; with `allowed` (of the oracle) confidences
+    are those among the tokens allowed."""
     eos = model.generation_config.eos_token_id
     mode = {"max_new_tokens": 9, **mode}
     torch.manual_seed(seed)
-    expected, trace = ref.Oracle(model, threshold, measure, depths).generate(inputs, **mode)
+    expected, trace = ref.Oracle(model, threshold, measure, depths, allowed).generate(inputs, **mode)
     torch.manual_seed(seed)
     got = model.generate(**inputs, **mode, exit_threshold=threshold, exit_policy=policy, return_dict_in_generate=True)
     assert torch.equal(got.sequences, expected.sequences)

@@ -314,6 +314,7 @@ def test_a_run_writes_a_model_that_answers_and_a_learning_curve(tmp_path, recipe
     task = DocumentTask("pages")
     model, processor = task.load(tmp_path / "model")
     assert processor.question == model.config.question == "late"
+    assert model.config.copy_answers and model.deed_config.confidence_over == "allowed"
     page = drawn_page(random.Random(0), 2)
     rows = [task.encode(processor, example) for example in _examples(page)]
     found = answer_rows(task, model, processor, rows, exit_threshold=2.0, max_new_tokens=3)

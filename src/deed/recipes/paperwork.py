@@ -259,8 +259,7 @@ def start_paperwork(recipe: PaperworkRecipe, sources: Sources) -> tuple[Any, Any
     if recipe.start:
         check_start(recipe, LatrForConditionalGeneration, "a LaTr++")
         model: Any = started(recipe, LatrForConditionalGeneration)
-        model.encoder.bias_share = recipe.bias_share
-        return model, LatrProcessor.from_pretrained(Path(recipe.start))
+        return _set(model, recipe), LatrProcessor.from_pretrained(Path(recipe.start))
     tokenizer = learn_tokenizer(sources.texts(), recipe.pieces)
     plain = small_latr.build_model(
         tokenizer,
@@ -276,9 +275,15 @@ def start_paperwork(recipe: PaperworkRecipe, sources: Sources) -> tuple[Any, Any
     wire_look_up(plain)
     processor = small_latr.build_processor(tokenizer, recipe.max_length, "late")
     plain.config.update(rules_of(processor, (*FREE, UNANSWERABLE)))
-    model = prepared(plain, recipe)
+    return _set(prepared(plain, recipe), recipe), processor
+
+
+def _set(model: Any, recipe: PaperworkRecipe) -> Any:
     model.encoder.bias_share = recipe.bias_share
-    return model, processor
+    if recipe.copy_loss and not recipe.conventional:
+        # What may not be said is not learnt, and has probabilities that mean nothing.
+        model.deed_config.confidence_over = "allowed"
+    return model
 
 
 def train_paperwork(
