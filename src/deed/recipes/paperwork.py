@@ -232,7 +232,7 @@ class Sources:
         store = self.pages_of("validation")
         forms = FormPicker(list(kept_forms(self.folder, "validation", 100)))
         return [
-            *(real_page(store, rng, rng.choice((60, 120, 250, WINDOWS[-1])), 0.3) for _ in range(VALIDATION["real"])),
+            *(real_page(store, rng, rng.choice((60, 120, 250, 300)), 0.3) for _ in range(VALIDATION["real"])),
             *(forms.page(rng, 400) for _ in range(VALIDATION["form"])),
             *(drawn_page(rng, None) for _ in range(VALIDATION["drawn"])),
             *(page_to_copy(store, rng, rng.choice(WINDOWS[1:6])) for _ in range(VALIDATION["copy"])),

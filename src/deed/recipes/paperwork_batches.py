@@ -35,7 +35,18 @@ from .paperwork_pages import (
 )
 from .recipe import Count, Loss, Natural, Rate, Recipe, Share, Width
 
-WINDOWS = (8, 14, 24, 40, 75, 130, 210, 300)  # words of a real page at each level
+WINDOWS = (
+    8,
+    14,
+    24,
+    40,
+    75,
+    130,
+    210,
+    300,
+    400,
+)  # words of a real page at each level; some 400 are what the model reads
+WHOLE_FROM = 7  # level from which generated pages are whole ones
 WHOLE = 0.4  # share of generated pages that are asked for all of their fields
 OF_PICTURE = 4  # questions about a picture: many pictures teach more than many questions
 POOL = 6  # batches drawn at once and sorted by length, so that little of a batch is padding
@@ -220,7 +231,7 @@ class PaperworkBatches(Dataset):
         if sort < recipe.form_share and longest >= WINDOWS[1]:
             page = self.forms.page(rng, longest, recipe.noise)
         elif sort < recipe.form_share + recipe.drawn_share:
-            page = drawn_page(rng, None if level >= len(WINDOWS) - 1 else level)
+            page = drawn_page(rng, None if level >= WHOLE_FROM else level)
         elif self.by_kind and rng.random() < recipe.kind_share:
             page = page_of_kind(self.store, self.by_kind, rng, longest, recipe.noise)
         else:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from deed.data.debian.absences import absences
+from deed.data.debian.pages import DebianPage
 from deed.data.debian.questions import RULES, questions_of
 from deed.data.debian.store import PageStore
 from deed.data.synthetic import pages
@@ -92,7 +93,7 @@ def page_of_kind(
         asked = questions_of(page, rng, COMMON["next word"] * hundreds(page.words))
         if any(a.kind == kind for a in asked):
             break
-    asked += absences(page, rng, hundreds(page.words))
+    asked += absences(page, rng, few(page, rng))
     return AskedPage("real", _read(page.all_words, rng, noise), [(a.kind, a.question, a.answer) for a in asked])
 
 
@@ -122,7 +123,7 @@ def real_page(
     # Of two, the one with more to ask beyond what any text has.
     page, asked = max(tries, key=lambda found: sum(a.kind not in COMMON for a in found[1]))
     if absent:
-        asked += absences(page, rng, hundreds(page.words))
+        asked += absences(page, rng, few(page, rng))
     return AskedPage("real", _read(page.all_words, rng, noise), [(a.kind, a.question, a.answer) for a in asked])
 
 
@@ -164,6 +165,12 @@ def drawn_page(rng: random.Random, fields: int | None) -> AskedPage:
 def hundreds(words: Sequence[Any]) -> int:
     """Hundreds of words begun, 1 where there are none: a long page is asked more, since most of its cost is encoding it."""
     return max(1, math.ceil(len(words) / 100))
+
+
+def few(page: DebianPage, rng: random.Random) -> int:
+    """How many questions a run is asked for what it lacks: one in two hundred words. With one in a hundred a model came to say
+    that it lacks things that are there."""
+    return (hundreds(page.words) + rng.randint(0, 1)) // 2
 
 
 def page_to_copy(
