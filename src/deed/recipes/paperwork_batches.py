@@ -35,17 +35,8 @@ from .paperwork_pages import (
 )
 from .recipe import Count, Loss, Natural, Rate, Recipe, Share, Width
 
-WINDOWS = (
-    8,
-    14,
-    24,
-    40,
-    75,
-    130,
-    210,
-    300,
-    400,
-)  # words of a real page at each level; some 400 are what the model reads
+# Words of a real page at each level; some 400 are what the model reads.
+WINDOWS = (8, 14, 24, 40, 75, 130, 210, 300, 400)
 WHOLE_FROM = 7  # level from which generated pages are whole ones
 WHOLE = 0.4  # share of generated pages that are asked for all of their fields
 OF_PICTURE = 4  # questions about a picture: many pictures teach more than many questions
