@@ -311,7 +311,8 @@ def train_paperwork(
 
     def plan(model: Any, processor: Any, checkpoint: str | None) -> Parts:
         curriculum.resume(checkpoint or recipe.start)
-        drawn_from = (sources.store, sources.forms, sources.pictures, pages_by_kind(sources.store))
+        by_kind = pages_by_kind(sources.store) if recipe.kind_share else None  # looks at every page
+        drawn_from = (sources.store, sources.forms, sources.pictures, by_kind)
         data = PaperworkBatches(recipe, processor, curriculum.level, *drawn_from)
         curve = LearningCurve(output / CURVE, sources.held_out(), data, recipe.validate_every)
         trainer = functools.partial(PaperworkTrainer, curriculum=curriculum)

@@ -96,7 +96,7 @@ class ServerState:
             name: as the client says it.
             served: the model for it, whatever is on the page.
         """
-        both = self.models.suits_pages and name is None and served.name == DOCUMENTS
+        both = name is None and served.name == DOCUMENTS and self.models.suits_pages
         return ByPage(served, await self.model(request, PAPERWORK) if both else None)
 
     def check_text(self, text: str, param: str) -> str:

@@ -7,16 +7,14 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections import Counter
 from collections.abc import Iterator
 
 from deed.data.base import UNANSWERABLE
 
 from .pages import DebianPage
-from .questions import STRANGERS, Asked, page_text
+from .questions import BOTTOM, LARGE, STRANGERS, TOP, Asked, body_size, page_text
 
 KIND = "absent"
-TOP, BOTTOM = 90, 880  # thousandths: page numbers stand above or below (`questions`)
 LABELS = (
     "Author Version Maintainer Homepage License Date Depends Returns Usage Status Contact Input Output Default Size"
 ).split()
@@ -39,8 +37,7 @@ def _without_places(page: DebianPage) -> Iterator[str]:
     lines = page.page_lines
     if all(TOP <= line.top <= BOTTOM for line in lines):
         yield "what is the page number?"
-    body = Counter(round(size) for size in page.sizes).most_common(1)[0][0]
-    if page.number == 0 and max(line.size for line in lines) < 1.15 * body:
+    if page.number == 0 and max(line.size for line in lines) < LARGE * body_size(page):
         yield "what is the title?"
     if page.number == 0 and not re.search(r"\b(by|authors?)\b", page_text(page), re.IGNORECASE):
         yield "who is the author?"

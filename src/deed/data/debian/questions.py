@@ -18,6 +18,8 @@ from .pages import DebianPage, Line
 from .tables import aligned_tables
 
 YES, NO = "yes", "no"
+TOP, BOTTOM = 90, 880  # thousandths: page numbers stand above or below
+LARGE = 1.15  # of the body's type size: what a title has at least
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,19 @@ def answer_again(page: DebianPage, question: str) -> list[str]:
     return sorted({asked.answer for rule in RULES for asked in rule(page) if asked.question == question})
 
 
+def body_size(page: DebianPage) -> int:
+    """Type size of most of a page's words."""
+    return Counter(round(size) for size in page.sizes).most_common(1)[0][0]
+
+
 def _title(page: DebianPage) -> Iterator[Asked]:
     if page.number != 1:
         return
     lines = page.page_lines
     largest = max(line.size for line in lines)
     big = [i for i, line in enumerate(lines) if line.size >= 0.93 * largest]
-    body = Counter(round(size) for size in page.sizes).most_common(1)[0][0]
-    if big != list(range(big[0], big[0] + len(big))) or len(big) > 3 or largest < 1.15 * body:
+    body = body_size(page)
+    if big != list(range(big[0], big[0] + len(big))) or len(big) > 3 or largest < LARGE * body:
         return  # several places in that type, or all of the page
     text = " ".join(lines[i].text for i in big)
     if 1 <= len(text.split()) <= 16 and len(re.findall(r"[A-Za-z]", text)) >= 4 and lines[big[0]].top < 600:
@@ -126,7 +133,7 @@ def _addresses(page: DebianPage) -> Iterator[Asked]:
 
 def _page_number(page: DebianPage) -> Iterator[Asked]:
     lines = page.page_lines
-    edge = [line.text for line in (*lines[:2], *lines[-2:]) if line.top < 90 or line.top > 880]
+    edge = [line.text for line in (*lines[:2], *lines[-2:]) if not TOP <= line.top <= BOTTOM]
     found = [n for text in edge for n in re.findall(r"^(?:[Pp]age )?(\d{1,4}|[ivxl]{1,6})(?: ?(?:/|of) ?\d+)?$", text)]
     if len(edge) and len(found) == 1:
         yield Asked("page number", "what is the page number?", found[0])
@@ -137,7 +144,7 @@ def headings(page: DebianPage) -> list[tuple[str, str]]:
     lines = page.page_lines
     if sum(bool(LEADERS.search(line.text)) for line in lines) >= 3:
         return []
-    body = Counter(round(size) for size in page.sizes).most_common(1)[0][0]
+    body = body_size(page)
     found = []
     for line in lines:
         match = HEADING.fullmatch(line.text)

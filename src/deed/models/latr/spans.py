@@ -10,7 +10,7 @@ know it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,18 +49,22 @@ def rules_of(processor: Any, answers: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def twins_of(rules: Any) -> dict[int, int]:
+    """Pieces of the same letters: "Foo" within a word of the page is "▁Foo" where an answer begins, and vice versa."""
+    return {one: other for pair in rules.word_begins for one, other in (pair, pair[::-1])}
+
+
 class Spans:
     """What may stand in an answer about one page, given what stands before.
 
     Args:
         rules: a `LatrConfig` with the fields of `rules_of`, or anything that has them and the special ids.
         page: pieces of the page; none: everything may stand.
+        twins: of the rules, see `twins_of`.
     """
 
-    def __init__(self, rules: Any, page: Sequence[int]) -> None:
-        self.rules, self.page = rules, page
-        # "Foo" within a word of the page is "▁Foo" where an answer begins, and the other way round.
-        self.twins = {one: other for pair in rules.word_begins for one, other in (pair, pair[::-1])}
+    def __init__(self, rules: Any, page: Sequence[int], twins: Mapping[int, int]) -> None:
+        self.rules, self.page, self.twins = rules, page, twins
         self.opens = set(rules.open_pieces)
         begins = {*page, *(self.twins[piece] for piece in page if piece in self.twins)}
         self.begins = begins | self.opens | {free[0] for free in rules.free_answers}
@@ -106,7 +110,8 @@ def allowed_pieces(
         start: ids at the front of the decoder's that are no part of the answer.
         copies: rows in turn that are of one page.
     """
-    spans = [Spans(config, page) for page in pages]
+    twins = twins_of(config)
+    spans = [Spans(config, page, twins) for page in pages]
     everything = list(range(config.vocab_size))
 
     def allowed(row: int, ids: torch.Tensor) -> list[int]:
@@ -133,9 +138,10 @@ def allowed_labels(
     """
     length = max((sum(map(len, of_page)) for of_page in answers), default=0)
     mask = torch.ones(len(pages), length, vocab, dtype=torch.bool)
+    twins = twins_of(rules)
     cells: list[tuple[int, int, int]] = []
     for row, (page, of_page) in enumerate(zip(pages, answers, strict=True)):
-        spans, at = Spans(rules, page), 0
+        spans, at = Spans(rules, page, twins), 0
         for answer in of_page:
             for place, (piece, found) in enumerate(zip(answer, spans.along(answer[:-1]), strict=True), at):
                 if found is None or piece not in found:

@@ -80,15 +80,8 @@ async def _job(request: Request, wanted: GenerateRequest, name: str, data: bytes
             kinds = ("caption",)
         served = await state.model(request, wanted.model, *kinds)
         asks = DOCUMENT_TASKS[task] if task else _usual(served, wanted.text)
-        arguments = (
-            await state.by_page(request, wanted.model, served),
-            data,
-            wanted,
-            wanted.text,
-            asks,
-            wanted.page,
-            state.settings.ocr,
-        )
+        models = await state.by_page(request, wanted.model, served)
+        arguments = (models, data, wanted, wanted.text, asks, wanted.page, state.settings.ocr)
         return await state.read(asking.make_ready, *arguments)
     task = _named(wanted.task, TEXT_TASKS) or ("translate" if wanted.target else "text2text")
     served = await state.model(request, wanted.model, task)
