@@ -9,6 +9,7 @@ import torch
 from deed.constants import IGNORE_INDEX
 from deed.data.base import UNANSWERABLE
 from deed.models.latr import LatrConfig, small
+from deed.models.latr.cells import cell_relations
 from deed.models.latr.packing import follows, may_see, pack
 from deed.models.latr.pieces import learn_tokenizer
 from deed.models.latr.relative import OFFSETS, PATCH, QUESTION, WORD, LatrRelativeBias, buckets
@@ -16,7 +17,7 @@ from deed.models.latr.windows import best_window, windows
 from latr import latr_model, page_batch
 from test_decode import compare
 
-LATE = {"question": "late", "box_bias": True}
+LATE = {"question": "late", "box_bias": True, "cell_bias": True}
 TEXTS = [
     *["the quick brown fox jumps over the lazy dog 12345, Smith's total: 12.50 EUR"] * 20,
     *['{"total":"12","date":"2020-01-01"}', "what is the title?"] * 10,
@@ -54,7 +55,7 @@ def some_page(rng, words, questions):
 @pytest.mark.parametrize("box_bias", (True, False))
 @pytest.mark.parametrize("eager", (True, False), ids=("eager", "sdpa"))
 def test_packed_questions_give_what_each_gives_alone(box_bias, eager):
-    model, rng = late_model(eager, box_bias=box_bias), random.Random(0)
+    model, rng = late_model(eager, box_bias=box_bias, cell_bias=box_bias), random.Random(0)
     pages = [some_page(rng, 12, 4), some_page(rng, 5, 2), some_page(rng, 0, 3)]
     pictures = torch.randn(3, 3, 16, 16, dtype=torch.float64)
     seen = torch.tensor([1, 0, 1])
@@ -149,7 +150,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     model, batch = late_model(eager=False), one_question_batch()
     model.save_pretrained(tmp_path)
     again = deed.from_pretrained(tmp_path, dtype=torch.float64)
-    assert again.config.question == "late" and again.config.box_bias
+    assert again.config.question == "late" and again.config.box_bias and again.config.cell_bias
     start = torch.zeros(4, 1, dtype=torch.long)
     torch.testing.assert_close(
         again(**batch, decoder_input_ids=start).logits, model(**batch, decoder_input_ids=start).logits
@@ -161,6 +162,8 @@ def test_settings_that_do_not_fit():
         LatrConfig(question="soon")
     with pytest.raises(ValueError, match="box_bias takes"):
         LatrConfig(box_bias=True)
+    with pytest.raises(ValueError, match="cell_bias takes"):
+        LatrConfig(question="late", cell_bias=True)
     rng = random.Random(0)
     with pytest.raises(ValueError, match="answer_ids take a model"):
         latr_model()(**pack([some_page(rng, 3, 1)], 0, 0))
@@ -170,6 +173,7 @@ def naive_bias(module, order, sorts, bbox):
     """Pair by pair."""
     n = len(sorts)
     out = torch.zeros(order.shape[1], n, n, dtype=order.dtype)
+    relations = cell_relations(torch.tensor([bbox]), torch.tensor([sorts]) == WORD)[0].tolist()
     pairs = {(0, 0): 0, (0, 1): 1, (1, 0): 2, (2, 0): 3, (2, 1): 4, (0, 2): 0, (1, 2): 0}
     near, offsets = buckets(n, order.shape[0], 128), buckets(OFFSETS, 32, OFFSETS // 4, 4)
     for i in range(n):
@@ -187,18 +191,20 @@ def naive_bias(module, order, sorts, bbox):
             else:
                 for table in (module.rows, module.lefts, module.rights):
                     out[:, i, j] += table.weight[-1]
+            out[:, i, j] += module.cells.weight[relations[i][j]]
     return out
 
 
 def test_the_bias_and_its_gradient_equal_those_pair_by_pair():
     torch.manual_seed(0)
-    module = LatrRelativeBias(3, boxes=True).double()
+    module = LatrRelativeBias(3, boxes=True, cells=True).double()
     order = torch.randn(32, 3, dtype=torch.float64, requires_grad=True)
     for table in module.children():
         torch.nn.init.normal_(table.weight)
     sorts = [PATCH, WORD, WORD, WORD, QUESTION, QUESTION]
     corners = torch.randint(0, 500, (6, 2))
     bbox = torch.cat([corners, corners + torch.randint(0, 500, (6, 2))], -1)
+    bbox[1:4] = torch.tensor([(100, 300, 200, 320), (400, 305, 480, 322), (410, 350, 500, 370)])
     want = naive_bias(module, order, sorts, bbox.tolist())
     got = module(order, torch.tensor([sorts]), bbox[None])[0]
     torch.testing.assert_close(got, want)
@@ -217,6 +223,17 @@ def test_buckets_are_signed_exact_near_and_coarse_far():
     at = {offset: int(found[offset + OFFSETS]) for offset in (-1000, -500, -8, -4, 0, 1, 4, 8, 500, 1000)}
     assert at[0] == at[1] == 0 and len({at[x] for x in (-8, -4, 0, 4, 8)}) == 5
     assert at[500] != at[-500] and at[1000] == 31 and at[-1000] == 15
+
+
+def test_a_trained_model_is_given_the_table_of_cells():
+    model = latr_model(question="late", box_bias=True)
+    before = {name: value.clone() for name, value in model.encoder.relative_bias.state_dict().items()}
+    model.encoder.relative_bias.add_cells()
+    after = model.encoder.relative_bias.state_dict()
+    fresh = LatrRelativeBias(model.config.num_heads, boxes=True, cells=True)
+    fresh.reset()
+    torch.testing.assert_close(after.pop("cells.weight"), fresh.cells.weight.data.double())
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_half_of_the_steps_teach_the_bias():

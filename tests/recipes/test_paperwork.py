@@ -24,6 +24,7 @@ from deed.recipes.paperwork import CURVE, Sources, answer_losses, start_paperwor
 from deed.recipes.paperwork_batches import POOL, WINDOWS, PaperworkBatches, PaperworkRecipe
 from deed.recipes.paperwork_pages import (
     AskedPage,
+    blanked,
     by_line,
     choose,
     drawn_page,
@@ -289,6 +290,21 @@ def test_answers_are_learnt_among_what_stands_on_the_page(batches, sources, reci
     assert "allowed_tokens" not in plain[0]
 
 
+def test_pages_without_words_have_no_answer(batches, sources):
+    page = real_page(sources.store, random.Random(0), 60)
+    blank = blanked(page)
+    assert not blank.words and [q for _, q, _ in blank.asked] == [q for _, q, _ in page.asked]
+    answers = {
+        kind: {a for (k, *_), (*_, a) in zip(page.asked, blank.asked, strict=True) if k == kind}
+        for kind, *_ in page.asked
+    }
+    assert answers.pop("presence", {"no"}) == {"no"} and set().union(*answers.values()) == {UNANSWERABLE}
+    batches.recipe = replace(batches.recipe, blank_share=1.0, copy_share=0.0, picture_share=0.0)
+    batch = batches[0]
+    assert not batch["bbox"].any() and all(kind.endswith("/blank") for row in batch["kinds"] for kind in row)
+    assert batch["allowed_tokens"].all(), "where nothing stands, answers are spelled"
+
+
 def test_every_page_drawn_is_in_one_batch_of_its_pool(batches):
     batches.level.fill_(4)
     pool = batches.draw(0)
@@ -336,7 +352,8 @@ def _examples(page: AskedPage):
 
 @pytest.mark.parametrize("conventional", (False, True))
 def test_a_resumed_run_is_the_unbroken_one(tmp_path, recipe, conventional):
-    recipe = replace(recipe, conventional=conventional, bias_share=0.5)
+    optimizer = "adamw" if conventional else "muon"
+    recipe = replace(recipe, conventional=conventional, bias_share=0.5, optimizer=optimizer)
     for name in ("whole", "broken"):
         train_paperwork(tmp_path / name, recipe, limit=3, names=[*TRAIN, *OTHER])
     for late in ("checkpoint-6", "model"):

@@ -86,6 +86,12 @@ class Block:
         total = self.stop * len(self.rows) if self.stops is None else sum(self.stops)
         return total - sum(self.stairs)
 
+    @property
+    def padding(self) -> int:
+        """Places that are no cells."""
+        width = self.stop - self.start if self.grid is None else self.hidden.shape[1]
+        return 0 if self.packed else len(self.rows) * width - self.cells
+
     @cached_property
     def ranges(self) -> list[tuple[int, int]]:
         """Where the cells of each of `spans` lie in a packed block, row after row."""
@@ -118,6 +124,38 @@ class Block:
         if self.stops is None and len(self.runs) == 1 and max(self.stairs) == self.start:
             return [(*self.runs[0], self.start, self.stop)]
         return equal_runs(self.rows, self.stairs, self.stops or [self.stop] * len(self.rows))
+
+    def cells_of(self, states: torch.Tensor) -> torch.Tensor:
+        """`[1, cells, d_model]`: the block's cells of states `[rows, length, d_model]`, packed."""
+        parts = [states[row : row + j - i, stair:stop].flatten(0, 1) for i, j, row, stair, stop in self.spans]
+        return torch.cat(parts)[None]
+
+    def write(self, buffer: torch.Tensor, new: torch.Tensor, axis: int) -> None:
+        """Put the block's cells of what a layer made where they belong; its padding goes nowhere.
+
+        Args:
+            buffer: of the batch, `[rows, length, d_model]` or `[rows, heads, length, head_dim]`.
+            new: of the block, like `hidden`, or with heads before the places.
+            axis: of places and positions, 1 or 2.
+        """
+        if self.grid is not None:
+            if axis == 2:
+                buffer, new = buffer.transpose(1, 2), new.transpose(1, 2)
+            buffer[self.grid.rows, self.grid.at] = self.grid.take(new)
+            return
+        if self.packed:
+            for (i, j, row, stair, stop), (a, b) in zip(self.spans, self.ranges, strict=True):
+                part = new[0].narrow(axis - 1, a, b - a).unflatten(axis - 1, (j - i, -1))
+                place = buffer[row : row + j - i].narrow(axis, stair, stop - stair)
+                place.copy_(part.transpose(0, 1) if axis == 2 else part)
+            return
+        for i, j, row, stair, _ in self.spans:
+            # narrow() where a slice would do: this runs thrice per layer and token, and slicing costs twice as much.
+            place = buffer.narrow(axis, stair, self.stop - stair)
+            if j - i < self.n_rows:
+                place = place.narrow(0, row, j - i)
+            whole = j - i == len(self.rows) and stair == self.start
+            place.copy_(new if whole else new[i:j].narrow(axis, stair - self.start, self.stop - stair))
 
     @cached_property
     def index(self) -> torch.Tensor | None:

@@ -17,8 +17,7 @@ then depend on how far was drafted, and so on the machine's load).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -30,30 +29,13 @@ from deed.policies.query import ExitQuery
 
 from . import exact_replay
 from .cache import StaircaseCache
-from .exact_choice import Noise, confident, verdicts
+from .exact_choice import Choice, Noise, confident, verdicts
 from .exact_pass import draft_pass, feed, fill_source, verify_pass
 from .exact_replay import Replay
+from .exact_result import Exact, counts_of, side_by_side
 from .exact_row import Row
 from .exact_tuning import LONGEST, WARM, Tuner, bin_of, borrow, give_back
-from .sampling import Stopping, best_token
-
-
-class Exact(NamedTuple):
-    """What `decode_exactly` decoded.
-
-    Attributes:
-        sequences: `[rows, prompt + new]` ids.
-        scores, logits: per step `[rows, vocab]`, the last layer's, processed and raw; None where they are not asked for.
-        exit_layers: `[rows, new]` long: the depth of the draft that stood, the last layer where its own token was taken, 0
-            after a row has finished.
-        accepted: `[rows]` long, drafts that stood.
-    """
-
-    sequences: torch.Tensor
-    scores: tuple[torch.Tensor, ...] | None
-    logits: tuple[torch.Tensor, ...] | None
-    exit_layers: torch.Tensor
-    accepted: torch.Tensor
+from .sampling import Stopping
 
 
 def decode_exactly(
@@ -135,14 +117,14 @@ class Decoding:
         self.rows = [Row(ids, len(ids)) for ids in input_ids.tolist()]
         self.new_ids = new_ids.tolist()
         self.criteria, self.stop = criteria, Stopping(criteria, state)
-        self.replay = Replay(processors, len(self.rows))
         self.constraints = Replay(state.constraints, len(self.rows)) if state.constraints else None
         if decoder_mask is not None and bool(decoder_mask.all()):
             decoder_mask = None
         self.decoder_mask = decoder_mask
         wants = config.return_dict_in_generate
         self.keeps_scores, self.keeps_logits = wants and config.output_scores, wants and config.output_logits
-        self.noise = Noise(len(self.rows), self.plan.vocab, self.device) if config.do_sample else None
+        noise = Noise(len(self.rows), self.plan.vocab, self.device) if config.do_sample else None
+        self.choice = Choice(Replay(processors, len(self.rows)), noise, self.prompt)
         policy = state.policy
         exits = [d for d in self.plan.exit_of if d < self.n_layers]
         self.asked = frozenset(exits if getattr(policy, "exits_early", True) else [])
@@ -150,7 +132,7 @@ class Decoding:
         self.gate = getattr(policy, "confidence", None)
         self.gate = self.gate if self.tuned and isinstance(self.gate, Gate) else None
         measure = repr(policy.confidence) if isinstance(policy, ThresholdPolicy) else type(policy).__name__
-        self.key = (len(self.rows), measure, bool(self.replay), config.do_sample)
+        self.key = (len(self.rows), measure, bool(self.choice.replay), config.do_sample)
         self.tuner: Tuner = borrow(model, self.key, exits)
         self.streamed = self.prompt
         self.decoding = len(self.rows)  # rows that have not finished
@@ -253,7 +235,7 @@ class Decoding:
             else:
                 exits = policy.leaves(query).tolist()
             exiting = list(range(len(rows)))
-            if self.replay or self.gate is not None:  # takes too long to learn from what is not drafted
+            if self.choice.replay or self.gate is not None:  # takes too long to learn from what is not drafted
                 exiting = [i for i, leaves in enumerate(exits) if leaves]
             if self.gate is None:
                 logits = query.logits if len(exiting) == len(rows) else query.logits[exiting]
@@ -272,10 +254,10 @@ class Decoding:
         self.state.checked_rows += query.computed * len(rows)
         if not exiting:
             return exits, go_on
-        if best is not None and self.noise is None and not self.replay and query.allowed is None:
+        if best is not None and self.choice.plain and query.allowed is None:
             tokens = best
         else:
-            tokens = self.choose(logits, [known[i].tokens for i in exiting], [rows[i] for i in exiting])
+            tokens = self.choice.tokens(logits, [known[i].tokens for i in exiting], [rows[i] for i in exiting])
         for i, token in zip(exiting, tokens.tolist(), strict=True):
             row = known[i]
             row.asked[-1].append((query.exit_index, bins[i], token))
@@ -293,39 +275,6 @@ class Decoding:
         zeros = torch.zeros(len(rows), self.plan.vocab, device=self.device)
         open_tokens = self.constraints([self.rows[r].tokens for r in rows], rows, zeros) > -torch.inf
         return open_tokens | ~open_tokens.any(-1, keepdim=True)
-
-    def choose(self, logits: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
-        """Tokens `[cells]` that logits give.
-
-        Args:
-            logits: `[cells, vocab]`.
-            prefixes: the tokens before each cell.
-            rows: whose they are.
-        """
-        return best_token(self.values(self.processed(logits, prefixes, rows), prefixes, rows))[:, 0]
-
-    def processed(self, logits: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
-        """Processed scores, float32 as in Transformers' loop.
-
-        Args:
-            logits: `[cells, vocab]`.
-            prefixes: the tokens before each cell.
-            rows: whose they are.
-        """
-        return self.replay(prefixes, rows, logits.to(torch.float32))
-
-    def values(self, scores: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
-        """What is largest at the token to take.
-
-        Args:
-            scores: `[cells, vocab]`, processed.
-            prefixes: the tokens before each cell.
-            rows: whose they are.
-        """
-        if self.noise is None:
-            return scores
-        steps = [len(prefix) - self.prompt for prefix in prefixes]
-        return scores.softmax(-1) / self.noise.at(steps, rows)
 
     # -- verifying ------------------------------------------------------------------------------------------------
 
@@ -345,10 +294,10 @@ class Decoding:
         cells = [(r, j) for r, n in zip(rows, wanted, strict=True) for j in range(n)]
         owners = [r for r, _ in cells]
         prefixes: list[list[int]] = []
-        if self.replay or self.noise is not None:
+        if not self.choice.plain:
             prefixes = [self.rows[r].tokens[: self.rows[r].verified + j] for r, j in cells]
-        scores = self.processed(logits, prefixes, owners)
-        tokens, near = verdicts(self.values(scores, prefixes, owners), self.dtype)
+        scores = self.choice.processed(logits, prefixes, owners)
+        tokens, near = verdicts(self.choice.values(scores, prefixes, owners), self.dtype)
         self.passes += 1
         self.state.checked_rows += len(cells)
         at = 0
@@ -425,8 +374,8 @@ class Decoding:
         ready = min((row.verified for row in self.rows if not self.finished(row)), default=None)
         if ready is None:
             ready = max(row.ended or 0 for row in self.rows)
-        if self.noise is not None:
-            self.noise.forget(ready - self.prompt)
+        if self.choice.noise is not None:
+            self.choice.noise.forget(ready - self.prompt)
         if self.streamer is None:
             return
         for t in range(self.streamed, ready):
@@ -434,42 +383,17 @@ class Decoding:
         self.streamed = max(self.streamed, ready)
 
     def result(self) -> Exact:
-        """Rows side by side."""
-        rows, total = self.rows, max(row.ended or 0 for row in self.rows)
-        new = total - self.prompt
-        pad = self.pad
-        ids = [[*row.tokens[:total], *[pad] * (total - len(row.tokens))] for row in rows]
-        depths = [
-            [d if self.prompt + t < (row.ended or 0) else 0 for t, d in enumerate(row.depths[:new])] for row in rows
-        ]
-        depths = [[*d, *[0] * (new - len(d))] for d in depths]
-        self.state.depths += [list(step) for step in zip(*depths, strict=True)]
-        self.state.answered += sum(d > 0 for row in depths for d in row)
-        self.state.exact = self.stats()
-        if self.noise is not None:
-            self.noise.leave(new)
-
-        def steps(of: str) -> tuple[torch.Tensor, ...]:
-            like = getattr(rows[0], of)[0]
-            none = torch.zeros_like(like)
-            each = [getattr(row, of) for row in rows]
-            return tuple(torch.stack([x[t] if t < len(x) else none for x in each]) for t in range(new))
-
-        return Exact(
-            torch.tensor(ids, device=self.device),
-            steps("scores") if self.keeps_scores else None,
-            steps("logits") if self.keeps_logits else None,
-            torch.tensor(depths, device=self.device),
-            torch.tensor([row.accepted for row in rows], device=self.device),
-        )
-
-    def stats(self) -> dict[str, int]:
-        """What drafting and verifying came to."""
-        return {
-            "drafted_tokens": sum(row.drafted for row in self.rows),
-            "accepted_tokens": sum(row.accepted for row in self.rows),
+        """Rows side by side; the generation's state is told what they came to."""
+        found = side_by_side(self.rows, self.prompt, self.pad, self.device, self.keeps_scores, self.keeps_logits)
+        depths = found.exit_layers.T.tolist()
+        self.state.depths += depths
+        self.state.answered += sum(d > 0 for step in depths for d in step)
+        self.state.exact = {
+            **counts_of(self.rows),
             "verifying_passes": self.passes,
             "rolled_back_positions": self.rolled_back,
             "near_ties": self.near_ties,
-            "rows_without_drafts": sum(row.stopped for row in self.rows),
         }
+        if self.choice.noise is not None:
+            self.choice.noise.leave(found.sequences.shape[1] - self.prompt)
+        return found

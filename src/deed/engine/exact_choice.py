@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
+from .exact_replay import Replay
 from .sampling import best_token
 
 NEAR = 4  # two values are a near tie up to so many times the dtype's rounding
@@ -47,6 +50,54 @@ def confident(logits: torch.Tensor) -> tuple[list[float], torch.Tensor]:
     best = best_token(logits)
     top = logits.gather(-1, best)
     return (top - logits.logsumexp(-1, keepdim=True)).exp_()[:, 0].tolist(), best[:, 0]
+
+
+class Choice:
+    """Which token logits give, after processors, greedily or by the numbers that sampling draws.
+
+    Args:
+        replay: the processors.
+        noise: the numbers; None: greedy search.
+        prompt: tokens before the first that is chosen.
+    """
+
+    def __init__(self, replay: Replay, noise: Noise | None, prompt: int) -> None:
+        self.replay, self.noise, self.prompt = replay, noise, prompt
+
+    @property
+    def plain(self) -> bool:
+        """Whether the largest logit is the token, whatever came before."""
+        return self.noise is None and not self.replay
+
+    def tokens(self, logits: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
+        """Tokens `[cells]`.
+
+        Args:
+            logits: `[cells, vocab]`.
+            prefixes: the tokens before each cell.
+            rows: whose they are.
+        """
+        return best_token(self.values(self.processed(logits, prefixes, rows), prefixes, rows))[:, 0]
+
+    def processed(self, logits: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
+        """Processed scores, float32 as in Transformers' loop.
+
+        Args:
+            logits, prefixes, rows: see `tokens`.
+        """
+        return self.replay(prefixes, rows, logits.to(torch.float32))
+
+    def values(self, scores: torch.Tensor, prefixes: Sequence[list[int]], rows: list[int]) -> torch.Tensor:
+        """What is largest at the token to take.
+
+        Args:
+            scores: `[cells, vocab]`, processed.
+            prefixes, rows: see `tokens`.
+        """
+        if self.noise is None:
+            return scores
+        steps = [len(prefix) - self.prompt for prefix in prefixes]
+        return scores.softmax(-1) / self.noise.at(steps, rows)
 
 
 class Noise:

@@ -98,6 +98,22 @@ def kept(buffer: torch.Tensor, order: list[int]) -> torch.Tensor:
     return _with_room(whole, len(order))
 
 
+def reordered(buffer: torch.Tensor, axis: int, order: torch.Tensor, length: int) -> torch.Tensor:
+    """The buffer with rows `order` of it; in place where it keeps as many as it has, as beams do at every step.
+
+    Args:
+        buffer: `[rows, …]`, not to be used any more.
+        axis: of positions.
+        order: row numbers, on the buffer's device.
+        length: positions in use; the others are not moved.
+    """
+    if len(order) != buffer.shape[0]:
+        return kept(buffer, order.tolist())
+    used = buffer.narrow(axis, 0, length)
+    used.copy_(used.index_select(0, order))
+    return buffer
+
+
 def order_without(rows: int, gone: set[int]) -> list[int]:
     """The order in which `kept` leaves rows out by moving as few as there are gone: the last ones fill the gaps.
 

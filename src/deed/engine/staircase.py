@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from .block import Block, Grid, equal_runs, grid_of
-from .row_room import appended, grown, kept
+from .row_room import appended, grown, reordered
 
 STEP = 8  # positions that buffers grow by at least
 
@@ -63,9 +63,8 @@ class Staircase:
         self.writes: torch.Tensor | None = torch.zeros(n_layers, 0, 0, dtype=torch.long) if audit else None
         self.limit: int | None = None  # the maximum number of positions, if known; buffers do not grow beyond it
         self._capacity = max(1, capacity)
-        self._grid: tuple[Any, Grid] | None = (
-            None  # that of the newest aligned block: most layers of a pass need the same
-        )
+        # That of the newest aligned block: most layers of a pass need the same.
+        self._grid: tuple[Any, Grid] | None = None
 
     def add_branches(self, depths: list[int]) -> None:
         """Make stairs for exits' own layers; once, and in any case before there are positions.
@@ -151,12 +150,10 @@ class Staircase:
         stairs = [filled[r] for r in rows]
         start = min(stairs)
         first, count = rows[0], len(rows)
-        stops = None
-        if self.ragged:
-            stops = [self.lengths[r] for r in rows]
+        stops = [self.lengths[r] for r in rows] if self.ragged else None
+        if stops is not None:
             stop = max(stops)
-            if min(stops) == stop:  # these rows are of one length
-                stops = None
+            stops = None if min(stops) == stop else stops  # these rows are of one length
         if stops is not None or (span_worth < math.inf and max(stairs) > start):
             block = Block(layer, rows, self.n_rows, stairs, start, stop, source, packed=True, stops=stops)
             padding = count * (stop - start) - block.cells
@@ -166,7 +163,7 @@ class Staircase:
                 if span_worth == math.inf or count * width - block.cells <= span_worth * (len(block.spans) - 2):
                     return self._aligned(block, stops)
             if stops is not None or padding > span_worth * (len(block.spans) - 1):
-                block.hidden = torch.cat([_cells(source, *span) for span in block.spans])[None]
+                block.hidden = block.cells_of(source)
                 return block
         hidden = source.narrow(1, start, stop - start)
         if rows[-1] - first + 1 > count:
@@ -204,7 +201,7 @@ class Staircase:
             return None
         stairs, stops = [filled[r] for r in behind], [self.lengths[r] - 1 for r in behind]
         block = Block(layer, behind, self.n_rows, stairs, min(stairs), max(stops), source, packed=True, stops=stops)
-        block.hidden = torch.cat([_cells(source, *span) for span in block.spans])[None]
+        block.hidden = block.cells_of(source)
         return block
 
     def branch_off(self, block: Block, output: torch.Tensor) -> None:
@@ -215,7 +212,7 @@ class Staircase:
         at = layer - self.n_layers
         if self.branch_hidden[at] is None:
             self.branch_hidden[at] = output.new_zeros(self.n_rows, self._capacity, output.shape[-1])
-        self._write(self.branch_hidden[at], block, output)  # type: ignore[arg-type]
+        block.write(self.branch_hidden[at], output, 1)  # type: ignore[arg-type]
 
     def put(self, block: Block, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the block's keys and values, `[r, heads, width, head_dim]` or packed `[1, heads, cells, head_dim]`.
@@ -228,30 +225,12 @@ class Staircase:
         Returns:
             The layer's buffers `[rows, heads, capacity, head_dim]`, of which `runs` and `stop` say what concerns the block.
         """
-        return self._put(self.keys, block, keys), self._put(self.values, block, values)
-
-    def _put(self, buffers: list[torch.Tensor | None], block: Block, new: torch.Tensor) -> torch.Tensor:
-        buffer = buffers[block.layer]
-        if buffer is None:  # a layer that no row has reached takes no memory
-            _, heads, _, width = new.shape
-            buffer = buffers[block.layer] = new.new_zeros(self.n_rows, heads, self._capacity, width)
-        if block.grid is not None:
-            buffer.transpose(1, 2)[block.grid.rows, block.grid.at] = block.grid.take(new.transpose(1, 2))
-            return buffer
-        if block.packed:
-            for (i, j, row, stair, stop), (a, b) in zip(block.spans, block.ranges, strict=True):
-                part = new[0, :, a:b].unflatten(1, (j - i, -1)).transpose(0, 1)
-                buffer[row : row + j - i, :, stair:stop] = part
-            return buffer
-        for i, j, row, stair, _ in block.spans:
-            # narrow() where a slice would do: this runs twice per layer and token, and slicing costs twice as much.
-            place = buffer.narrow(2, stair, block.stop - stair)
-            if j - i < self.n_rows:
-                place = place.narrow(0, row, j - i)
-            place.copy_(
-                new if j - i == len(block.rows) and stair == block.start else new[i:j, :, stair - block.start :]
-            )
-        return buffer
+        for buffers, new in ((self.keys, keys), (self.values, values)):
+            if buffers[block.layer] is None:  # a layer that no row has reached takes no memory
+                _, heads, _, width = new.shape
+                buffers[block.layer] = new.new_zeros(self.n_rows, heads, self._capacity, width)
+            block.write(buffers[block.layer], new, 2)  # type: ignore[arg-type]
+        return self.keys[block.layer], self.values[block.layer]  # type: ignore[return-value]
 
     def store(self, block: Block, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `put`; returns all keys and values of the block's rows, `[r, heads, stop, head_dim]` each.
@@ -262,37 +241,18 @@ class Staircase:
             values: see `put`.
         """
         whole = self.put(block, keys, values)
-        if block.index is None:
-            return whole[0][:, :, : block.stop], whole[1][:, :, : block.stop]
-        return tuple(w.index_select(0, block.index)[:, :, : block.stop] for w in whole)  # type: ignore[return-value]
+        at = block.index
+        keys, values = whole if at is None else (buffer.index_select(0, at) for buffer in whole)
+        return keys[:, :, : block.stop], values[:, :, : block.stop]
 
     def widen(self, block: Block, output: torch.Tensor) -> None:
         """Take the layer's output, in the form of `block.hidden`: it becomes the positions' deepest state, the stair
         rises."""
         assert self.hidden is not None
-        self._write(self.hidden, block, output)
+        block.write(self.hidden, output, 1)
         self.rise(block)
         self.computed_cells += block.cells
-        if not block.packed:
-            width = block.stop - block.start if block.grid is None else block.hidden.shape[1]
-            self.padding_cells += len(block.rows) * width - block.cells
-
-    def _write(self, states: torch.Tensor, block: Block, output: torch.Tensor) -> None:
-        """Put the block's cells of a layer's output where they belong."""
-        if block.grid is not None:
-            states[block.grid.rows, block.grid.at] = block.grid.take(output)
-            return
-        if block.packed:
-            for (i, j, row, stair, stop), (a, b) in zip(block.spans, block.ranges, strict=True):
-                states[row : row + j - i, stair:stop] = output[0, a:b].unflatten(0, (j - i, -1))
-            return
-        for i, j, row, stair, _ in block.spans:
-            place = states.narrow(1, stair, block.stop - stair)
-            if j - i < self.n_rows:
-                place = place.narrow(0, row, j - i)
-            place.copy_(
-                output if j - i == len(block.rows) and stair == block.start else output[i:j, stair - block.start :]
-            )
+        self.padding_cells += block.padding
 
     def rise(self, block: Block) -> None:
         """The block's keys and values are there: its rows' stair rises."""
@@ -312,11 +272,11 @@ class Staircase:
         if any(not 0 <= i < self.n_rows for i in order):
             raise IndexError(f"row indices {order} do not fit a staircase of {self.n_rows} rows")
         at = indices.to(self.hidden.device)
-        self.hidden = _reordered(self.hidden, 1, at, self.length)
-        for buffers, axis in ((self.keys, 2), (self.values, 2), (self.branch_hidden, 1)):
+        self.hidden = reordered(self.hidden, 1, at, self.length)
+        for buffers, axis in self._buffers():
             for layer, buffer in enumerate(buffers):
                 if buffer is not None:
-                    buffers[layer] = _reordered(buffer, axis, at, self.length)
+                    buffers[layer] = reordered(buffer, axis, at, self.length)
         self.filled = [[stairs[i] for i in order] for stairs in self.filled]
         if self.writes is not None:
             self.writes = self.writes[:, order]
@@ -338,22 +298,15 @@ class Staircase:
         size = self._capacity = max(self._capacity, other._capacity)
         n, m = self.n_rows, other.n_rows
         self.hidden = appended(self.hidden, other.hidden, n, m, 1, size)
-        both = (
-            (self.keys, other.keys, 2),
-            (self.values, other.values, 2),
-            (self.branch_hidden, other.branch_hidden, 1),
-        )
-        for buffers, others, axis in both:
+        for (buffers, axis), (others, _) in zip(self._buffers(), other._buffers(), strict=True):
             for layer, (a, b) in enumerate(zip(buffers, others, strict=True)):
                 buffers[layer] = appended(a, b, n, m, axis, size)
         if self.writes is not None:
-            added = (
-                other.writes if other.writes is not None else self.writes.new_zeros(len(self.keys), other.n_rows, size)
-            )
+            added = self.writes.new_zeros(len(self.keys), m, size) if other.writes is None else other.writes
             self.writes = torch.cat([grown(self.writes, 2, size), grown(added, 2, size)], 1)
         self.filled = [[*a, *b] for a, b in zip(self.filled, other.filled, strict=True)]
         self.limit = None if self.limit is None or other.limit is None else max(self.limit, other.limit)
-        self.n_rows += other.n_rows
+        self.n_rows += m
         self.computed_cells += other.computed_cells
         self.padding_cells += other.padding_cells
         self._set_lengths([*self.lengths, *other.lengths])
@@ -380,6 +333,10 @@ class Staircase:
             for r, n in enumerate(self.lengths):
                 self.writes[:, r, n:] = 0
 
+    def _buffers(self) -> tuple[tuple[list[torch.Tensor | None], int], ...]:
+        """Beside `hidden`, what there is by layer, and the axis of its positions."""
+        return (self.keys, 2), (self.values, 2), (self.branch_hidden, 1)
+
     def _reserve(self, length: int) -> None:
         if length <= self._capacity:
             return
@@ -388,21 +345,9 @@ class Staircase:
             self._capacity = max(length, min(self._capacity, self.limit))
         assert self.hidden is not None
         self.hidden = grown(self.hidden, 1, self._capacity)
-        for buffers, axis in ((self.keys, 2), (self.values, 2), (self.branch_hidden, 1)):
+        for buffers, axis in self._buffers():
             for layer, buffer in enumerate(buffers):
                 if buffer is not None:
                     buffers[layer] = grown(buffer, axis, self._capacity)
         if self.writes is not None:
             self.writes = grown(self.writes, 2, self._capacity)
-
-
-def _cells(states: torch.Tensor, i: int, j: int, row: int, stair: int, stop: int) -> torch.Tensor:
-    return states[row : row + j - i, stair:stop].flatten(0, 1)
-
-
-def _reordered(buffer: torch.Tensor, axis: int, order: torch.Tensor, length: int) -> torch.Tensor:
-    if len(order) != buffer.shape[0]:
-        return kept(buffer, order.tolist())
-    used = buffer.narrow(axis, 0, length)  # beams are reordered at every step: do not copy the unused part
-    used.copy_(used.index_select(0, order))
-    return buffer

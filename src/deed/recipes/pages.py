@@ -19,12 +19,16 @@ from deed.data.synthetic import pages
 from deed.models.latr import LatrForConditionalGeneration, LatrProcessor
 from deed.models.latr import small as small_latr
 from deed.training.curriculum import LossGatedCurriculum
+from deed.training.muon import MuonWithAdamW
 from deed.training.trainer import BatchTrainer
 
 from . import easy_vqa
 from .page_batches import PageBatches, PagesRecipe, real_pages
 from .recipe import check_start, prepared, started
 from .run import Parts, only_item, run_recipe, whole_batches
+
+# Large tensors, in parts of their names: embeddings of pieces, places and boxes.
+FAST = ("shared", "relative_attention_bias", "relative_bias", "box_embeddings")
 
 
 class PagesTrainer(BatchTrainer):
@@ -33,35 +37,35 @@ class PagesTrainer(BatchTrainer):
     Args:
         args, kwargs: of `DeedTrainer`.
         curriculum: whose level rises with them.
+        muon: matrices learn by Muon.
     """
 
-    def __init__(self, *args: Any, curriculum: LossGatedCurriculum, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, curriculum: LossGatedCurriculum, muon: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.curriculum = curriculum
+        self.curriculum, self.muon = curriculum, muon
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """AdamW with a rate of its own for each size of tensor."""
+        """AdamW with a rate of its own for each size of tensor, or Muon for the matrices and AdamW for the rest."""
         # T5's tensors are made in very different sizes (embeddings about 1, attention about 0.02), and its own optimizer,
         # Adafactor, steps in proportion. AdamW needs to be told: at one rate, positions and pieces would hardly move.
         args = self.args
-        decay = {"fast": 0.0, "slow": args.weight_decay, "bare": 0.0}
-        groups: dict[str, list[Any]] = {name: [] for name in decay}
         whole: Any = self.model
+        groups: dict[str, list[Any]] = {"fast": [], "matrices": [], "more": [], "bare": []}
         for name, parameter in whole.named_parameters():
-            fast = any(
-                part in name for part in ("shared", "relative_attention_bias", "relative_bias", "box_embeddings")
-            )
-            groups["fast" if fast else "slow" if parameter.ndim > 1 else "bare"].append(parameter)
-        rate = {"fast": 5 * args.learning_rate}
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": group, "lr": rate.get(name, args.learning_rate), "weight_decay": decay[name]}
-                for name, group in groups.items()
-            ],
-            lr=args.learning_rate,
-            betas=(args.adam_beta1, args.adam_beta2),
-            fused=True,
-        )
+            fast = any(part in name for part in FAST)
+            kind = {1: "bare", 2: "matrices"}.get(parameter.ndim, "more")
+            groups["fast" if fast else kind].append(parameter)
+        slow = groups["more"] if self.muon else groups["more"] + groups["matrices"]
+        rest: list[dict[str, Any]] = [
+            {"params": groups["fast"], "lr": 5 * args.learning_rate},
+            {"params": slow, "weight_decay": args.weight_decay},
+            {"params": groups["bare"]},
+        ]
+        common: dict[str, Any] = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2)}
+        if self.muon:
+            self.optimizer = MuonWithAdamW(groups["matrices"], rest, weight_decay=args.weight_decay, **common)
+        else:
+            self.optimizer = torch.optim.AdamW(rest, weight_decay=0.0, fused=True, **common)
         return self.optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

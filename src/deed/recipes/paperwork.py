@@ -271,6 +271,7 @@ def start_paperwork(recipe: PaperworkRecipe, sources: Sources) -> tuple[Any, Any
         d_vision=recipe.d_vision,
         question="late",
         box_bias=recipe.box_bias,
+        cell_bias=recipe.box_bias and recipe.cell_bias,
     )
     wire_look_up(plain)
     processor = small_latr.build_processor(tokenizer, recipe.max_length, "late")
@@ -280,6 +281,9 @@ def start_paperwork(recipe: PaperworkRecipe, sources: Sources) -> tuple[Any, Any
 
 def _set(model: Any, recipe: PaperworkRecipe) -> Any:
     model.encoder.bias_share = recipe.bias_share
+    if recipe.cell_bias and model.config.box_bias and not model.config.cell_bias:
+        model.config.cell_bias = True
+        model.encoder.relative_bias.add_cells()
     if recipe.copy_loss and not recipe.conventional:
         # What may not be said is not learnt, and has probabilities that mean nothing.
         model.deed_config.confidence_over = "allowed"
@@ -315,7 +319,7 @@ def train_paperwork(
         drawn_from = (sources.store, sources.forms, sources.pictures, by_kind)
         data = PaperworkBatches(recipe, processor, curriculum.level, *drawn_from)
         curve = LearningCurve(output / CURVE, sources.held_out(), data, recipe.validate_every)
-        trainer = functools.partial(PaperworkTrainer, curriculum=curriculum)
+        trainer = functools.partial(PaperworkTrainer, curriculum=curriculum, muon=recipe.optimizer == "muon")
         return Parts(data, only_item, trainer=trainer, callbacks=[curriculum, curve], write_more=curriculum.save)
 
     schedule = {"num_decay_steps": min(recipe.decay_steps, max(0, recipe.steps - recipe.warmup_steps))}

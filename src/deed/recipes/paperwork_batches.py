@@ -24,6 +24,7 @@ from .paperwork_pages import (
     AskedPage,
     FormPicker,
     PicturePicker,
+    blanked,
     choose,
     drawn_page,
     hundreds,
@@ -49,6 +50,7 @@ class PaperworkRecipe(Recipe):
 
     Args:
         batch_size: tokens per step and process, those of answers counted twice.
+        optimizer: muon (matrices by Muon, the rest by AdamW) or adamw (all by AdamW).
         decay_steps: last steps, over which the learning rate falls to zero; until then it stays at its peak.
         questions: per page and hundred words of it, at most.
         picture_share: share of batches from easy-vqa.
@@ -62,6 +64,8 @@ class PaperworkRecipe(Recipe):
         copy_loss: answers are learnt as they are given, chosen from what stands on the page (`deed.models.latr.spans`); not in
             a conventional training.
         seen_share: share of page batches that have (a stand-in for) the pages' pictures.
+        blank_share: share of pages whose words are taken away: a model whose answers stand on the page has to spell there that
+            it finds none.
         noise: share of pages read as an OCR engine reads them.
         forms: how many forms are drawn and kept.
         curriculum_loss: running loss of the last exit at which pages grow.
@@ -75,6 +79,7 @@ class PaperworkRecipe(Recipe):
         d_ff: inner width of the feed-forward parts.
         d_vision: width of the ViT, a multiple of 32.
         box_bias: bias attention by how boxes lie to each other.
+        cell_bias: also by which words head the row and the column that a word stands in; a model to go on from gets it, too.
         bias_share: share of steps in which that bias learns; its gradient costs much and has few numbers to tell.
         validate_every: steps between rows of the learning curve.
         data: folder of the real pages and of what is made of them and kept.
@@ -89,6 +94,7 @@ class PaperworkRecipe(Recipe):
     warmup_steps: Natural = 200
     decay_steps: Natural = 5000
     weight_decay: Rate = 0.02
+    optimizer: Literal["adamw", "muon"] = "muon"
     loss: Loss = "rising"
     questions: Count = 8
     picture_share: Share = 0.15
@@ -100,6 +106,7 @@ class PaperworkRecipe(Recipe):
     kind_share: Share = 0.6
     copy_loss: bool = True
     seen_share: Share = 0.1
+    blank_share: Share = 0.01
     noise: Share = 0.4
     forms: Count = 6000
     curriculum_loss: Rate = 0.5
@@ -113,6 +120,7 @@ class PaperworkRecipe(Recipe):
     d_ff: Count = 640
     d_vision: Width = 128
     box_bias: bool = True
+    cell_bias: bool = True
     bias_share: Share = 0.25
     validate_every: Count = 500
     data: str = "paperwork"
@@ -211,6 +219,7 @@ class PaperworkBatches(Dataset):
             copying: one to copy from.
         """
         recipe, now = self.recipe, int(self.level) if level is None else level
+        blank = rng.random() < recipe.blank_share
         # Some shorter ones stay in, so that nothing learned is lost.
         level = now if rng.random() < 0.6 else rng.randint(1, now)
         longest = rng.randint(WINDOWS[level - 2] if level > 1 else 4, WINDOWS[level - 1])
@@ -231,7 +240,8 @@ class PaperworkBatches(Dataset):
         asked = [question for question in page.asked if question[0] != "all" or rng.random() < WHOLE]
         # Where spelling need not be learnt, they tell nothing: how many words such an answer has cannot be known.
         more = readings(page.words, rng, hundreds(page.words)) if self.rules is None else []
-        return replace(page, asked=[*asked, *more])
+        page = replace(page, asked=[*asked, *more])
+        return blanked(page) if blank else page
 
     def encode(self, page: AskedPage, rng: random.Random) -> dict[str, Any]:
         """Ids of a page and of the questions chosen."""

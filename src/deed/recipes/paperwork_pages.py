@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from deed.data.base import UNANSWERABLE
 from deed.data.debian.absences import absences
 from deed.data.debian.pages import DebianPage
 from deed.data.debian.questions import RULES, questions_of
@@ -193,6 +194,16 @@ def page_to_copy(
     return AskedPage("copy", _read(words, rng, noise), asked)
 
 
+def blanked(page: AskedPage) -> AskedPage:
+    """The page without its words, asked the same: nothing is there. What cannot be kept to words of a page has to be spelled.
+
+    Args:
+        page: any but a picture.
+    """
+    asked = [("blank", question, "no" if kind == "presence" else UNANSWERABLE) for kind, question, _ in page.asked]
+    return AskedPage(page.source, [], asked)
+
+
 class PicturePicker:
     """easy-vqa's pictures, each with all of its questions.
 
@@ -309,6 +320,7 @@ __all__ = [
     "AskedPage",
     "FormPicker",
     "PicturePicker",
+    "blanked",
     "by_line",
     "choose",
     "drawn_page",

@@ -14,7 +14,7 @@ from .copying import EDGES, HEIGHT, LETTER, STEP, Question, unguessable
 Table = Sequence[Sequence[Sequence[str]]]  # rows of cells of words; the first are heads
 
 COLUMNS, CELLS = (2, 6), 3  # of a table; words of a cell at most
-GAP = 20  # thousandths of the page between columns, at least
+GAP = 26  # thousandths of the page between columns, at least
 ASKED = 8  # cells asked about, by the hundred words
 
 

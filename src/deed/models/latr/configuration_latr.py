@@ -27,6 +27,7 @@ class LatrConfig(T5Config):
         question: `"early"`: patches, question and words are one sequence, in which all see all. `"late"`: patches, words,
             question; the page does not see the question, so that one page is encoded once for many (`packing.py`).
         box_bias: with a late question, attention is biased by how two words' boxes lie to each other (`relative.py`).
+        cell_bias: beside it, by which words head the row and the column that a word stands in (`cells.py`).
         copy_answers: with a late question, `generate()` keeps answers to words that stand in a row on the page, to
             `free_answers`, and to what begins with one of `open_pieces` (`spans.py`).
         free_answers: ids of answers that need not stand there, end token last.
@@ -43,6 +44,7 @@ class LatrConfig(T5Config):
     freeze_vision: bool = False
     question: str = "early"
     box_bias: bool = False
+    cell_bias: bool = False
     copy_answers: bool = False
     free_answers: list | None = None
     open_pieces: list | None = None
@@ -53,6 +55,8 @@ class LatrConfig(T5Config):
             raise ValueError(f"question must be one of {', '.join(QUESTION_PLACES)}, got {self.question!r}")
         if self.box_bias and self.question != "late":
             raise ValueError('box_bias takes question="late"')
+        if self.cell_bias and not self.box_bias:
+            raise ValueError("cell_bias takes box_bias")
         if self.copy_answers:
             if self.question != "late":
                 raise ValueError('copy_answers takes question="late"')

@@ -44,7 +44,7 @@ class LatrEncoder(T5Stack):
             self.visual_projection = nn.Linear(vision.hidden_size, config.d_model)
         self.bias_share = 1.0  # of training steps in which the relative bias of a late question learns, too
         if config.question == "late":
-            self.relative_bias = LatrRelativeBias(config.num_heads, config.box_bias)
+            self.relative_bias = LatrRelativeBias(config.num_heads, config.box_bias, config.cell_bias)
         self.post_init()  # again: T5Stack's own came before these modules
 
     @classmethod

@@ -7,7 +7,7 @@ it stands in a pack, nor a word's on the padding around it.
 Boxes add three more tables, for pairs of words: how far apart their middles are in height, and their left and their right
 edges in width. Offsets fall into buckets as T5's distances do: small ones exact (in steps of `STEP` thousandths of the page),
 large ones by logarithm. LayoutLMv2 (Xu et al., 2021, section 2.3) biases by lower left corners; left and right edges tell
-columns that are aligned either way.
+columns that are aligned either way. A fourth tells of each word which ones head its row and its column (`cells.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from torch import nn
 from transformers import initialization as init
 from transformers.models.t5.modeling_t5 import T5Attention
 
+from .cells import COLUMN, RELATIONS, ROW, cell_relations
+
 PATCH, WORD, QUESTION = 0, 1, 2
 # (query, key) of the pairs that have no distance.
 PAIRS = ((PATCH, PATCH), (PATCH, WORD), (WORD, PATCH), (QUESTION, PATCH), (QUESTION, WORD))
@@ -27,6 +29,7 @@ OFFSET_BUCKETS = 32
 OFFSETS = 1000  # thousandths of the page
 STEP = 4  # of them that count as one
 LEAN = 3.0
+POINTING = 6.0  # at a start, of the heads that look at what heads a row or a column
 
 
 class LatrRelativeBias(nn.Module):
@@ -35,9 +38,10 @@ class LatrRelativeBias(nn.Module):
     Args:
         heads: of the encoder.
         boxes: with the three tables of box offsets.
+        cells: with the table of rows and columns.
     """
 
-    def __init__(self, heads: int, boxes: bool) -> None:
+    def __init__(self, heads: int, boxes: bool, cells: bool = False) -> None:
         super().__init__()
         self.pairs = nn.Embedding(len(PAIRS), heads)
         self.boxes = boxes
@@ -45,11 +49,25 @@ class LatrRelativeBias(nn.Module):
             # The last row is that of pairs without an offset; it stays zero.
             for name in ("rows", "lefts", "rights"):
                 setattr(self, name, nn.Embedding(OFFSET_BUCKETS + 1, heads))
+        self.cells = nn.Embedding(RELATIONS, heads) if cells else None
+
+    def add_cells(self) -> None:
+        """Give a trained model the table of rows and columns, as a fresh one has it."""
+        like = self.pairs.weight
+        self.cells = nn.Embedding(RELATIONS, like.shape[1], device=like.device, dtype=like.dtype)
+        self._point()
+
+    @torch.no_grad()
+    def _point(self) -> None:
+        if self.cells is not None:
+            start = torch.zeros_like(self.cells.weight)
+            start[ROW, 2:3] = start[COLUMN, 3:4] = POINTING
+            init.copy_(self.cells.weight, start)
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Zeros, but one head that looks along its line, one down its column by left edges and one by right ones: from zero
-        such heads take thousands of steps to form."""
+        """Zeros, but one head looks along its line, one down its column by left edges, one by right ones; the first two at
+        what heads them: from zero such heads take thousands of steps to form."""
         init.zeros_(self.pairs.weight)
         if self.boxes:
             for head, name in enumerate(("rows", "lefts", "rights"), 2):
@@ -57,6 +75,7 @@ class LatrRelativeBias(nn.Module):
                 start = torch.zeros_like(table)
                 start[0, head : head + 1] = LEAN
                 init.copy_(table, start)  # which leaves alone what a checkpoint has filled
+        self._point()
 
     def forward(self, order: torch.Tensor, sorts: torch.Tensor, bbox: torch.Tensor) -> torch.Tensor:
         """
@@ -83,6 +102,9 @@ class LatrRelativeBias(nn.Module):
                 weight = getattr(self, name).weight.to(order.dtype)
                 tables.append(torch.cat([weight[offsets], weight[-1:]]))
                 indices.append(torch.where(both, place[:, None, :] - place[:, :, None] + OFFSETS, 2 * OFFSETS + 1))
+        if self.cells is not None:
+            tables.append(self.cells.weight.to(order.dtype))
+            indices.append(cell_relations(bbox, sorts == WORD))
         return _SummedLookUp.apply(torch.stack(indices), *tables)
 
 

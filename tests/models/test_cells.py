@@ -1,0 +1,107 @@
+"""Rows and columns by boxes alone: what heads a cell's row and its column."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deed.data.synthetic.grids import grid_page
+from deed.models.latr.cells import COLUMN, NONE, OWN, ROW, cell_relations
+
+TABLE = [  # texts and left edges of a line, 30 apart
+    [("Dear", 50), ("reader,", 96), ("this", 170), ("is", 215), ("text.", 240)],
+    [],
+    [("Item", 50), ("Unit", 300), ("price", 345), ("Qty", 600)],
+    [("Old", 50), ("lamp", 85), ("$", 300), ("12", 318), ("7", 600)],
+    [("Tea", 50), ("$", 300), ("900", 318), ("31", 600)],
+    [("Rice", 50), ("$", 300), ("8", 318), ("4", 600)],
+]
+
+
+def placed(table, right=False):
+    texts, boxes = [], []
+    for i, line in enumerate(table):
+        for text, x in line:
+            wide = 8 * len(text)
+            texts.append(text)
+            y = 100 + 30 * i
+            boxes.append((1000 - x - wide, y, 1000 - x, y + 16) if right else (x, y, x + wide, y + 16))
+    return texts, boxes
+
+
+def heads_of(texts, boxes):
+    """By text, of every word: what heads its row, what heads its column, what else is of its cell."""
+    found = cell_relations(torch.tensor([boxes]), torch.ones(1, len(boxes), dtype=torch.bool))[0].tolist()
+    return {
+        text: [" ".join(texts[j] for j in range(len(texts)) if row[j] == kind) for kind in (ROW, COLUMN, OWN)]
+        for text, row in zip(texts, found, strict=True)
+    }
+
+
+@pytest.mark.parametrize("right", (False, True), ids=("left edges", "right edges"))
+def test_a_table_of_cells(right):
+    texts, boxes = placed(TABLE, right)
+    found = heads_of(texts, boxes)
+    assert found["text."] == ["", "", ""], "a line without wide spaces has no cells"
+    if right:  # from right to left, the first cell of a row is the quantity
+        assert found["900"] == ["31", "Unit price", "$ 900"] and found["Rice"] == ["4", "Item", "Rice"]
+        return
+    assert found["lamp"] == ["", "Item", "Old lamp"] and found["12"] == ["Old lamp", "Unit price", "$ 12"]
+    assert found["900"] == ["Tea", "Unit price", "$ 900"] and found["4"] == ["Rice", "Qty", "4"]
+    assert found["price"] == ["Item", "", "Unit price"], "what heads a column is in a row as well"
+
+
+def test_lines_farther_away_are_of_another_table():
+    fields = [[("Date:", 50), ("1.2.2003", 300)], [], []]
+    texts, boxes = placed([*fields, *TABLE[2:]])
+    assert heads_of(texts, boxes)["900"] == ["Tea", "Unit price", "$ 900"]
+    assert heads_of(texts, boxes)["1.2.2003"] == ["Date:", "", "1.2.2003"]
+
+
+def test_pieces_share_their_words_cell():
+    _, boxes = placed(TABLE)
+    twice = [i for i in range(len(boxes)) for _ in range(2)]
+    alone = cell_relations(torch.tensor([boxes]), torch.ones(1, len(boxes), dtype=torch.bool))[0]
+    found = cell_relations(torch.tensor([[boxes[i] for i in twice]]), torch.ones(1, len(twice), dtype=torch.bool))[0]
+    assert torch.equal(found, alone[twice][:, twice])
+
+
+def test_what_is_no_word_has_no_cell_and_changes_nothing():
+    _, boxes = placed(TABLE)
+    alone = cell_relations(torch.tensor([boxes]), torch.ones(1, len(boxes), dtype=torch.bool))[0]
+    rest = [(0, 0, 1000, 1000), (300, 190, 310, 206), (0, 0, 0, 0)]
+    words = torch.tensor([[True] * len(boxes) + [False] * 3] * 2)
+    words[1] = False
+    found = cell_relations(torch.tensor([[*boxes, *rest]] * 2), words)
+    assert torch.equal(found[0, : len(boxes), : len(boxes)], alone) and (found[0, len(boxes) :] == NONE).all()
+    assert (found[0, :, len(boxes) :] == NONE).all() and (found[1] == NONE).all()
+
+
+def test_tables_of_the_training_are_read():
+    rng, right, count = random.Random(0), 0, 0
+    for _ in range(40):
+        words, asked = grid_page(rng, 60)
+        texts = [word.text for word in words]
+        found = cell_relations(
+            torch.tensor([[word.box for word in words]]), torch.ones(1, len(words), dtype=torch.bool)
+        )
+        for _, question, answer in asked:
+            _, head, _, name, _ = question.split('"')
+            cell = answer.split()
+            at = next(i for i in range(len(texts)) if texts[i : i + len(cell)] == cell)
+            named, headed = ([texts[j] for j in (found[0, at] == kind).nonzero().flatten()] for kind in (ROW, COLUMN))
+            right += named == name.split() and headed == head.split()
+            count += 1
+    assert right > 0.85 * count > 100
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 60)] * 4), min_size=1, max_size=12))
+def test_any_boxes_have_relations_that_fit(places):
+    boxes = [(x, y, x + w, y + h) for x, y, w, h in places]
+    found = cell_relations(torch.tensor([boxes]), torch.ones(1, len(boxes), dtype=torch.bool))[0]
+    own = found == OWN
+    assert torch.equal(own, own.T), "to share a cell is mutual"
+    lower = torch.tensor([[a[1] + a[3] > b[1] + b[3] for b in boxes] for a in boxes])
+    assert lower[found == COLUMN].all(), "the head of a column is above"
