@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deed.data.synthetic.grids import grid_page
-from deed.models.latr.cells import COLUMN, NONE, OWN, ROW, cell_relations
+from deed.models.latr.cells import BOTH, COLUMN, HEADED, NAMED, NONE, OWN, ROW, asked_cells, cell_relations
 
 TABLE = [  # texts and left edges of a line, 30 apart
     [("Dear", 50), ("reader,", 96), ("this", 170), ("is", 215), ("text.", 240)],
@@ -95,6 +95,58 @@ def test_tables_of_the_training_are_read():
             right += named == name.split() and headed == head.split()
             count += 1
     assert right > 0.85 * count > 100
+
+
+def asked(boxes, page, *questions):
+    """By question, of the words that have a mark the one behind each, with how it is asked for."""
+    ids = [*page, *[piece for question in questions for piece in question]]
+    numbers = [0] * len(page) + [k for k, question in enumerate(questions, 1) for _ in question]
+    places = torch.tensor([[*boxes, *[(0, 0, 0, 0)] * (len(ids) - len(page))]])
+    words = torch.tensor([numbers]) == 0
+    found = asked_cells(cell_relations(places, words), torch.tensor([ids]), torch.tensor([numbers]), words)[0]
+    assert found.shape == (len(questions) + 1, len(ids)) and not found[0].any()
+    return [{int(j) + 1: int(row[j]) for j in row.nonzero()} for row in found[1:]]
+
+
+def test_a_question_names_the_row_and_the_column_of_its_cell():
+    texts, boxes = placed(TABLE)
+    page = [10 + texts.index(text) for text in texts]  # the same word has the same piece
+
+    def pieces(text):
+        return [10 + texts.index(word) if word in texts else 5 for word in text.split()]
+
+    both, row, column, none = asked(
+        boxes,
+        page,
+        pieces("what is the Unit price of Old lamp ?"),
+        pieces("what comes after Tea ?"),
+        pieces("which Qty is there ?"),
+        pieces("is the word text. there ?"),
+    )
+    at = texts.index("12") - 1
+    assert {j: kind for j, kind in both.items() if kind == BOTH} == {at: BOTH} and texts[at] == "$"
+    assert {texts[j] for j, kind in both.items() if kind == NAMED} == {"7"}, "the other cell of the row"
+    assert sorted(row) == [texts.index("900") - 1, texts.index("31")] and set(row.values()) == {NAMED}
+    assert {texts[j] for j in column} == {"7", "31", "4"} and set(column.values()) == {HEADED}
+    assert none == {}
+
+
+def test_names_of_the_same_pieces_in_another_order_are_others():
+    boxes = [(50, 100, 80, 116), (300, 100, 330, 116)]
+    boxes += [(50, 130, 60, 146), (60, 130, 70, 146), (300, 130, 330, 146)]
+    boxes += [(50, 160, 60, 176), (60, 160, 70, 176), (300, 160, 330, 176)]
+    page = [10, 11, 21, 22, 30, 22, 21, 31]
+    assert asked(boxes, page, [1, 11, 2, 21, 22]) == [{4: BOTH, 7: HEADED}]
+    assert asked(boxes, page, [1, 11, 2, 22, 21]) == [{4: HEADED, 7: BOTH}]
+
+
+def test_of_misread_names_the_nearest_is_meant():
+    boxes = [(50, 100, 80, 116), (300, 100, 330, 116)]
+    for y in (130, 160):
+        boxes += [(50 + 10 * i, y, 60 + 10 * i, y + 16) for i in range(4)] + [(300, y, 330, y + 16)]
+    page = [10, 11, 21, 22, 23, 99, 30, 21, 22, 98, 97, 31]
+    marks = asked(boxes, page, [1, 11, 2, 21, 22, 23, 24])[0]
+    assert marks[6] == BOTH and marks.get(11) != BOTH
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 60)] * 4), min_size=1, max_size=12))

@@ -9,7 +9,7 @@ import torch
 from deed.constants import IGNORE_INDEX
 from deed.data.base import UNANSWERABLE
 from deed.models.latr import LatrConfig, small
-from deed.models.latr.cells import cell_relations
+from deed.models.latr.cells import asked_cells, cell_relations
 from deed.models.latr.packing import follows, may_see, pack
 from deed.models.latr.pieces import learn_tokenizer
 from deed.models.latr.relative import OFFSETS, PATCH, QUESTION, WORD, LatrRelativeBias, buckets
@@ -169,11 +169,13 @@ def test_settings_that_do_not_fit():
         latr_model()(**pack([some_page(rng, 3, 1)], 0, 0))
 
 
-def naive_bias(module, order, sorts, bbox):
+def naive_bias(module, order, sorts, bbox, ids, numbers):
     """Pair by pair."""
     n = len(sorts)
     out = torch.zeros(order.shape[1], n, n, dtype=order.dtype)
-    relations = cell_relations(torch.tensor([bbox]), torch.tensor([sorts]) == WORD)[0].tolist()
+    words = torch.tensor([sorts]) == WORD
+    relations = cell_relations(torch.tensor([bbox]), words)
+    asked = asked_cells(relations, torch.tensor([ids]), torch.tensor([numbers]), words)[0].tolist()
     pairs = {(0, 0): 0, (0, 1): 1, (1, 0): 2, (2, 0): 3, (2, 1): 4, (0, 2): 0, (1, 2): 0}
     near, offsets = buckets(n, order.shape[0], 128), buckets(OFFSETS, 32, OFFSETS // 4, 4)
     for i in range(n):
@@ -191,7 +193,7 @@ def naive_bias(module, order, sorts, bbox):
             else:
                 for table in (module.rows, module.lefts, module.rights):
                     out[:, i, j] += table.weight[-1]
-            out[:, i, j] += module.cells.weight[relations[i][j]]
+            out[:, i, j] += module.relations.weight[relations[0, i, j]] + module.asked.weight[asked[numbers[i]][j]]
     return out
 
 
@@ -205,8 +207,9 @@ def test_the_bias_and_its_gradient_equal_those_pair_by_pair():
     corners = torch.randint(0, 500, (6, 2))
     bbox = torch.cat([corners, corners + torch.randint(0, 500, (6, 2))], -1)
     bbox[1:4] = torch.tensor([(100, 300, 200, 320), (400, 305, 480, 322), (410, 350, 500, 370)])
-    want = naive_bias(module, order, sorts, bbox.tolist())
-    got = module(order, torch.tensor([sorts]), bbox[None])[0]
+    ids, numbers = [0, 5, 6, 7, 5, 5], [0, 0, 0, 0, 1, 1]
+    want = naive_bias(module, order, sorts, bbox.tolist(), ids, numbers)
+    got = module(order, torch.tensor([sorts]), bbox[None], torch.tensor([ids]), torch.tensor([numbers]))[0]
     torch.testing.assert_close(got, want)
     weights = torch.randn_like(want)
     parameters = [order, *module.parameters()]
@@ -232,7 +235,9 @@ def test_a_trained_model_is_given_the_table_of_cells():
     after = model.encoder.relative_bias.state_dict()
     fresh = LatrRelativeBias(model.config.num_heads, boxes=True, cells=True)
     fresh.reset()
-    torch.testing.assert_close(after.pop("cells.weight"), fresh.cells.weight.data.double())
+    for name in ("relations.weight", "asked.weight"):
+        torch.testing.assert_close(after.pop(name), fresh.state_dict()[name].double())
+    assert float(fresh.asked.weight.max()) > 10, "questions look at the cells that they ask for"
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 

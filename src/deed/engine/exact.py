@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 
-from deed.policies import policy as policies
 from deed.policies.exit_checks.gate import Gate
 from deed.policies.measures import needs_history
 from deed.policies.policy import ThresholdPolicy
@@ -29,12 +28,13 @@ from deed.policies.query import ExitQuery
 
 from . import exact_replay
 from .cache import StaircaseCache
-from .exact_choice import Choice, Noise, confident, verdicts
+from .exact_ask import by_policy, by_worth
+from .exact_choice import Choice, Noise, verdicts
 from .exact_pass import draft_pass, feed, fill_source, verify_pass
 from .exact_replay import Replay
 from .exact_result import Exact, counts_of, side_by_side
 from .exact_row import Row
-from .exact_tuning import LONGEST, WARM, Tuner, bin_of, borrow, give_back
+from .exact_tuning import LONGEST, WARM, Tuner, borrow, give_back
 from .sampling import Stopping
 
 
@@ -220,54 +220,32 @@ class Decoding:
 
     def ask(self, query: ExitQuery, rows: list[int]) -> tuple[list[bool], bool]:
         """See `exact_pass.Ask`."""
-        self.deepest, policy, go_on, best = query.depth, self.state.policy, True, None
+        self.deepest, policy = query.depth, self.state.policy
         known = [self.rows[r] for r in rows]
         if self.tuned:
-            if self.gate is not None:  # no head, nor the exit's own layer, for rows that do not exit
-                values, best = self.gate(query).tolist(), None
-            else:
-                # Whatever the policy's measure: the largest probability tells best whether the last layer will agree.
-                values, best = confident(query.masked_logits)
-            chances = [self.tuner.chance(query.exit_index, c) for c in values]
-            if self.tuner.warm:
-                pairs = [(row.chain * row.trust, p) for row, p in zip(known, chances, strict=True)]
-                exits, go_on = self.tuner.goes_up(query.exit_index, pairs, self.decoding)
-            else:
-                exits = policy.leaves(query).tolist()
-            exiting = list(range(len(rows)))
-            if self.choice.replay or self.gate is not None:  # takes too long to learn from what is not drafted
-                exiting = [i for i, leaves in enumerate(exits) if leaves]
-            if self.gate is None:
-                logits = query.logits if len(exiting) == len(rows) else query.logits[exiting]
-            elif exiting:
-                logits = query.logits_at(torch.tensor(exiting, device=query.hidden.device))
-                self.state.checked_rows += len(exiting)
-            bins = [bin_of(c) for c in values]
+            trusts, sparing = [row.chain * row.trust for row in known], bool(self.choice.replay)
+            found = by_worth(query, policy, self.gate, self.tuner, trusts, self.decoding, sparing)
         else:
-            decision = policies.decide(policy, query)
-            exits = decision.leave.tolist()
-            exiting = [i for i, leaves in enumerate(exits) if leaves]
-            logits = decision.logits_of(exiting)  # type: ignore[assignment]
-            if exiting and logits is None:
-                logits = query.logits_at(torch.tensor(exiting, device=query.hidden.device))
-            chances, bins = [self.tuner.chance(query.exit_index, 0.5)] * len(rows), [bin_of(0.5)] * len(rows)
-        self.state.checked_rows += query.computed * len(rows)
-        if not exiting:
-            return exits, go_on
-        if best is not None and self.choice.plain and query.allowed is None:
-            tokens = best
+            found = by_policy(query, policy, self.tuner)
+        self.state.checked_rows += found.checked + query.computed * len(rows)
+        drafted = found.drafted
+        if not drafted:
+            return found.exits, found.go_on
+        if found.best is not None and self.choice.plain and query.allowed is None:
+            tokens = found.best[drafted] if len(drafted) < len(rows) else found.best
         else:
-            tokens = self.choice.tokens(logits, [known[i].tokens for i in exiting], [rows[i] for i in exiting])
-        for i, token in zip(exiting, tokens.tolist(), strict=True):
+            assert found.logits is not None
+            tokens = self.choice.tokens(found.logits, [known[i].tokens for i in drafted], [rows[i] for i in drafted])
+        for i, token in zip(drafted, tokens.tolist(), strict=True):
             row = known[i]
-            row.asked[-1].append((query.exit_index, bins[i], token))
-            if exits[i]:
+            row.asked[-1].append((query.exit_index, found.bins[i], token))
+            if found.exits[i]:
                 row.tokens.append(token)
                 row.depths.append(query.depth)
-                row.chain *= chances[i]
-                row.expected += chances[i]
+                row.chain *= found.chances[i]
+                row.expected += found.chances[i]
                 row.drafted += 1
-        return exits, go_on
+        return found.exits, found.go_on
 
     def allowed(self, rows: list[int]) -> torch.Tensor | None:
         """`[r, vocab]` bool: tokens that the constraints leave open."""

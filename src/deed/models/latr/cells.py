@@ -1,23 +1,32 @@
-"""Rows and columns: by boxes alone, which words head the row and the column that a word stands in.
+"""Rows and columns: by boxes alone, which words head the row and the column that a word stands in, and by their letters,
+which of them a question names.
 
 What a cell of a table says follows from the first cell of its row and the top cell of its column, and neither is near it in
 reading order. Attention that has offsets of boxes alone to go by looks along the row and up the column, at everything that is
-there; a model that answers from tables then finds the row and guesses the column (docs/latr.md has the figures). So the pairs
-are told apart here, and attention is biased by them (`relative.py`).
+there; a small model that answers from tables so finds half of the cells asked for (docs/latr.md has the figures). So rows and
+columns are told apart here, and which of their heads a question names, as readers of text are told which of its words are in
+the question (Chen et al., 2017, arXiv 1704.00051, section 3.2); attention is biased by both (`relative.py`).
 """
 
 from __future__ import annotations
 
 import torch
+from torch.nn import functional as F
 
 NONE, ROW, COLUMN, OWN = range(4)  # how a word (query) sees another (key)
 RELATIONS = 4
+NAMED, HEADED, BOTH = 1, 2, 3  # how a question asks for a cell: by its row, its column, or both
+ASKED = 4
+
 GAP = 1.5  # heights of a word: a wider space in a line parts two cells
 NEAR = 4  # heights: a line higher up belongs to another table
-ALIGNED = 0.5  # heights: cells of a column have left edges, right edges or middles as near as that, twice
+ALIGNED = 0.5  # heights: cells of a column have left edges, right edges or middles as near as that
 LOOSE = 1.4  # times the least distance of a table's lines
 FAR = 1 << 20
 JUMPS = 6  # doublings: of up to 64 rows the top one is found
+
+ENOUGH, HALF = 0.8, 0.5  # of the pieces of what heads a row or a column; the others are misread
+SLOTS, PRIME = 1 << 14, 4099  # pieces, and pairs of them, are known by slots: few share one
 
 
 def cell_relations(bbox: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
@@ -26,7 +35,7 @@ def cell_relations(bbox: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
 
     Words whose middles are within half of their mean height are of one line; wide spaces part a line into cells. Only lines of
     several cells have relations. Going up, a cell stands under the nearest one that overlaps it and is aligned with it, as
-    long as lines are about as far apart as those below. Pieces of a word, which share its box, are of one cell.
+    long as lines are about as far apart as those below. Pieces of a word share its cell.
 
     Args:
         bbox: `[batch, n, 4]` integers.
@@ -48,7 +57,7 @@ def cell_relations(bbox: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     place = torch.where((left | _itself(line)) & begins[:, None, :], x0[:, None, :], -1).amax(-1)
     later = place >= 0
     many = (line & later[:, None, :]).any(-1)  # lines of several cells
-    own = line & (place[:, :, None] == place[:, None, :]) & many[:, :, None]
+    own = line & (place[:, :, None] == place[:, None, :]) & many[:, :, None] & many[:, None, :]
     first = line & later[:, :, None] & ~later[:, None, :]
 
     from_ = torch.where(own, x0[:, None, :], 1 << 20).amin(-1)
@@ -75,8 +84,68 @@ def cell_relations(bbox: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     return relations
 
 
+def asked_cells(
+    relations: torch.Tensor, ids: torch.Tensor, question_ids: torch.Tensor, words: torch.Tensor
+) -> torch.Tensor:
+    """Of every question and every word, whether the cell that begins behind the word is the one whose row and column the
+    question names (`BOTH`), or one whose row (`NAMED`) or column (`HEADED`) alone it names: what heads them stands in it.
+
+    The word before a cell has the mark, since what is looked up is what follows a word (`wiring.py`).
+
+    Args:
+        relations: of `cell_relations`.
+        ids: `[batch, n]` pieces of page and questions.
+        question_ids: `[batch, n]`: 0 for the page, k for a token of its k-th question.
+        words: `[batch, n]` bool, which tokens are words of the page.
+
+    Returns:
+        `[batch, questions + 1, n]` int32; the first is of no question.
+    """
+    batch, n = ids.shape
+    asked = int(question_ids.max()) + 1
+    own = relations == OWN
+    within = F.pad(own.diagonal(-1, 1, 2), (1, 0))  # the piece before is of the same cell
+    row = torch.arange(batch, device=ids.device)[:, None].expand(batch, n)
+
+    def stands(slots: torch.Tensor) -> torch.Tensor:
+        said = ids.new_zeros(batch, asked, SLOTS, dtype=torch.bool)
+        said[row, question_ids, slots] = True
+        return said.gather(2, slots[:, None, :].expand(batch, asked, n))
+
+    # In a row: "22:17" has all pieces of "17:22".
+    found = stands(ids % SLOTS) & (stands((F.pad(ids[:, :-1], (1, 0)) * PRIME + ids) % SLOTS) | ~within[:, None, :])
+    named, headed = (_share(found, relations == kind) for kind in (ROW, COLUMN))
+    begins = words & own.diagonal(0, 1, 2) & ~within
+    both = torch.where(begins[:, None, :] & (named >= HALF) & (headed >= HALF), named + headed, 0.0)
+    kinds = torch.zeros_like(named, dtype=torch.int32)
+    kinds[named >= ENOUGH] = NAMED
+    kinds[headed >= ENOUGH] = HEADED
+    kinds[(both > 0) & (both >= both.amax(-1, keepdim=True) - 0.01)] = BOTH
+    kinds = kinds * begins[:, None, :]
+    kinds[:, 0] = 0
+    return F.pad(kinds[:, :, 1:], (0, 1))
+
+
+def _share(found: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+    """Of what heads each word, the share that is found: `[batch, questions, n]`."""
+    heads_of = heads.to(torch.float32)
+    return found.to(torch.float32) @ heads_of.transpose(1, 2) / heads_of.sum(-1).clamp(min=1)[:, None, :]
+
+
 def _itself(like: torch.Tensor) -> torch.Tensor:
     return torch.eye(like.shape[1], dtype=torch.bool, device=like.device)
 
 
-__all__ = ["COLUMN", "NONE", "OWN", "RELATIONS", "ROW", "cell_relations"]
+__all__ = [
+    "ASKED",
+    "BOTH",
+    "COLUMN",
+    "HEADED",
+    "NAMED",
+    "NONE",
+    "OWN",
+    "RELATIONS",
+    "ROW",
+    "asked_cells",
+    "cell_relations",
+]

@@ -107,7 +107,9 @@ class LatrEncoder(T5Stack):
         if self.config.question == "late":
             if question_ids is None:
                 question_ids = (bbox == 0).all(-1).long()
-            return self._read_late(text, attention_mask, bbox, question_ids, kwargs.get("output_hidden_states", False))
+            return self._read_late(
+                text, attention_mask, bbox, question_ids, input_ids, kwargs.get("output_hidden_states", False)
+            )
         out = super().forward(inputs_embeds=text, attention_mask=attention_mask, **kwargs)
         return LatrEncoderOutput(
             last_hidden_state=out.last_hidden_state,
@@ -122,6 +124,7 @@ class LatrEncoder(T5Stack):
         attention_mask: torch.Tensor,
         bbox: torch.Tensor,
         question_ids: torch.Tensor,
+        input_ids: torch.Tensor | None,
         keep_states: bool = False,
     ) -> LatrEncoderOutput:
         """The blocks on a page that does not see its questions, each of which sees the page and itself."""
@@ -134,7 +137,8 @@ class LatrEncoder(T5Stack):
         # The gradient of a few hundred numbers through every pair of tokens costs a third of a step.
         learns = not self.training or self.bias_share >= 1 or float(torch.rand(())) < self.bias_share
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            bias = self.relative_bias(order.weight.to(kind), sorts, F.pad(bbox, (0, 0, patches, 0)))
+            ids = None if input_ids is None else F.pad(input_ids, (patches, 0))
+            bias = self.relative_bias(order.weight.to(kind), sorts, F.pad(bbox, (0, 0, patches, 0)), ids, question_ids)
         seen = may_see(question_ids, question_ids, attention_mask)
         bias = bias.masked_fill(~seen[:, None], torch.finfo(kind).min).contiguous()
         hidden, states = self.dropout(hidden), []

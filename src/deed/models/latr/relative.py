@@ -7,7 +7,8 @@ it stands in a pack, nor a word's on the padding around it.
 Boxes add three more tables, for pairs of words: how far apart their middles are in height, and their left and their right
 edges in width. Offsets fall into buckets as T5's distances do: small ones exact (in steps of `STEP` thousandths of the page),
 large ones by logarithm. LayoutLMv2 (Xu et al., 2021, section 2.3) biases by lower left corners; left and right edges tell
-columns that are aligned either way. A fourth tells of each word which ones head its row and its column (`cells.py`).
+columns that are aligned either way. Two more tell of each word which ones head its row and its column, and of each question
+for which cell it asks (`cells.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from .cells import COLUMN, RELATIONS, ROW, cell_relations
+from .cells import ASKED, BOTH, RELATIONS, asked_cells, cell_relations
 
 PATCH, WORD, QUESTION = 0, 1, 2
 # (query, key) of the pairs that have no distance.
@@ -29,7 +30,7 @@ OFFSET_BUCKETS = 32
 OFFSETS = 1000  # thousandths of the page
 STEP = 4  # of them that count as one
 LEAN = 3.0
-POINTING = 6.0  # at a start, of the heads that look at what heads a row or a column
+POINTING = 24.0  # at a start, of the head that looks up, at the cell that is asked for
 
 
 class LatrRelativeBias(nn.Module):
@@ -38,7 +39,7 @@ class LatrRelativeBias(nn.Module):
     Args:
         heads: of the encoder.
         boxes: with the three tables of box offsets.
-        cells: with the table of rows and columns.
+        cells: with the tables of rows and columns.
     """
 
     def __init__(self, heads: int, boxes: bool, cells: bool = False) -> None:
@@ -49,25 +50,21 @@ class LatrRelativeBias(nn.Module):
             # The last row is that of pairs without an offset; it stays zero.
             for name in ("rows", "lefts", "rights"):
                 setattr(self, name, nn.Embedding(OFFSET_BUCKETS + 1, heads))
-        self.cells = nn.Embedding(RELATIONS, heads) if cells else None
+        self.cells = cells
+        if cells:
+            self.relations, self.asked = nn.Embedding(RELATIONS, heads), nn.Embedding(ASKED, heads)
 
     def add_cells(self) -> None:
-        """Give a trained model the table of rows and columns, as a fresh one has it."""
+        """Give a trained model the tables of rows and columns, as a fresh one has them."""
         like = self.pairs.weight
-        self.cells = nn.Embedding(RELATIONS, like.shape[1], device=like.device, dtype=like.dtype)
-        self._point()
-
-    @torch.no_grad()
-    def _point(self) -> None:
-        if self.cells is not None:
-            start = torch.zeros_like(self.cells.weight)
-            start[ROW, 2:3] = start[COLUMN, 3:4] = POINTING
-            init.copy_(self.cells.weight, start)
+        fresh = LatrRelativeBias(like.shape[1], boxes=False, cells=True).to(like)
+        fresh.reset()
+        self.cells, self.relations, self.asked = True, fresh.relations, fresh.asked
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Zeros, but one head looks along its line, one down its column by left edges, one by right ones; the first two at
-        what heads them: from zero such heads take thousands of steps to form."""
+        """Zeros, but one head looks along its line, one down its column by left edges and one by right ones: from zero such
+        heads take thousands of steps to form. Questions look at the cells that they ask for."""
         init.zeros_(self.pairs.weight)
         if self.boxes:
             for head, name in enumerate(("rows", "lefts", "rights"), 2):
@@ -75,14 +72,27 @@ class LatrRelativeBias(nn.Module):
                 start = torch.zeros_like(table)
                 start[0, head : head + 1] = LEAN
                 init.copy_(table, start)  # which leaves alone what a checkpoint has filled
-        self._point()
+        if self.cells:
+            init.zeros_(self.relations.weight)
+            start = torch.zeros_like(self.asked.weight)
+            start[BOTH, -1] = POINTING
+            init.copy_(self.asked.weight, start)
 
-    def forward(self, order: torch.Tensor, sorts: torch.Tensor, bbox: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        order: torch.Tensor,
+        sorts: torch.Tensor,
+        bbox: torch.Tensor,
+        ids: torch.Tensor | None = None,
+        question_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """
         Args:
             order: T5's table `[buckets, heads]`.
             sorts: `[batch, n]`, `PATCH`, `WORD` or `QUESTION`.
             bbox: `[batch, n, 4]`.
+            ids: `[batch, n]`, 0 for patches; None: it is not known which cells are asked for.
+            question_ids: `[batch, n]`, with `ids`.
 
         Returns:
             `[batch, heads, n, n]`.
@@ -102,9 +112,14 @@ class LatrRelativeBias(nn.Module):
                 weight = getattr(self, name).weight.to(order.dtype)
                 tables.append(torch.cat([weight[offsets], weight[-1:]]))
                 indices.append(torch.where(both, place[:, None, :] - place[:, :, None] + OFFSETS, 2 * OFFSETS + 1))
-        if self.cells is not None:
-            tables.append(self.cells.weight.to(order.dtype))
-            indices.append(cell_relations(bbox, sorts == WORD))
+        if self.cells:
+            words = sorts == WORD
+            tables.append(self.relations.weight.to(order.dtype))
+            indices.append(cell_relations(bbox, words))
+            if ids is not None and question_ids is not None:
+                of_questions = asked_cells(indices[-1], ids, question_ids, words)
+                tables.append(self.asked.weight.to(order.dtype))
+                indices.append(of_questions.gather(1, question_ids[:, :, None].expand(-1, -1, n)))
         return _SummedLookUp.apply(torch.stack(indices), *tables)
 
 
