@@ -27,23 +27,44 @@ def grid_page(rng: random.Random, count: int, known: Sequence[str] = ()) -> tupl
         known: words to mix in, half of all where there are any.
 
     Returns:
-        The words, boxes on 0..1000, in reading order; kind, question and answer each.
+        As `table_page` does.
     """
+    return table_page(random_table(rng, count, known), rng, known)
 
-    def some(most: int) -> list[str]:
-        # Heads, names and cells are of one word mostly; a line above or below is longer.
-        size = 1 if rng.random() < 0.6 else rng.randint(1, most)
-        return [rng.choice(known) if known and rng.random() < 0.5 else unguessable(rng) for _ in range(size)]
 
+def random_table(rng: random.Random, count: int, known: Sequence[str] = ()) -> Table:
+    """Rows of cells of words; the first row heads the columns, the first cell of each other one names it.
+
+    Args:
+        rng: decides everything.
+        count: words, about.
+        known: words to mix in.
+    """
     columns = rng.randint(*COLUMNS)
     rows = max(2, min(12, round(count / (1.4 * columns)) - 1))
-    table = [[some(CELLS) for _ in range(columns)]]
-    table += [[some(CELLS), *(some(rng.choice((1, CELLS))) for _ in range(columns - 1))] for _ in range(rows)]
+    table = [[_some(rng, CELLS, known) for _ in range(columns)]]
+    for _ in range(rows):
+        name = _some(rng, CELLS, known)
+        table.append([name, *(_some(rng, rng.choice((1, CELLS)), known) for _ in range(columns - 1))])
+    return table
+
+
+def table_page(table: Table, rng: random.Random, known: Sequence[str] = ()) -> tuple[list[Word], list[Question]]:
+    """A table laid out, with a line or two above it and below.
+
+    Args:
+        table: as `random_table` gives it.
+        rng: decides where everything stands, and what is asked.
+        known: words to mix into the lines.
+
+    Returns:
+        The words, boxes on 0..1000, in reading order; kind, question and answer each.
+    """
     page: list[Word] = []
     y = rng.randint(20, 200)
     step = rng.choice((STEP, STEP, STEP * 3 // 2, 2 * STEP))
-    letter = min(LETTER, (EDGES[1] - EDGES[0] - GAP * columns) / sum(_widest(table)))
-    for line in (some(8) for _ in range(rng.randint(0, 2))):
+    letter = min(LETTER, (EDGES[1] - EDGES[0] - GAP * len(table[0])) / sum(_widest(table)))
+    for line in (_some(rng, 8, known) for _ in range(rng.randint(0, 2))):
         page += _placed(line, EDGES[0], y, letter)
         y += 2 * STEP
     for row, places in zip(table, _places(table, letter, rng), strict=True):
@@ -51,8 +72,14 @@ def grid_page(rng: random.Random, count: int, known: Sequence[str] = ()) -> tupl
             page += _placed(cell, left, min(y, 1000 - HEIGHT), letter)
         y += step
     if y < 1000 - 3 * STEP and rng.random() < 0.4:
-        page += _placed(some(8), EDGES[0], y + STEP, letter)
+        page += _placed(_some(rng, 8, known), EDGES[0], y + STEP, letter)
     return page, _asked(table, rng, page)
+
+
+def _some(rng: random.Random, most: int, known: Sequence[str]) -> list[str]:
+    # Heads, names and cells are of one word mostly; a line above or below is longer.
+    size = 1 if rng.random() < 0.6 else rng.randint(1, most)
+    return [rng.choice(known) if known and rng.random() < 0.5 else unguessable(rng) for _ in range(size)]
 
 
 def _widest(table: Table) -> list[int]:
@@ -99,4 +126,4 @@ def _asked(table: Table, rng: random.Random, page: Sequence[Word]) -> list[Quest
     return rng.sample(found, min(len(found), ASKED * (1 + len(page) // 100)))
 
 
-__all__ = ["grid_page"]
+__all__ = ["grid_page", "random_table", "table_page"]

@@ -142,12 +142,16 @@ def allowed_labels(
     cells: list[tuple[int, int, int]] = []
     for row, (page, of_page) in enumerate(zip(pages, answers, strict=True)):
         spans, at = Spans(rules, page, twins), 0
+        begins = torch.tensor(sorted(spans.begins))
         for answer in of_page:
             for place, (piece, found) in enumerate(zip(answer, spans.along(answer[:-1]), strict=True), at):
                 if found is None or piece not in found:
                     break
                 mask[row, place] = False
-                cells += [(row, place, token) for token in found]
+                if found is spans.begins:  # hundreds, the same for every answer
+                    mask[row, place, begins] = True
+                else:
+                    cells += [(row, place, token) for token in found]
             at += len(answer)
     if cells:
         rows, places, tokens = torch.tensor(cells).unbind(1)
