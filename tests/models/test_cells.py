@@ -98,14 +98,14 @@ def test_tables_of_the_training_are_read():
 
 
 def asked(boxes, page, *questions):
-    """By question, of the words that have a mark the one behind each, with how it is asked for."""
+    """By question, the words that cells asked for begin with, and how they are asked for."""
     ids = [*page, *[piece for question in questions for piece in question]]
     numbers = [0] * len(page) + [k for k, question in enumerate(questions, 1) for _ in question]
     places = torch.tensor([[*boxes, *[(0, 0, 0, 0)] * (len(ids) - len(page))]])
     words = torch.tensor([numbers]) == 0
     found = asked_cells(cell_relations(places, words), torch.tensor([ids]), torch.tensor([numbers]), words)[0]
     assert found.shape == (len(questions) + 1, len(ids)) and not found[0].any()
-    return [{int(j) + 1: int(row[j]) for j in row.nonzero()} for row in found[1:]]
+    return [{int(j): int(row[j]) for j in row.nonzero()} for row in found[1:]]
 
 
 def test_a_question_names_the_row_and_the_column_of_its_cell():

@@ -27,8 +27,8 @@ from .page_batches import PageBatches, PagesRecipe, real_pages
 from .recipe import check_start, prepared, started
 from .run import Parts, only_item, run_recipe, whole_batches
 
-# Large tensors, in parts of their names: embeddings of pieces, places and boxes.
-FAST = ("shared", "relative_attention_bias", "relative_bias", "box_embeddings")
+# Large tensors, in parts of their names: embeddings of pieces, places, boxes and cells.
+FAST = ("shared", "relative_attention_bias", "relative_bias", "box_embeddings", "cell_marks")
 
 
 class PagesTrainer(BatchTrainer):

@@ -10,6 +10,8 @@ the question (Chen et al., 2017, arXiv 1704.00051, section 3.2); attention is bi
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch.nn import functional as F
 
@@ -27,6 +29,18 @@ JUMPS = 6  # doublings: of up to 64 rows the top one is found
 
 ENOUGH, HALF = 0.8, 0.5  # of the pieces of what heads a row or a column; the others are misread
 SLOTS, PRIME = 1 << 14, 4099  # pieces, and pairs of them, are known by slots: few share one
+
+
+class Cells(NamedTuple):
+    """What is known of the cells of a batch of pages.
+
+    Attributes:
+        relations: of `cell_relations`.
+        asked: of `asked_cells`; None where the questions' pieces are not known.
+    """
+
+    relations: torch.Tensor
+    asked: torch.Tensor | None
 
 
 def cell_relations(bbox: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
@@ -87,10 +101,8 @@ def cell_relations(bbox: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
 def asked_cells(
     relations: torch.Tensor, ids: torch.Tensor, question_ids: torch.Tensor, words: torch.Tensor
 ) -> torch.Tensor:
-    """Of every question and every word, whether the cell that begins behind the word is the one whose row and column the
-    question names (`BOTH`), or one whose row (`NAMED`) or column (`HEADED`) alone it names: what heads them stands in it.
-
-    The word before a cell has the mark, since what is looked up is what follows a word (`wiring.py`).
+    """Of every question and every word, whether a cell begins with the word whose row and column the question names (`BOTH`),
+    or whose row (`NAMED`) or column (`HEADED`) alone it names: what heads them stands in the question.
 
     Args:
         relations: of `cell_relations`.
@@ -123,7 +135,31 @@ def asked_cells(
     kinds[(both > 0) & (both >= both.amax(-1, keepdim=True) - 0.01)] = BOTH
     kinds = kinds * begins[:, None, :]
     kinds[:, 0] = 0
-    return F.pad(kinds[:, :, 1:], (0, 1))
+    return kinds
+
+
+def pieces_asked_for(cells: Cells) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The pieces of the cells that questions ask for: of those named by row and column, or where there are none, by the row.
+
+    Args:
+        cells: with `asked`.
+
+    Returns:
+        Three times `[batch, pieces]` long, a page's questions one after the other: the places of the pieces, the numbers of
+        the questions, and how they ask. Numbers are 0 where a page has fewer.
+    """
+    assert cells.asked is not None
+    both = cells.asked == BOTH
+    settled = both.any(-1, keepdim=True)
+    wanted = both | ((cells.asked == NAMED) & ~settled)
+    own = (cells.relations == OWN).to(torch.float32)
+    row, question, place = ((wanted.to(torch.float32) @ own) > 0).nonzero().unbind(1)
+    counts = row.bincount(minlength=len(own))
+    at = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    found = row.new_zeros(3, len(own), int(counts.max()))
+    found[0, row, at], found[1, row, at] = place, question
+    found[2, row, at] = torch.where(settled[row, question, 0], BOTH, NAMED)
+    return found[0], found[1], found[2]
 
 
 def _share(found: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
@@ -146,6 +182,8 @@ __all__ = [
     "OWN",
     "RELATIONS",
     "ROW",
+    "Cells",
     "asked_cells",
     "cell_relations",
+    "pieces_asked_for",
 ]

@@ -14,9 +14,19 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.t5.modeling_t5 import T5Stack
 
 from .boxes import LatrBoxEmbeddings, LatrBoxTable, patch_boxes
+from .cells import ASKED, Cells, asked_cells, cell_relations, pieces_asked_for
 from .configuration_latr import LatrConfig
 from .packing import may_see
 from .relative import PATCH, QUESTION, WORD, LatrRelativeBias
+
+
+class LatrCellMarks(nn.Embedding):
+    """What is added to the states of cells that a question asks for, by how it asks: `[ASKED, d_model]`, zeros at first."""
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Zeros."""
+        init.zeros_(self.weight)
 
 
 @dataclass
@@ -45,7 +55,16 @@ class LatrEncoder(T5Stack):
         self.bias_share = 1.0  # of training steps in which the relative bias of a late question learns, too
         if config.question == "late":
             self.relative_bias = LatrRelativeBias(config.num_heads, config.box_bias, config.cell_bias)
+        if config.cell_bias:
+            self.cell_marks = LatrCellMarks(ASKED, config.d_model)
         self.post_init()  # again: T5Stack's own came before these modules
+
+    def add_cells(self) -> None:
+        """Give a trained encoder what `cell_bias` adds, as a fresh one has it."""
+        self.config.cell_bias = True
+        self.relative_bias.add_cells()
+        self.cell_marks = LatrCellMarks(ASKED, self.config.d_model).to(self.embed_tokens.weight)
+        self.cell_marks.reset()
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -56,7 +75,7 @@ class LatrEncoder(T5Stack):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (LatrBoxTable, LatrRelativeBias)):
+        if isinstance(module, (LatrBoxTable, LatrRelativeBias, LatrCellMarks)):
             module.reset()
         elif module is getattr(self, "visual_projection", None):
             init.normal_(module.weight, std=module.in_features**-0.5)  # type: ignore[arg-type, operator, union-attr]
@@ -132,13 +151,19 @@ class LatrEncoder(T5Stack):
         question_ids = F.pad(question_ids, (patches, 0))
         sorts = torch.where(question_ids > 0, QUESTION, WORD)
         sorts[:, :patches] = PATCH
+        bbox = F.pad(bbox, (0, 0, patches, 0))
+        cells = None
+        if self.config.cell_bias:
+            relations, asked = cell_relations(bbox, sorts == WORD), None
+            if input_ids is not None:
+                asked = asked_cells(relations, F.pad(input_ids, (patches, 0)), question_ids, sorts == WORD)
+            cells = Cells(relations, asked)
         order: Any = self.block[0].layer[0].SelfAttention.relative_attention_bias  # type: ignore[union-attr, index]
         kind = _score_type(hidden)
         # The gradient of a few hundred numbers through every pair of tokens costs a third of a step.
         learns = not self.training or self.bias_share >= 1 or float(torch.rand(())) < self.bias_share
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            ids = None if input_ids is None else F.pad(input_ids, (patches, 0))
-            bias = self.relative_bias(order.weight.to(kind), sorts, F.pad(bbox, (0, 0, patches, 0)), ids, question_ids)
+            bias = self.relative_bias(order.weight.to(kind), sorts, bbox, cells, question_ids)
         seen = may_see(question_ids, question_ids, attention_mask)
         bias = bias.masked_fill(~seen[:, None], torch.finfo(kind).min).contiguous()
         hidden, states = self.dropout(hidden), []
@@ -146,6 +171,12 @@ class LatrEncoder(T5Stack):
             states.append(hidden)
             hidden = block(hidden, None, bias)[0]  # type: ignore[operator]
         hidden = self.dropout(self.final_layer_norm(hidden))
+        if cells is not None and cells.asked is not None:
+            # Once more, for their questions alone and marked: which of many like it an answer goes on with.
+            places, numbers, kinds = pieces_asked_for(cells)
+            marked = hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[2])) + self.cell_marks(kinds)
+            hidden, question_ids = torch.cat([hidden, marked], 1), torch.cat([question_ids, numbers], 1)
+            attention_mask = torch.cat([attention_mask, (numbers > 0).to(attention_mask.dtype)], 1)
         return LatrEncoderOutput(
             last_hidden_state=hidden,
             hidden_states=(*states, hidden) if keep_states else None,  # type: ignore[arg-type]

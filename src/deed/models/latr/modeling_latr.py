@@ -197,7 +197,13 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
         return super()._get_logits_processor(generation_config, *args, **kwargs)  # type: ignore[misc]
 
 
-_OWN_WEIGHTS = ("encoder.box_embeddings.", "encoder.vit.", "encoder.visual_projection.", "encoder.relative_bias.")
+_OWN_WEIGHTS = (
+    "encoder.box_embeddings.",
+    "encoder.vit.",
+    "encoder.visual_projection.",
+    "encoder.relative_bias.",
+    "encoder.cell_marks.",
+)
 
 
 def _config_of(path: Any, model_type: str) -> Any:

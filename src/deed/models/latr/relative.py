@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from .cells import ASKED, BOTH, RELATIONS, asked_cells, cell_relations
+from .cells import ASKED, BOTH, RELATIONS, Cells
 
 PATCH, WORD, QUESTION = 0, 1, 2
 # (query, key) of the pairs that have no distance.
@@ -83,7 +84,7 @@ class LatrRelativeBias(nn.Module):
         order: torch.Tensor,
         sorts: torch.Tensor,
         bbox: torch.Tensor,
-        ids: torch.Tensor | None = None,
+        cells: Cells | None = None,
         question_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
@@ -91,8 +92,8 @@ class LatrRelativeBias(nn.Module):
             order: T5's table `[buckets, heads]`.
             sorts: `[batch, n]`, `PATCH`, `WORD` or `QUESTION`.
             bbox: `[batch, n, 4]`.
-            ids: `[batch, n]`, 0 for patches; None: it is not known which cells are asked for.
-            question_ids: `[batch, n]`, with `ids`.
+            cells: of the batch, for a bias with their tables.
+            question_ids: `[batch, n]`, with `cells`.
 
         Returns:
             `[batch, heads, n, n]`.
@@ -112,14 +113,14 @@ class LatrRelativeBias(nn.Module):
                 weight = getattr(self, name).weight.to(order.dtype)
                 tables.append(torch.cat([weight[offsets], weight[-1:]]))
                 indices.append(torch.where(both, place[:, None, :] - place[:, :, None] + OFFSETS, 2 * OFFSETS + 1))
-        if self.cells:
-            words = sorts == WORD
+        if self.cells and cells is not None:
             tables.append(self.relations.weight.to(order.dtype))
-            indices.append(cell_relations(bbox, words))
-            if ids is not None and question_ids is not None:
-                of_questions = asked_cells(indices[-1], ids, question_ids, words)
+            indices.append(cells.relations)
+            if cells.asked is not None and question_ids is not None:
+                # Heads that look something up take what follows a word (`wiring.py`): they look before the cell.
+                before = F.pad(cells.asked[:, :, 1:], (0, 1))
                 tables.append(self.asked.weight.to(order.dtype))
-                indices.append(of_questions.gather(1, question_ids[:, :, None].expand(-1, -1, n)))
+                indices.append(before.gather(1, question_ids[:, :, None].expand(-1, -1, n)))
         return _SummedLookUp.apply(torch.stack(indices), *tables)
 
 
