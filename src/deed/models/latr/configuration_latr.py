@@ -27,7 +27,8 @@ class LatrConfig(T5Config):
         question: `"early"`: patches, question and words are one sequence, in which all see all. `"late"`: patches, words,
             question; the page does not see the question, so that one page is encoded once for many (`packing.py`).
         box_bias: with a late question, attention is biased by how two words' boxes lie to each other (`relative.py`).
-        cell_bias: beside it, by which words head the row and the column that a word stands in (`cells.py`).
+        cell_bias: beside it, by which words head the row and the column that a word stands in, and which of them a question
+            names; the cell that it asks for is marked for its answer (`cells.py`).
         copy_answers: with a late question, `generate()` keeps answers to words that stand in a row on the page, to
             `free_answers`, and to what begins with one of `open_pieces` (`spans.py`).
         free_answers: ids of answers that need not stand there, end token last.
