@@ -8,7 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deed.data.synthetic.grids import grid_page
-from deed.models.latr.cells import BOTH, COLUMN, HEADED, NAMED, NONE, OWN, ROW, asked_cells, cell_relations
+from deed.models.latr.cells import (
+    BOTH,
+    COLUMN,
+    FOLLOWS,
+    HEADED,
+    NAMED,
+    NONE,
+    OWN,
+    PRECEDES,
+    ROW,
+    asked_cells,
+    cell_relations,
+    quoted,
+)
 
 TABLE = [  # texts and left edges of a line, 30 apart
     [("Dear", 50), ("reader,", 96), ("this", 170), ("is", 215), ("text.", 240)],
@@ -147,6 +160,28 @@ def test_of_misread_names_the_nearest_is_meant():
     page = [10, 11, 21, 22, 23, 99, 30, 21, 22, 98, 97, 31]
     marks = asked(boxes, page, [1, 11, 2, 21, 22, 23, 24])[0]
     assert marks[6] == BOTH and marks.get(11) != BOTH
+
+
+def beside(page, *questions):
+    """By question, places behind and before what it quotes."""
+    ids = [*page, *[piece for question in questions for piece in question]]
+    numbers = [0] * len(page) + [k for k, question in enumerate(questions, 1) for _ in question]
+    words = torch.tensor([numbers]) == 0
+    found = quoted(torch.tensor([ids]), torch.tensor([numbers]), words)[0]
+    assert not found[0].any() and not found[:, len(page) :].any()
+    return [[(row == kind).nonzero().flatten().tolist() for kind in (FOLLOWS, PRECEDES)] for row in found[1:]]
+
+
+def test_what_stands_beside_the_longest_run_that_a_question_quotes():
+    page = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 4, 5]
+    longer, two, one, none = beside(page, [1, 6, 7, 8, 2, 4, 5], [1, 4, 5], [1, 9, 2], [1, 2])
+    assert longer == [list(range(6, 14)), [0, 1, 2]], "the longest run alone, on the page as far as it goes"
+    assert two == [[*range(3, 11)], [0, *range(11, 17)]], "both places; behind goes before before"
+    assert one == [[], []] and none == [[], []], "a single piece is no quotation"
+
+
+def test_what_stands_everywhere_is_no_quotation():
+    assert beside([3, 4, 9, 3, 4, 8, 3, 4, 7, 3, 4], [1, 3, 4]) == [[[], []]]
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 60)] * 4), min_size=1, max_size=12))

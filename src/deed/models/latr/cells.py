@@ -1,5 +1,5 @@
 """Rows and columns: by boxes alone, which words head the row and the column that a word stands in, and by their letters,
-which of them a question names.
+which of them a question names; and where on the page a question's own words stand.
 
 What a cell of a table says follows from the first cell of its row and the top cell of its column, and neither is near it in
 reading order. Attention that has offsets of boxes alone to go by looks along the row and up the column, at everything that is
@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 NONE, ROW, COLUMN, OWN = range(4)  # how a word (query) sees another (key)
 RELATIONS = 4
-NAMED, HEADED, BOTH = 1, 2, 3  # how a question asks for a cell: by its row, its column, or both
-ASKED = 4
+# How a question asks for a cell: by its row, its column, or both; or for words: by those before or behind them.
+NAMED, HEADED, BOTH, FOLLOWS, PRECEDES = 1, 2, 3, 4, 5
+ASKED = 6
 
 GAP = 1.5  # heights of a word: a wider space in a line parts two cells
 NEAR = 4  # heights: a line higher up belongs to another table
@@ -28,6 +29,8 @@ FAR = 1 << 20
 JUMPS = 6  # doublings: of up to 64 rows the top one is found
 
 ENOUGH, HALF = 0.8, 0.5  # of the pieces of what heads a row or a column; the others are misread
+RUN, PLACES = 1, 3  # pairs of pieces that are quoted at least, and places on the page that they stand at, at most
+BEHIND, BEFORE = 8, 6  # pieces next to what is quoted
 SLOTS, PRIME = 1 << 14, 4099  # pieces, and pairs of them, are known by slots: few share one
 
 
@@ -36,11 +39,12 @@ class Cells(NamedTuple):
 
     Attributes:
         relations: of `cell_relations`.
-        asked: of `asked_cells`; None where the questions' pieces are not known.
+        asked, beside: of `asked_cells` and `quoted`; None where the questions' pieces are not known.
     """
 
     relations: torch.Tensor
-    asked: torch.Tensor | None
+    asked: torch.Tensor | None = None
+    beside: torch.Tensor | None = None
 
 
 def cell_relations(bbox: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
@@ -113,19 +117,10 @@ def asked_cells(
     Returns:
         `[batch, questions + 1, n]` int32; the first is of no question.
     """
-    batch, n = ids.shape
-    asked = int(question_ids.max()) + 1
     own = relations == OWN
     within = F.pad(own.diagonal(-1, 1, 2), (1, 0))  # the piece before is of the same cell
-    row = torch.arange(batch, device=ids.device)[:, None].expand(batch, n)
-
-    def stands(slots: torch.Tensor) -> torch.Tensor:
-        said = ids.new_zeros(batch, asked, SLOTS, dtype=torch.bool)
-        said[row, question_ids, slots] = True
-        return said.gather(2, slots[:, None, :].expand(batch, asked, n))
-
     # In a row: "22:17" has all pieces of "17:22".
-    found = stands(ids % SLOTS) & (stands((F.pad(ids[:, :-1], (1, 0)) * PRIME + ids) % SLOTS) | ~within[:, None, :])
+    found = _stands(ids, question_ids) & (_stands(_pairs(ids), question_ids) | ~within[:, None, :])
     named, headed = (_share(found, relations == kind) for kind in (ROW, COLUMN))
     begins = words & own.diagonal(0, 1, 2) & ~within
     both = torch.where(begins[:, None, :] & (named >= HALF) & (headed >= HALF), named + headed, 0.0)
@@ -138,28 +133,78 @@ def asked_cells(
     return kinds
 
 
-def pieces_asked_for(cells: Cells) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The pieces of the cells that questions ask for: of those named by row and column, or where there are none, by the row.
+def quoted(ids: torch.Tensor, question_ids: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """Of every question and every word, whether the word is one of the next behind (`FOLLOWS`) or before (`PRECEDES`) the
+    longest run of words that the question has from the page: "which word comes after …?", "what is the number of section …?".
 
     Args:
-        cells: with `asked`.
+        ids, question_ids, words: see `asked_cells`.
+
+    Returns:
+        `[batch, questions + 1, n]` int32; the first is of no question.
+    """
+    pairs = _stands(_pairs(ids), question_ids) & (words & F.pad(words[:, :-1], (1, 0)))[:, None, :]
+    at = torch.arange(ids.shape[1], device=ids.device).expand_as(pairs)
+    begun = torch.where(pairs, -1, at).cummax(-1).values  # where the run that a piece is of begins
+    runs = at - begun
+    longest = runs.amax(-1, keepdim=True)
+    ends = (runs >= RUN) & (runs == longest)
+    ends &= ends.sum(-1, keepdim=True) <= PLACES
+    ends[:, 0] = False
+    begins = torch.zeros_like(ends).scatter_reduce(2, begun, ends, "amax")
+    beside = torch.zeros_like(runs, dtype=torch.int32)
+    last = ids.shape[1] - 1
+    for step in range(1, min(BEFORE, last) + 1):
+        beside[F.pad(begins[:, :, step:], (0, step))] = PRECEDES
+    for step in range(1, min(BEHIND, last) + 1):
+        beside[F.pad(ends[:, :, :-step], (step, 0))] = FOLLOWS
+    return beside * words[:, None, :]
+
+
+def pieces_asked_for(cells: Cells) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The pieces that questions ask for: of the cells named by row and column, or where there are none, by the row; and those
+    beside what is quoted.
+
+    Args:
+        cells: with `asked` and `beside`.
 
     Returns:
         Three times `[batch, pieces]` long, a page's questions one after the other: the places of the pieces, the numbers of
         the questions, and how they ask. Numbers are 0 where a page has fewer.
     """
-    assert cells.asked is not None
+    assert cells.asked is not None and cells.beside is not None
     both = cells.asked == BOTH
     settled = both.any(-1, keepdim=True)
-    wanted = both | ((cells.asked == NAMED) & ~settled)
     own = (cells.relations == OWN).to(torch.float32)
-    row, question, place = ((wanted.to(torch.float32) @ own) > 0).nonzero().unbind(1)
+    of_cells = (both | ((cells.asked == NAMED) & ~settled)).to(torch.float32) @ own > 0
+    row, question, place = (of_cells | (cells.beside > 0)).nonzero().unbind(1)
     counts = row.bincount(minlength=len(own))
     at = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
     found = row.new_zeros(3, len(own), int(counts.max()))
     found[0, row, at], found[1, row, at] = place, question
-    found[2, row, at] = torch.where(settled[row, question, 0], BOTH, NAMED)
+    kinds = torch.where(settled[row, question, 0], BOTH, NAMED)
+    found[2, row, at] = torch.where(of_cells[row, question, place], kinds, cells.beside[row, question, place])
     return found[0], found[1], found[2]
+
+
+def _stands(slots: torch.Tensor, question_ids: torch.Tensor) -> torch.Tensor:
+    """Of every question, which pieces (or pairs) stand in it: `[batch, questions + 1, n]` bool.
+
+    Args:
+        slots: `[batch, n]` their numbers.
+        question_ids: whose they are.
+    """
+    batch, n = slots.shape
+    slots, questions = slots % SLOTS, int(question_ids.max()) + 1
+    row = torch.arange(batch, device=slots.device)[:, None].expand(batch, n)
+    said = slots.new_zeros(batch, questions, SLOTS, dtype=torch.bool)
+    said[row, question_ids, slots] = True
+    return said.gather(2, slots[:, None, :].expand(batch, questions, n))
+
+
+def _pairs(ids: torch.Tensor) -> torch.Tensor:
+    """Each piece with the one before it as one number."""
+    return F.pad(ids[:, :-1], (1, 0)) * PRIME + ids
 
 
 def _share(found: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
@@ -176,14 +221,17 @@ __all__ = [
     "ASKED",
     "BOTH",
     "COLUMN",
+    "FOLLOWS",
     "HEADED",
     "NAMED",
     "NONE",
     "OWN",
+    "PRECEDES",
     "RELATIONS",
     "ROW",
     "Cells",
     "asked_cells",
     "cell_relations",
     "pieces_asked_for",
+    "quoted",
 ]

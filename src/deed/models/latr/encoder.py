@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.t5.modeling_t5 import T5Stack
 
 from .boxes import LatrBoxEmbeddings, LatrBoxTable, patch_boxes
-from .cells import ASKED, Cells, asked_cells, cell_relations, pieces_asked_for
+from .cells import ASKED, Cells, asked_cells, cell_relations, pieces_asked_for, quoted
 from .configuration_latr import LatrConfig
 from .packing import may_see
 from .relative import PATCH, QUESTION, WORD, LatrRelativeBias
@@ -154,10 +154,12 @@ class LatrEncoder(T5Stack):
         bbox = F.pad(bbox, (0, 0, patches, 0))
         cells = None
         if self.config.cell_bias:
-            relations, asked = cell_relations(bbox, sorts == WORD), None
+            words = sorts == WORD
+            cells = Cells(cell_relations(bbox, words))
             if input_ids is not None:
-                asked = asked_cells(relations, F.pad(input_ids, (patches, 0)), question_ids, sorts == WORD)
-            cells = Cells(relations, asked)
+                pieces = F.pad(input_ids, (patches, 0))
+                asked = asked_cells(cells.relations, pieces, question_ids, words)
+                cells = Cells(cells.relations, asked, quoted(pieces, question_ids, words))
         order: Any = self.block[0].layer[0].SelfAttention.relative_attention_bias  # type: ignore[union-attr, index]
         kind = _score_type(hidden)
         # The gradient of a few hundred numbers through every pair of tokens costs a third of a step.
