@@ -13,13 +13,16 @@ from deed.models.latr.cells import (
     COLUMN,
     FOLLOWS,
     HEADED,
+    MOST,
     NAMED,
     NONE,
     OWN,
     PRECEDES,
     ROW,
+    Cells,
     asked_cells,
     cell_relations,
+    pieces_asked_for,
     quoted,
 )
 
@@ -160,6 +163,21 @@ def test_of_misread_names_the_nearest_is_meant():
     page = [10, 11, 21, 22, 23, 99, 30, 21, 22, 98, 97, 31]
     marks = asked(boxes, page, [1, 11, 2, 21, 22, 23, 24])[0]
     assert marks[6] == BOTH and marks.get(11) != BOTH
+
+
+def test_a_question_is_given_so_many_pieces_at_most():
+    boxes, page = [], []
+    for i in range(30):
+        boxes += [(50, 30 * i, 80, 30 * i + 16), (300, 30 * i, 330, 30 * i + 16), (600, 30 * i, 630, 30 * i + 16)]
+        page += [7, 20 + i, 50 + i]
+    ids = torch.tensor([[*page, 7, 7, 1]])
+    numbers = torch.tensor([[0] * len(page) + [1, 2, 2]])
+    words, places = numbers == 0, torch.tensor([[*boxes, *[(0, 0, 0, 0)] * 3]])
+    relations = cell_relations(places, words)
+    cells = Cells(relations, asked_cells(relations, ids, numbers, words), quoted(ids, numbers, words))
+    found, owners, kinds = pieces_asked_for(cells)
+    assert owners[0].tolist() == [1] * MOST + [2] * MOST and set(kinds[0].tolist()) == {NAMED}
+    assert found[0, :MOST].tolist() == [i for i in range(len(page)) if i % 3][:MOST]
 
 
 def beside(page, *questions):

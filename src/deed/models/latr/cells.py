@@ -31,6 +31,7 @@ JUMPS = 6  # doublings: of up to 64 rows the top one is found
 ENOUGH, HALF = 0.8, 0.5  # of the pieces of what heads a row or a column; the others are misread
 RUN, PLACES = 1, 3  # pairs of pieces that are quoted at least, and places on the page that they stand at, at most
 BEHIND, BEFORE = 8, 6  # pieces next to what is quoted
+MOST = 40  # pieces of a question: a number may name half of a table's rows
 SLOTS, PRIME = 1 << 14, 4099  # pieces, and pairs of them, are known by slots: few share one
 
 
@@ -177,7 +178,9 @@ def pieces_asked_for(cells: Cells) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     settled = both.any(-1, keepdim=True)
     own = (cells.relations == OWN).to(torch.float32)
     of_cells = (both | ((cells.asked == NAMED) & ~settled)).to(torch.float32) @ own > 0
-    row, question, place = (of_cells | (cells.beside > 0)).nonzero().unbind(1)
+    wanted = of_cells | (cells.beside > 0)
+    wanted &= wanted.cumsum(-1) <= MOST
+    row, question, place = wanted.nonzero().unbind(1)
     counts = row.bincount(minlength=len(own))
     at = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
     found = row.new_zeros(3, len(own), int(counts.max()))
