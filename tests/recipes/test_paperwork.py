@@ -305,6 +305,20 @@ def test_pages_without_words_have_no_answer(batches, sources):
     assert batch["allowed_tokens"].all(), "where nothing stands, answers are spelled"
 
 
+def test_what_takes_hundreds_of_pieces_is_not_asked(batches):
+    long = "".join(chr(0x4E00 + i) for i in range(100))  # three pieces a letter
+    words = [Word("a", (10, 10, 20, 20)), Word("b", (30, 10, 40, 20))]
+    asked = [
+        ("label", f'what comes after "{long}"?', "a"),
+        ("label", 'what comes after "a"?', "b"),
+        ("label", "b?", long),
+    ]
+    row = batches.encode(AskedPage("real", words, asked), random.Random(0))
+    assert row["kinds"] == ["real/label"] and len(row["questions"][0]) < 30 and len(row["answers"][0]) < 5
+    alone = batches.encode(AskedPage("real", words, asked[:1]), random.Random(0))
+    assert len(alone["questions"]) == 1, "a page has a question in any case"
+
+
 def test_every_page_drawn_is_in_one_batch_of_its_pool(batches):
     batches.level.fill_(4)
     pool = batches.draw(0)

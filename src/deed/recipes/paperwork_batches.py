@@ -41,6 +41,7 @@ WINDOWS = (8, 14, 24, 40, 75, 130, 210, 300, 400)
 WHOLE_FROM = 7  # level from which generated pages are whole ones
 WHOLE = 0.4  # share of generated pages that are asked for all of their fields
 OF_PICTURE = 4  # questions about a picture: many pictures teach more than many questions
+LONGEST_QUESTION, LONGEST_ANSWER = 100, 250  # pieces
 POOL = 6  # batches drawn at once and sorted by length, so that little of a batch is padding
 
 
@@ -247,14 +248,19 @@ class PaperworkBatches(Dataset):
         """Ids of a page and of the questions chosen."""
         processor, chosen = self.processor, choose(page.asked, self.recipe.questions, rng, hundreds(page.words))
         words, boxes = processor.encode_page(page.words, processor.max_length)
-        questions = [processor.encode_question(reworded(question, rng)) for _, question, _ in chosen]
-        answers = [processor.encode_answer(answer) for _, _, answer in chosen]
+        rows = [
+            (kind, processor.encode_question(reworded(question, rng)), processor.encode_answer(answer))
+            for kind, question, answer in chosen
+        ]
+        # "Words" of some pages are a hundred letters of three pieces each: their questions took 18 GB.
+        some = [row for row in rows if len(row[1]) <= LONGEST_QUESTION and len(row[2]) <= LONGEST_ANSWER]
+        kinds, questions, answers = zip(*(some or rows[:1]), strict=True)
         return {
             "words": words,
             "boxes": boxes,
-            "questions": questions,
-            "answers": answers,
-            "kinds": [f"{page.source}/{kind}" for kind, _, _ in chosen],
+            "questions": list(questions),
+            "answers": list(answers),
+            "kinds": [f"{page.source}/{kind}" for kind in kinds],
             "page": page,
             # An answer's token passes more layers than a page's.
             "length": len(words) + sum(map(len, questions)) + 2 * sum(map(len, answers)),
