@@ -19,8 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from deed.data.base import Example
 from deed.data.synthetic.forms.kept import kept_forms
 from deed.data.synthetic.grids import random_table, table_page
@@ -43,16 +41,12 @@ def main() -> None:
     model, processor = DocumentTask("pages").load(options.model)
     result: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), "date": time.strftime("%Y-%m-%d")}
     result |= {"versions": versions(), "machine": machine(), "model": str(options.model)}
-    bias = model.encoder.relative_bias
-    had = bias.cells
-    states = ("as it is", "without") if had else ("as it is", "added")
-    for state in states:
+    had = model.config.cell_bias
+    for state in ("as it is", "without") if had else ("as it is", "added"):
         if state == "without":
-            with torch.no_grad():
-                bias.relations.weight.zero_()
-                bias.asked.weight.zero_()
+            model.encoder.config.cell_bias = model.encoder.relative_bias.cells = False
         elif state == "added":
-            bias.add_cells()
+            model.encoder.add_cells()
         result[state] = {"random tables": of_tables(model, processor)}
         if options.forms is not None:
             result[state]["forms"] = of_forms(model, processor, options.forms)

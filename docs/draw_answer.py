@@ -64,7 +64,8 @@ def draw(image: Any, words: Sequence[Word], answers: list[dict[str, Any]], optio
     page.set_xlim((left - 40) * image.width / 1000, (right + 40) * image.width / 1000)
     page.set_ylim((bottom + 30) * image.height / 1000, (top - 30) * image.height / 1000)
     text.axis("off")
-    text.text(0, 0.98, f"$ deed ask {options.pdf.name}", family="monospace", fontsize=10, va="top", weight="bold")
+    command = f"$ deed ask {options.pdf.name} --page {options.page}"
+    text.text(0, 0.98, command, family="monospace", fontsize=10, va="top", weight="bold")
     for number, answer in enumerate(answers):
         color = COLORS[number % len(COLORS)]
         for x0, y0, x1, y1 in places(words, answer["question"], answer["answer"]):
@@ -77,7 +78,7 @@ def draw(image: Any, words: Sequence[Word], answers: list[dict[str, Any]], optio
         text.text(
             0, top - 0.055, f"{sure} ({answer['confidence']:.0%}):", fontsize=10, va="top", color=color, weight="bold"
         )
-        text.text(0.28, top - 0.055, answer["answer"], fontsize=11, va="top", wrap=True)
+        text.text(0.32, top - 0.055, answer["answer"], fontsize=11, va="top", wrap=True)
     figure.savefig(options.output, dpi=110)
 
 
