@@ -31,11 +31,12 @@ class LatrCellMarks(nn.Embedding):
 
 @dataclass
 class LatrEncoderOutput(BaseModelOutput):
-    """The encoder's output and the mask that goes with it.
+    """The encoder's output and the mask that goes with it. With `cell_bias` more than patches and text: behind them, marked, the
+    pieces that questions ask for (`cells.pieces_asked_for`).
 
     Attributes:
-        attention_mask: `[batch, patches + text]`, 1 where there is something to read.
-        question_ids: with a late question, `[batch, patches + text]`: 0 for the page, k for its k-th question.
+        attention_mask: `[batch, patches + text + asked]`, 1 where there is something to read.
+        question_ids: with a late question, of that shape: 0 for the page, k for its k-th question and what that asks for.
     """
 
     attention_mask: torch.Tensor | None = None

@@ -112,7 +112,7 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
     ) -> Any:
         """`T5ForConditionalGeneration.forward` with the page's boxes and image; see `LatrEncoder.forward`.
 
-        With `encoder_outputs` given, `attention_mask` is that of the whole encoder sequence `[batch, patches + text]`,
+        With `encoder_outputs` given, `attention_mask` is that of the whole encoder sequence,
         unless they carry their own (`LatrEncoderOutput`).
 
         Args:
