@@ -31,8 +31,8 @@ class LatrCellMarks(nn.Embedding):
 
 @dataclass
 class LatrEncoderOutput(BaseModelOutput):
-    """The encoder's output and the mask that goes with it. With `cell_bias` more than patches and text: behind them, marked, the
-    pieces that questions ask for (`cells.pieces_asked_for`).
+    """The encoder's output and the mask that goes with it. With `cell_bias` more than patches and text: behind them, marked,
+    what questions ask for (`cells.pieces_asked_for`).
 
     Attributes:
         attention_mask: `[batch, patches + text + asked]`, 1 where there is something to read.

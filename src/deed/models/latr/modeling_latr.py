@@ -112,8 +112,8 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
     ) -> Any:
         """`T5ForConditionalGeneration.forward` with the page's boxes and image; see `LatrEncoder.forward`.
 
-        With `encoder_outputs` given, `attention_mask` is that of the whole encoder sequence,
-        unless they carry their own (`LatrEncoderOutput`).
+        With `encoder_outputs` given, `attention_mask` is that of the whole encoder sequence, unless
+        they carry their own (`LatrEncoderOutput`).
 
         Args:
             input_ids, bbox, pixel_values, pixel_mask, attention_mask, inputs_embeds: the encoder's, see there.
