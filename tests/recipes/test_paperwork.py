@@ -316,7 +316,8 @@ def test_what_takes_hundreds_of_pieces_is_not_asked(batches):
     row = batches.encode(AskedPage("real", words, asked), random.Random(0))
     assert row["kinds"] == ["real/label"] and len(row["questions"][0]) < 30 and len(row["answers"][0]) < 5
     alone = batches.encode(AskedPage("real", words, asked[:1]), random.Random(0))
-    assert len(alone["questions"]) == 1, "a page has a question in any case"
+    assert len(alone["questions"]) == 1, "who was asked is asked something"
+    assert batches.encode(AskedPage("real", words, []), random.Random(0))["questions"] == []
 
 
 def test_every_page_drawn_is_in_one_batch_of_its_pool(batches):

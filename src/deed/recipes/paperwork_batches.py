@@ -253,13 +253,13 @@ class PaperworkBatches(Dataset):
             for kind, question, answer in chosen
         ]
         # "Words" of some pages are a hundred letters of three pieces each: their questions took 18 GB.
-        some = [row for row in rows if len(row[1]) <= LONGEST_QUESTION and len(row[2]) <= LONGEST_ANSWER]
-        kinds, questions, answers = zip(*(some or rows[:1]), strict=True)
+        some = [row for row in rows if len(row[1]) <= LONGEST_QUESTION and len(row[2]) <= LONGEST_ANSWER] or rows[:1]
+        kinds, questions, answers = ([row[i] for row in some] for i in range(3))
         return {
             "words": words,
             "boxes": boxes,
-            "questions": list(questions),
-            "answers": list(answers),
+            "questions": questions,
+            "answers": answers,
             "kinds": [f"{page.source}/{kind}" for kind in kinds],
             "page": page,
             # An answer's token passes more layers than a page's.
