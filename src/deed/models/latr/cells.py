@@ -95,7 +95,9 @@ def cell_relations(bbox: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     )
     for _ in range(JUMPS):
         parent = parent.gather(1, parent)
-    top = own.gather(1, parent[:, :, None].expand_as(own)) & ~own
+    top = (
+        own.gather(1, parent[:, :, None].expand_as(own)) & ~own & (below > 0)
+    )  # words askew may share a line with both
     relations = torch.zeros_like(below)
     relations[own] = OWN
     relations[first] = ROW
