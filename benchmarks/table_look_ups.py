@@ -4,8 +4,7 @@ it of rows and columns (`LatrConfig.cell_bias`).
     python benchmarks/table_look_ups.py --model src/deed/checkpoints/paperwork --forms paperwork --output table_look_ups.json
 
 Greedy, full depth. Of random tables it is told how many answers are of the row and of the column asked for, too. A model that
-was trained without the tables of the bias is given them as a fresh one has them (`"added"`), one that has them is also asked
-with all of them at zero (`"without"`).
+was trained without is given it as a fresh one has it (`"added"`), one that has it is asked without it, too (`"without"`).
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ def main() -> None:
     had = model.config.cell_bias
     for state in ("as it is", "without") if had else ("as it is", "added"):
         if state == "without":
-            model.encoder.config.cell_bias = model.encoder.relative_bias.cells = False
+            model.encoder.config.cell_bias = False
         elif state == "added":
-            model.encoder.add_cells()
+            model.add_cells()
         result[state] = {"random tables": of_tables(model, processor)}
         if options.forms is not None:
             result[state]["forms"] = of_forms(model, processor, options.forms)

@@ -19,11 +19,11 @@ from deed.models.latr.cells import (
     OWN,
     PRECEDES,
     ROW,
-    Cells,
-    asked_cells,
     cell_relations,
+    cells_of,
     pieces_asked_for,
     quoted,
+    said_of,
 )
 
 TABLE = [  # texts and left edges of a line, 30 apart
@@ -119,7 +119,7 @@ def asked(boxes, page, *questions):
     numbers = [0] * len(page) + [k for k, question in enumerate(questions, 1) for _ in question]
     places = torch.tensor([[*boxes, *[(0, 0, 0, 0)] * (len(ids) - len(page))]])
     words = torch.tensor([numbers]) == 0
-    found = asked_cells(cell_relations(places, words), torch.tensor([ids]), torch.tensor([numbers]), words)[0]
+    found = cells_of(places, words, torch.tensor([ids]), torch.tensor([numbers])).asked[0]
     assert found.shape == (len(questions) + 1, len(ids)) and not found[0].any()
     return [{int(j): int(row[j]) for j in row.nonzero()} for row in found[1:]]
 
@@ -173,8 +173,7 @@ def test_a_question_is_given_so_many_pieces_at_most():
     ids = torch.tensor([[*page, 7, 7, 1]])
     numbers = torch.tensor([[0] * len(page) + [1, 2, 2]])
     words, places = numbers == 0, torch.tensor([[*boxes, *[(0, 0, 0, 0)] * 3]])
-    relations = cell_relations(places, words)
-    cells = Cells(relations, asked_cells(relations, ids, numbers, words), quoted(ids, numbers, words))
+    cells = cells_of(places, words, ids, numbers)
     found, owners, kinds = pieces_asked_for(cells)
     assert owners[0].tolist() == [1] * MOST + [2] * MOST and set(kinds[0].tolist()) == {NAMED}
     assert found[0, :MOST].tolist() == [i for i in range(len(page)) if i % 3][:MOST]
@@ -185,7 +184,7 @@ def beside(page, *questions):
     ids = [*page, *[piece for question in questions for piece in question]]
     numbers = [0] * len(page) + [k for k, question in enumerate(questions, 1) for _ in question]
     words = torch.tensor([numbers]) == 0
-    found = quoted(torch.tensor([ids]), torch.tensor([numbers]), words)[0]
+    found = quoted(said_of(torch.tensor([ids]), torch.tensor([numbers])), words)[0]
     assert not found[0].any() and not found[:, len(page) :].any()
     return [[(row == kind).nonzero().flatten().tolist() for kind in (FOLLOWS, PRECEDES)] for row in found[1:]]
 
@@ -196,6 +195,12 @@ def test_what_stands_beside_the_longest_run_that_a_question_quotes():
     assert longer == [list(range(6, 14)), [0, 1, 2]], "the longest run alone, on the page as far as it goes"
     assert two == [[*range(3, 11)], [0, *range(11, 17)]], "both places; behind goes before before"
     assert one == [[], []] and none == [[], []], "a single piece is no quotation"
+
+
+def test_a_question_does_not_quote_what_stands_before_it():
+    page = [3, 4, 5, 6, 7, 3]
+    assert beside(page, [4, 9]) == [[[], []]], "3, 4 is of the page's end and the question's beginning"
+    assert beside(page, [1, 6], [7, 9]) == [[[], []], [[], []]], "nor 6, 7 of two questions"
 
 
 def test_what_stands_everywhere_is_no_quotation():

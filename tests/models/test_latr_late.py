@@ -9,7 +9,7 @@ import torch
 from deed.constants import IGNORE_INDEX
 from deed.data.base import UNANSWERABLE
 from deed.models.latr import LatrConfig, small
-from deed.models.latr.cells import Cells, asked_cells, cell_relations
+from deed.models.latr.cells import cells_of
 from deed.models.latr.packing import follows, may_see, pack
 from deed.models.latr.pieces import learn_tokenizer
 from deed.models.latr.relative import OFFSETS, PATCH, QUESTION, WORD, LatrRelativeBias, buckets
@@ -169,17 +169,15 @@ def test_settings_that_do_not_fit():
         latr_model()(**pack([some_page(rng, 3, 1)], 0, 0))
 
 
-def cells_of(sorts, bbox, ids, numbers):
-    words = torch.tensor([sorts]) == WORD
-    relations = cell_relations(torch.tensor([bbox]), words)
-    return Cells(relations, asked_cells(relations, torch.tensor([ids]), torch.tensor([numbers]), words))
+def some_cells(sorts, bbox, ids, numbers):
+    return cells_of(torch.tensor([bbox]), torch.tensor([sorts]) == WORD, torch.tensor([ids]), torch.tensor([numbers]))
 
 
 def naive_bias(module, order, sorts, bbox, ids, numbers):
     """Pair by pair."""
     n = len(sorts)
     out = torch.zeros(order.shape[1], n, n, dtype=order.dtype)
-    cells = cells_of(sorts, bbox, ids, numbers)
+    cells = some_cells(sorts, bbox, ids, numbers)
     relations, asked = cells.relations, [[*row[1:], 0] for row in cells.asked[0].tolist()]
     pairs = {(0, 0): 0, (0, 1): 1, (1, 0): 2, (2, 0): 3, (2, 1): 4, (0, 2): 0, (1, 2): 0}
     near, offsets = buckets(n, order.shape[0], 128), buckets(OFFSETS, 32, OFFSETS // 4, 4)
@@ -214,7 +212,7 @@ def test_the_bias_and_its_gradient_equal_those_pair_by_pair():
     bbox[1:4] = torch.tensor([(100, 300, 200, 320), (400, 305, 480, 322), (410, 350, 500, 370)])
     ids, numbers = [0, 5, 6, 7, 5, 5], [0, 0, 0, 0, 1, 1]
     want = naive_bias(module, order, sorts, bbox.tolist(), ids, numbers)
-    cells = cells_of(sorts, bbox.tolist(), ids, numbers)
+    cells = some_cells(sorts, bbox.tolist(), ids, numbers)
     got = module(order, torch.tensor([sorts]), bbox[None], cells, torch.tensor([numbers]))[0]
     torch.testing.assert_close(got, want)
     weights = torch.randn_like(want)
@@ -237,14 +235,14 @@ def test_buckets_are_signed_exact_near_and_coarse_far():
 def test_a_trained_model_is_given_the_tables_of_cells():
     model = latr_model(question="late", box_bias=True)
     before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
-    model.encoder.add_cells()
+    model.add_cells()
     after = model.encoder.state_dict()
     fresh = LatrRelativeBias(model.config.num_heads, boxes=True, cells=True)
     fresh.reset()
     for name in ("relations.weight", "asked.weight"):
         torch.testing.assert_close(after.pop(f"relative_bias.{name}"), fresh.state_dict()[name].double())
     assert fresh.asked.weight.max().item() > 10, "questions look at the cells that they ask for"
-    assert not after.pop("cell_marks.weight").any() and model.encoder.config.cell_bias
+    assert not after.pop("cell_marks.weight").any() and model.config.cell_bias and model.encoder.config.cell_bias
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 

@@ -282,8 +282,7 @@ def start_paperwork(recipe: PaperworkRecipe, sources: Sources) -> tuple[Any, Any
 def _set(model: Any, recipe: PaperworkRecipe) -> Any:
     model.encoder.bias_share = recipe.bias_share
     if recipe.cell_bias and model.config.box_bias and not model.config.cell_bias:
-        model.config.cell_bias = True
-        model.encoder.add_cells()
+        model.add_cells()
     if recipe.copy_loss and not recipe.conventional:
         # What may not be said is not learnt, and has probabilities that mean nothing.
         model.deed_config.confidence_over = "allowed"

@@ -1,7 +1,7 @@
 """Muon for the matrices within a model, AdamW for the rest, as one optimizer that Transformers' `Trainer` can use.
 
 Muon (Jordan 2024; `torch.optim.Muon`) makes the singular values of a matrix's step alike, so that what few examples tell of is
-learnt as fast as what all do. On the paperwork model it learns in a third to half fewer steps than AdamW does (docs/latr.md).
+learnt as fast as what all do. What it brings the paperwork model: docs/latr.md.
 """
 
 from __future__ import annotations

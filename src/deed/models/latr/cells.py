@@ -35,6 +35,14 @@ MOST = 40  # pieces of a question: a number may name half of a table's rows
 SLOTS, PRIME = 1 << 14, 4099  # pieces, and pairs of them, are known by slots: few share one
 
 
+class Said(NamedTuple):
+    """Of every question, which tokens' pieces stand in it, and which of their pairs with the piece before: `[batch,
+    questions + 1, n]` bool each; the first is of no question."""
+
+    pieces: torch.Tensor
+    pairs: torch.Tensor
+
+
 class Cells(NamedTuple):
     """What is known of the cells of a batch of pages.
 
@@ -46,6 +54,21 @@ class Cells(NamedTuple):
     relations: torch.Tensor
     asked: torch.Tensor | None = None
     beside: torch.Tensor | None = None
+
+
+def cells_of(bbox: torch.Tensor, words: torch.Tensor, ids: torch.Tensor | None, question_ids: torch.Tensor) -> Cells:
+    """All that is known of a batch.
+
+    Args:
+        bbox, words: see `cell_relations`.
+        ids: `[batch, n]` pieces of page and questions; None: not known.
+        question_ids: `[batch, n]`: 0 for the page, k for a token of its k-th question.
+    """
+    relations = cell_relations(bbox, words)
+    if ids is None:
+        return Cells(relations)
+    said = said_of(ids, question_ids)
+    return Cells(relations, asked_cells(relations, said, words), quoted(said, words))
 
 
 def cell_relations(bbox: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
@@ -66,6 +89,7 @@ def cell_relations(bbox: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     x0, y0, x1, y1 = bbox.int().unbind(-1)
     height, twice = y1 - y0, y0 + y1  # of the middle
     both = words[:, :, None] & words[:, None, :]
+    at = torch.arange(words.shape[1], device=words.device)
     heights = height[:, :, None] + height[:, None, :]
     below = twice[:, :, None] - twice[:, None, :]  # how much lower the query is, in half units
     line = both & (2 * below.abs() <= heights)
@@ -73,13 +97,13 @@ def cell_relations(bbox: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     ends = torch.where(left, x1[:, None, :], -1).amax(-1)
     begins = (ends >= 0) & (x0 - ends > GAP * height)  # a cell, after another one
     # Left edge of the word's cell; -1: the first of its line.
-    place = torch.where((left | _itself(line)) & begins[:, None, :], x0[:, None, :], -1).amax(-1)
+    place = torch.where((left | (at[:, None] == at)) & begins[:, None, :], x0[:, None, :], -1).amax(-1)
     later = place >= 0
     many = (line & later[:, None, :]).any(-1)  # lines of several cells
     own = line & (place[:, :, None] == place[:, None, :]) & many[:, :, None] & many[:, None, :]
     first = line & later[:, :, None] & ~later[:, None, :]
 
-    from_ = torch.where(own, x0[:, None, :], 1 << 20).amin(-1)
+    from_ = torch.where(own, x0[:, None, :], FAR).amin(-1)
     to = torch.where(own, x1[:, None, :], -1).amax(-1)
     edges = [(side[:, :, None] - side[:, None, :]).abs() for side in (2 * from_, 2 * to, from_ + to)]
     aligned = torch.minimum(torch.minimum(edges[0], edges[1]), edges[2]) <= ALIGNED * heights
@@ -90,14 +114,11 @@ def cell_relations(bbox: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     # A line is as far from the next one up as others of its table are: the least distance of those below it, along the line.
     least = torch.full_like(up, FAR).scatter_reduce(1, parent, up, "amin")
     least = torch.where(line, least[:, None, :], FAR).amin(-1)
-    parent = torch.where(
-        (best >= 0) & (up <= LOOSE * least), parent, torch.arange(parent.shape[1], device=parent.device)
-    )
+    parent = torch.where((best >= 0) & (up <= LOOSE * least), parent, at)
     for _ in range(JUMPS):
         parent = parent.gather(1, parent)
-    top = (
-        own.gather(1, parent[:, :, None].expand_as(own)) & ~own & (below > 0)
-    )  # words askew may share a line with both
+    # Words askew may share a line with a cell and its head.
+    top = own.gather(1, parent[:, :, None].expand_as(own)) & ~own & (below > 0)
     relations = torch.zeros_like(below)
     relations[own] = OWN
     relations[first] = ROW
@@ -105,16 +126,33 @@ def cell_relations(bbox: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     return relations
 
 
-def asked_cells(
-    relations: torch.Tensor, ids: torch.Tensor, question_ids: torch.Tensor, words: torch.Tensor
-) -> torch.Tensor:
+def said_of(ids: torch.Tensor, question_ids: torch.Tensor) -> Said:
+    """What stands in the questions. The first piece of a question makes no pair with what happens to stand before it.
+
+    Args:
+        ids, question_ids: see `cells_of`.
+    """
+    batch, n = ids.shape
+    row = torch.arange(batch, device=ids.device)[:, None].expand(batch, n)
+    shape = batch, int(question_ids.max()) + 1, n
+
+    def stand(slots: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        said = ids.new_zeros(*shape[:2], SLOTS, dtype=torch.bool)
+        said[row[there], question_ids[there], slots[there]] = True
+        return said.gather(2, slots[:, None, :].expand(shape))
+
+    pairs = (F.pad(ids[:, :-1], (1, 0)) * PRIME + ids) % SLOTS
+    asks = question_ids > 0
+    return Said(stand(ids % SLOTS, asks), stand(pairs, asks & (question_ids == F.pad(question_ids[:, :-1], (1, 0)))))
+
+
+def asked_cells(relations: torch.Tensor, said: Said, words: torch.Tensor) -> torch.Tensor:
     """Of every question and every word, whether a cell begins with the word whose row and column the question names (`BOTH`),
     or whose row (`NAMED`) or column (`HEADED`) alone it names: what heads them stands in the question.
 
     Args:
         relations: of `cell_relations`.
-        ids: `[batch, n]` pieces of page and questions.
-        question_ids: `[batch, n]`: 0 for the page, k for a token of its k-th question.
+        said: of `said_of`.
         words: `[batch, n]` bool, which tokens are words of the page.
 
     Returns:
@@ -123,7 +161,7 @@ def asked_cells(
     own = relations == OWN
     within = F.pad(own.diagonal(-1, 1, 2), (1, 0))  # the piece before is of the same cell
     # In a row: "22:17" has all pieces of "17:22".
-    found = _stands(ids, question_ids) & (_stands(_pairs(ids), question_ids) | ~within[:, None, :])
+    found = said.pieces & (said.pairs | ~within[:, None, :])
     named, headed = (_share(found, relations == kind) for kind in (ROW, COLUMN))
     begins = words & own.diagonal(0, 1, 2) & ~within
     both = torch.where(begins[:, None, :] & (named >= HALF) & (headed >= HALF), named + headed, 0.0)
@@ -136,18 +174,18 @@ def asked_cells(
     return kinds
 
 
-def quoted(ids: torch.Tensor, question_ids: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+def quoted(said: Said, words: torch.Tensor) -> torch.Tensor:
     """Of every question and every word, whether the word is one of the next behind (`FOLLOWS`) or before (`PRECEDES`) the
     longest run of words that the question has from the page: "which word comes after …?", "what is the number of section …?".
 
     Args:
-        ids, question_ids, words: see `asked_cells`.
+        said, words: see `asked_cells`.
 
     Returns:
         `[batch, questions + 1, n]` int32; the first is of no question.
     """
-    pairs = _stands(_pairs(ids), question_ids) & (words & F.pad(words[:, :-1], (1, 0)))[:, None, :]
-    at = torch.arange(ids.shape[1], device=ids.device).expand_as(pairs)
+    pairs = said.pairs & (words & F.pad(words[:, :-1], (1, 0)))[:, None, :]
+    at = torch.arange(words.shape[1], device=words.device).expand_as(pairs)
     begun = torch.where(pairs, -1, at).cummax(-1).values  # where the run that a piece is of begins
     runs = at - begun
     longest = runs.amax(-1, keepdim=True)
@@ -156,7 +194,7 @@ def quoted(ids: torch.Tensor, question_ids: torch.Tensor, words: torch.Tensor) -
     ends[:, 0] = False
     begins = torch.zeros_like(ends).scatter_reduce(2, begun, ends, "amax")
     beside = torch.zeros_like(runs, dtype=torch.int32)
-    last = ids.shape[1] - 1
+    last = words.shape[1] - 1
     for step in range(1, min(BEFORE, last) + 1):
         beside[F.pad(begins[:, :, step:], (0, step))] = PRECEDES
     for step in range(1, min(BEHIND, last) + 1):
@@ -192,34 +230,10 @@ def pieces_asked_for(cells: Cells) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     return found[0], found[1], found[2]
 
 
-def _stands(slots: torch.Tensor, question_ids: torch.Tensor) -> torch.Tensor:
-    """Of every question, which pieces (or pairs) stand in it: `[batch, questions + 1, n]` bool.
-
-    Args:
-        slots: `[batch, n]` their numbers.
-        question_ids: whose they are.
-    """
-    batch, n = slots.shape
-    slots, questions = slots % SLOTS, int(question_ids.max()) + 1
-    row = torch.arange(batch, device=slots.device)[:, None].expand(batch, n)
-    said = slots.new_zeros(batch, questions, SLOTS, dtype=torch.bool)
-    said[row, question_ids, slots] = True
-    return said.gather(2, slots[:, None, :].expand(batch, questions, n))
-
-
-def _pairs(ids: torch.Tensor) -> torch.Tensor:
-    """Each piece with the one before it as one number."""
-    return F.pad(ids[:, :-1], (1, 0)) * PRIME + ids
-
-
 def _share(found: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
     """Of what heads each word, the share that is found: `[batch, questions, n]`."""
     heads_of = heads.to(torch.float32)
     return found.to(torch.float32) @ heads_of.transpose(1, 2) / heads_of.sum(-1).clamp(min=1)[:, None, :]
-
-
-def _itself(like: torch.Tensor) -> torch.Tensor:
-    return torch.eye(like.shape[1], dtype=torch.bool, device=like.device)
 
 
 __all__ = [
@@ -237,6 +251,8 @@ __all__ = [
     "Cells",
     "asked_cells",
     "cell_relations",
+    "cells_of",
     "pieces_asked_for",
     "quoted",
+    "said_of",
 ]

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.t5.modeling_t5 import T5Stack
 
 from .boxes import LatrBoxEmbeddings, LatrBoxTable, patch_boxes
-from .cells import ASKED, Cells, asked_cells, cell_relations, pieces_asked_for, quoted
+from .cells import ASKED, cells_of, pieces_asked_for
 from .configuration_latr import LatrConfig
 from .packing import may_see
 from .relative import PATCH, QUESTION, WORD, LatrRelativeBias
@@ -61,7 +61,7 @@ class LatrEncoder(T5Stack):
         self.post_init()  # again: T5Stack's own came before these modules
 
     def add_cells(self) -> None:
-        """Give a trained encoder what `cell_bias` adds, as a fresh one has it."""
+        """See `LatrForConditionalGeneration.add_cells`."""
         self.config.cell_bias = True
         self.relative_bias.add_cells()
         self.cell_marks = LatrCellMarks(ASKED, self.config.d_model).to(self.embed_tokens.weight)
@@ -155,12 +155,8 @@ class LatrEncoder(T5Stack):
         bbox = F.pad(bbox, (0, 0, patches, 0))
         cells = None
         if self.config.cell_bias:
-            words = sorts == WORD
-            cells = Cells(cell_relations(bbox, words))
-            if input_ids is not None:
-                pieces = F.pad(input_ids, (patches, 0))
-                asked = asked_cells(cells.relations, pieces, question_ids, words)
-                cells = Cells(cells.relations, asked, quoted(pieces, question_ids, words))
+            pieces = None if input_ids is None else F.pad(input_ids, (patches, 0))
+            cells = cells_of(bbox, sorts == WORD, pieces, question_ids)
         order: Any = self.block[0].layer[0].SelfAttention.relative_attention_bias  # type: ignore[union-attr, index]
         kind = _score_type(hidden)
         # The gradient of a few hundred numbers through every pair of tokens costs a third of a step.

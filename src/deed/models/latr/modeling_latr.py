@@ -91,6 +91,12 @@ class LatrForConditionalGeneration(T5ForConditionalGeneration):
             model.encoder.vit.load_state_dict(loaded_vit.state_dict())
         return model
 
+    def add_cells(self) -> None:
+        """Give a trained model what `cell_bias` adds, as a fresh one has it."""
+        self.config.cell_bias = True
+        encoder: Any = self.encoder
+        encoder.add_cells()
+
     def forward(  # type: ignore[override]
         self,
         input_ids: torch.Tensor | None = None,

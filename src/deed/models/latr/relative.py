@@ -92,7 +92,7 @@ class LatrRelativeBias(nn.Module):
             order: T5's table `[buckets, heads]`.
             sorts: `[batch, n]`, `PATCH`, `WORD` or `QUESTION`.
             bbox: `[batch, n, 4]`.
-            cells: of the batch, for a bias with their tables.
+            cells: of the batch, for a bias that has their tables; None without.
             question_ids: `[batch, n]`, with `cells`.
 
         Returns:
@@ -113,7 +113,7 @@ class LatrRelativeBias(nn.Module):
                 weight = getattr(self, name).weight.to(order.dtype)
                 tables.append(torch.cat([weight[offsets], weight[-1:]]))
                 indices.append(torch.where(both, place[:, None, :] - place[:, :, None] + OFFSETS, 2 * OFFSETS + 1))
-        if self.cells and cells is not None:
+        if cells is not None:
             tables.append(self.relations.weight.to(order.dtype))
             indices.append(cells.relations)
             if cells.asked is not None and question_ids is not None:
